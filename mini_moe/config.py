@@ -1,0 +1,257 @@
+"""Every number that defines a model or a training run, checked when it is written down."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+ScoreFunction = Literal["sigmoid", "softmax"]
+GroupScore = Literal["top2_sum", "max"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of one transformer; DeepSeek-V3, V2, plain softmax experts and dense models alike.
+
+    A layer is dense when its index is below `n_dense_layers`, else a mixture of experts; a dense
+    model is the case n_dense_layers = n_layers.
+
+    Raises: ValueError that names the field, what was expected and what came.
+    Source: DeepSeek-V3 (arXiv 2412.19437) §2.1, §4.2; names as in its published config.json where
+    other implementations share them, see the table in the README.
+    """
+
+    vocab_size: int  # entries of the tokenizer
+    d_model: int  # width of the residual stream
+    n_layers: int  # transformer blocks, without MTP modules
+    n_dense_layers: int = 1  # leading blocks with one feed-forward network instead of experts
+    d_ff: int  # hidden width of a dense block's feed-forward network
+    max_seq_len: int = 4096  # longest sequence in tokens that the model accepts
+    tie_embeddings: bool = False  # the head reuses the embedding matrix
+    norm_eps: float = 1e-6  # added to the mean square in RMSNorm
+    latent_norm_eps: float = 1e-6  # the same for the two norms inside attention
+    init_std: float | None = None  # of every matrix; None: keeps DeepSeek's std·√d_model = 0.508
+
+    # attention (MLA)
+    n_heads: int  # query heads
+    q_lora_rank: int | None = None  # width of the compressed query; None: one full projection
+    kv_lora_rank: int  # width of the cached latent that keys and values are made from
+    qk_nope_head_dim: int  # width per head of the part without position
+    qk_rope_head_dim: int  # width of the rotated part; its key is shared by all heads
+    v_head_dim: int  # width per head of the values
+
+    # positions (RoPE, YaRN)
+    rope_theta: float = 10_000.0  # base of the rotation frequencies
+    yarn_factor: float = 1.0  # context extension; 1 switches YaRN off
+    yarn_original_seq_len: int = 4096  # tokens a sequence had before the extension
+    yarn_beta_fast: float = 32.0  # rotations within it above which a frequency stays
+    yarn_beta_slow: float = 1.0  # rotations within it below which a frequency is divided
+    yarn_mscale: float = 1.0  # attention temperature on the rotated part
+    yarn_mscale_all_dim: float = 1.0  # attention temperature on all of it
+
+    # experts
+    n_routed_experts: int = 0  # experts the router chooses from, per layer
+    n_shared_experts: int = 0  # experts every token passes through
+    top_k: int = 0  # routed experts per token
+    d_expert: int = 0  # hidden width of one expert
+    score_function: ScoreFunction = "sigmoid"  # turns router logits into scores
+    expert_bias: bool = True  # a bias per expert that chooses but never weighs
+    n_expert_groups: int = 1  # groups (devices in V3) that the experts are divided into
+    top_k_groups: int = 1  # groups a token may choose its experts from
+    group_score: GroupScore = "top2_sum"  # V3: sum of a group's two best; V2: its best
+    norm_topk_prob: bool = True  # divide the chosen scores by their sum
+    route_scale: float = 1.0  # multiplies the gates
+
+    # multi-token prediction
+    n_mtp_layers: int = 0  # extra modules; module i predicts the token i + 2 ahead
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self._check_widths()
+        self._check_positions()
+        if self.n_moe_layers:
+            self._check_experts()
+
+    @property
+    def n_moe_layers(self) -> int:
+        """Blocks with experts, MTP modules not counted."""
+        return self.n_layers - self.n_dense_layers
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width per head of queries and keys."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def weight_std(self) -> float:
+        """Standard deviation of fresh matrices.
+
+        A router logit is a dot product of a normalised vector with a row of weights, so at
+        initialisation its spread is std·√d_model. DeepSeek-V3 has 0.006·√7168 = 0.508; a narrow
+        model with the same 0.006 would start with experts it can hardly tell apart.
+        Source: arXiv 2412.19437 §4.2 (0.006, width 7168); the scaling is ours.
+        """
+        return self.init_std or 0.006 * math.sqrt(7168 / self.d_model)
+
+    def _check_widths(self) -> None:
+        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "kv_lora_rank", "max_seq_len"):
+            require_at_least(self, name, 1)
+        for name in ("qk_nope_head_dim", "v_head_dim", "d_ff"):
+            require_at_least(self, name, 1)
+        for name in ("n_dense_layers", "n_mtp_layers", "n_shared_experts"):
+            require_at_least(self, name, 0)
+        if self.q_lora_rank is not None:
+            require_at_least(self, "q_lora_rank", 1)
+        if self.n_dense_layers > self.n_layers:
+            raise ValueError(
+                f"n_dense_layers={self.n_dense_layers} is more than n_layers={self.n_layers}"
+            )
+        for name in ("norm_eps", "latent_norm_eps", "rope_theta", "route_scale"):
+            require_positive(self, name)
+        if self.init_std is not None:
+            require_positive(self, "init_std")
+
+    def _check_positions(self) -> None:
+        if self.qk_rope_head_dim < 2 or self.qk_rope_head_dim % 2:
+            raise ValueError(
+                f"qk_rope_head_dim={self.qk_rope_head_dim} must be even and at least 2: "
+                "RoPE rotates pairs"
+            )
+        if self.yarn_factor < 1:
+            raise ValueError(f"yarn_factor={self.yarn_factor} must be at least 1 (1 is off)")
+        require_at_least(self, "yarn_original_seq_len", 1)
+        if not self.yarn_beta_fast >= self.yarn_beta_slow > 0:
+            raise ValueError(
+                f"yarn_beta_fast={self.yarn_beta_fast} must be at least "
+                f"yarn_beta_slow={self.yarn_beta_slow}, and both above 0"
+            )
+        for name in ("yarn_mscale", "yarn_mscale_all_dim"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+    def _check_experts(self) -> None:
+        for name in ("n_routed_experts", "top_k", "d_expert", "n_expert_groups", "top_k_groups"):
+            require_at_least(self, name, 1)
+        if self.n_routed_experts % self.n_expert_groups:
+            raise ValueError(
+                f"n_routed_experts={self.n_routed_experts} is not divisible by "
+                f"n_expert_groups={self.n_expert_groups}"
+            )
+        if self.top_k_groups > self.n_expert_groups:
+            raise ValueError(
+                f"top_k_groups={self.top_k_groups} is more than "
+                f"n_expert_groups={self.n_expert_groups}"
+            )
+        group_size = self.n_routed_experts // self.n_expert_groups
+        if self.n_expert_groups > 1 and self.group_score == "top2_sum" and group_size < 2:
+            raise ValueError(
+                f"group_score='top2_sum' needs two experts a group, but n_routed_experts="
+                f"{self.n_routed_experts} in n_expert_groups={self.n_expert_groups} gives one"
+            )
+        if self.top_k > self.top_k_groups * group_size:
+            raise ValueError(
+                f"top_k={self.top_k} is more than the {self.top_k_groups * group_size} experts in "
+                f"top_k_groups={self.top_k_groups} groups of {group_size}"
+            )
+        if self.score_function not in ("sigmoid", "softmax"):
+            raise ValueError(f"score_function={self.score_function!r}: sigmoid or softmax expected")
+        if self.group_score not in ("top2_sum", "max"):
+            raise ValueError(f"group_score={self.group_score!r}: top2_sum or max expected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run: data order, optimizer, balance, logging.
+
+    Raises: ValueError that names the field, what was expected and what came.
+    Source: DeepSeek-V3 (arXiv 2412.19437) §4.2 for the schedule and balance, scaled down.
+    """
+
+    steps: int = 400  # optimizer steps
+    batch_size: int = 16  # sequences a step
+    seq_len: int = 256  # tokens a sequence
+    seed: int = 0  # of weights and of the order of the data
+
+    # optimizer
+    optimizer: Literal["muon", "adamw"] = "muon"  # of matrices; the rest always takes AdamW
+    learning_rate: float = 0.02  # peak, of matrices
+    adamw_learning_rate: float = 0.004  # peak, of embeddings, head, norms and router
+    weight_decay: float = 0.0  # decoupled, per unit of learning rate
+    momentum: float = 0.95  # Muon
+    betas: tuple[float, float] = (0.9, 0.95)  # AdamW
+    warmup_steps: int = 20  # linear, from 0 to the peak
+    decay_fraction: float = 0.6  # last part of the run, over which the rate falls to zero linearly
+    grad_clip: float = 1.0  # largest gradient norm over all parameters; 0 is off
+    bf16: bool | None = (
+        None  # matrix products in bfloat16; None: where the CPU multiplies it faster
+    )
+
+    # balance
+    bias_update_rate: float = 0.001  # γ: step of the expert bias against the sign of its load error
+    bias_freeze_fraction: float = 0.03  # last part of the run in which the bias stands still
+    sequence_loss_weight: float = 1e-4  # α of the sequence-wise balance loss
+    mtp_loss_weight: float = 0.3  # λ of the multi-token prediction loss
+
+    # logging and checkpoints
+    log_every: int = 1  # steps between lines of the log
+    eval_every: int = 100  # steps between evaluations; the last step always evaluates
+    eval_tokens: int = 65_536  # most tokens an evaluation reads per domain; 0: all of them
+    checkpoint_every: int = 100  # steps between checkpoints, where a folder is given
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("steps", "batch_size", "seq_len", "log_every", "eval_every"):
+            require_at_least(self, name, 1)
+        for name in ("warmup_steps", "eval_tokens", "seed", "checkpoint_every"):
+            require_at_least(self, name, 0)
+        for name in ("learning_rate", "adamw_learning_rate"):
+            require_positive(self, name)
+        for name in ("weight_decay", "grad_clip", "bias_update_rate", "sequence_loss_weight"):
+            require_not_negative(self, name)
+        require_not_negative(self, "mtp_loss_weight")
+        for name in ("decay_fraction", "bias_freeze_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+        for name, value in (("momentum", self.momentum), ("betas", max(self.betas))):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"optimizer={self.optimizer!r}: muon or adamw expected")
+
+
+def check_types(config: object) -> None:
+    """Accept ints where ints are declared and finite numbers where floats are; never booleans."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        declared = str(field.type)
+        if "int" in declared and "float" not in declared:
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        elif "float" in declared and "tuple" not in declared:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = number and math.isfinite(value)
+        elif field.type is bool:
+            fits = isinstance(value, bool)
+        else:
+            continue
+        optional = "None" in declared and value is None
+        if not fits and not optional:
+            kind = field.type.__name__ if isinstance(field.type, type) else declared
+            raise ValueError(f"{field.name}={value!r}: {kind} expected")
+
+
+def require_at_least(config: object, name: str, least: int) -> None:
+    """Raise ValueError when the named field is below `least`."""
+    if getattr(config, name) < least:
+        raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
+
+
+def require_positive(config: object, name: str) -> None:
+    """Raise ValueError when the named field is not above zero."""
+    if getattr(config, name) <= 0:
+        raise ValueError(f"{name}={getattr(config, name)} must be above 0")
+
+
+def require_not_negative(config: object, name: str) -> None:
+    """Raise ValueError when the named field is below zero."""
+    if getattr(config, name) < 0:
+        raise ValueError(f"{name}={getattr(config, name)} must not be negative")

@@ -1,0 +1,55 @@
+"""Write several files so that a reader finds all of the old ones or all of the new ones whole."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+
+def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...] = ()) -> None:
+    """Write `files` into `folder`; nothing in it changes unless every file could be written.
+
+    A value is text, a JSON object, or a dict of tensors for a name that ends in .safetensors.
+    Files are written and flushed in a temporary folder beside it, then renamed into place, the
+    last named last. Old files that match `stale` and are not among the new are removed.
+    Raises: OSError when something can't be written; the temporary folder is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    try:
+        for name, content in files.items():
+            write_durably(temporary / name, content)
+        for name in files:
+            os.replace(temporary / name, folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for pattern in stale:
+        for old in set(folder.glob(pattern)) - {folder / name for name in files}:
+            old.unlink()
+    sync_folder(folder)
+
+
+def write_durably(path: Path, content: object) -> None:
+    """Write text, a JSON object or tensors, and wait until the disk has them."""
+    if path.suffix == ".safetensors":
+        try:
+            save_file(content, path, metadata={"format": "pt"})
+        except Exception as error:  # safetensors wraps a full disk in its own error
+            raise OSError(f"could not write {path.name}: {error}") from error
+    else:
+        text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+        path.write_text(text, encoding="utf-8")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,109 @@
+"""The registered operation `mini_moe::moe_experts` and its gradient.
+
+The default is the definition in `reference.py`; `sorted_experts.py` serves the devices named below
+and compiled kernels register themselves the same way. `KERNEL.set_kernel_enabled(device, False)`
+brings the definition back, to compare.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mini_moe.ops import reference, sorted_experts
+
+FORWARD_SCHEMA = (
+    "(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, Tensor down_proj)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+BACKWARD_SCHEMA = (
+    "(Tensor grad, Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj,"
+    " Tensor down_proj, Tensor gate_up, Tensor order) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+DEVICES = ("cpu", "cuda")
+
+KERNEL = torch.library.custom_op(
+    "mini_moe::moe_experts",
+    reference.moe_experts_with_saved,
+    mutates_args=(),
+    schema=FORWARD_SCHEMA,
+)
+BACKWARD_KERNEL = torch.library.custom_op(
+    "mini_moe::moe_experts_backward",
+    reference.moe_experts_backward,
+    mutates_args=(),
+    schema=BACKWARD_SCHEMA,
+)
+KERNEL.register_kernel(DEVICES, sorted_experts.forward)
+BACKWARD_KERNEL.register_kernel(DEVICES, sorted_experts.backward)
+
+
+def moe_experts(
+    x: Float[Tensor, "tokens d_model"],
+    expert_ids: Int[Tensor, "tokens top_k"],
+    gates: Float[Tensor, "tokens top_k"],
+    gate_up_proj: Float[Tensor, "experts 2 d_expert d_model"],
+    down_proj: Float[Tensor, "experts d_model d_expert"],
+) -> Float[Tensor, "tokens d_model"]:
+    """Send each token through its experts and add their outputs, weighted by the gates.
+
+    Defined by `reference.moe_experts`. Under autocast the products run in its type; the gates keep
+    theirs. Gradients reach x, gates and both weights; they can't be differentiated again.
+
+    Raises: ValueError when shapes don't fit each other or an expert id is out of range.
+    """
+    check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, gate_up_proj, down_proj = x.to(dtype), gate_up_proj.to(dtype), down_proj.to(dtype)
+    return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj)[0]
+
+
+def check_shapes(
+    x: Tensor, expert_ids: Tensor, gates: Tensor, gate_up_proj: Tensor, down_proj: Tensor
+) -> None:
+    """Raise ValueError naming the first argument whose shape does not fit the others."""
+    if gate_up_proj.ndim != 4 or gate_up_proj.shape[1] != 2:
+        raise ValueError(
+            "gate_up_proj: [experts, 2, d_expert, d_model] expected, "
+            f"got {list(gate_up_proj.shape)}"
+        )
+    experts, _, d_expert, d_model = gate_up_proj.shape
+    expected = {
+        "x": (x, [len(x), d_model]),
+        "expert_ids": (expert_ids, [len(x), expert_ids.shape[-1]]),
+        "gates": (gates, list(expert_ids.shape)),
+        "down_proj": (down_proj, [experts, d_model, d_expert]),
+    }
+    for name, (tensor, shape) in expected.items():
+        if list(tensor.shape) != shape:
+            raise ValueError(f"{name}: {shape} expected, got {list(tensor.shape)}")
+
+
+@KERNEL.register_fake
+def _(x, expert_ids, gates, gate_up_proj, down_proj):
+    rows = expert_ids.numel()
+    order = expert_ids.new_empty(rows, dtype=torch.int64)
+    return torch.empty_like(x), x.new_empty(rows, 2 * gate_up_proj.shape[2]), order
+
+
+@BACKWARD_KERNEL.register_fake
+def _(grad, x, expert_ids, gates, gate_up_proj, down_proj, gate_up, order):
+    return tuple(torch.empty_like(t) for t in (x, gates, gate_up_proj, down_proj))
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad, _grad_gate_up, _grad_order):
+    if grad is None:
+        return None, None, None, None, None
+    x, expert_ids, gates, gate_up_proj, down_proj, gate_up, order = ctx.saved_tensors
+    grad_x, grad_gates, grad_gate_up_proj, grad_down = BACKWARD_KERNEL(
+        grad.contiguous(), x, expert_ids, gates, gate_up_proj, down_proj, gate_up, order
+    )
+    return grad_x, None, grad_gates, grad_gate_up_proj, grad_down
+
+
+KERNEL.register_autograd(_differentiate, setup_context=_save)

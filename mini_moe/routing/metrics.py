@@ -1,0 +1,51 @@
+"""How evenly experts are used, and how even chance alone would be."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def expert_load(
+    expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
+) -> Float[Tensor, "*layers experts"]:
+    """Share of all choices that went to each expert; sums to one in every layer.
+
+    An even load is 1 / n_experts. Source: DeepSeek-V3, arXiv 2412.19437 §5.5 (relative load).
+    """
+    flat = expert_ids.flatten(-2)
+    counts = torch.zeros(*flat.shape[:-1], n_experts, device=flat.device)
+    counts.scatter_add_(-1, flat, torch.ones_like(flat, dtype=counts.dtype))
+    return counts / flat.shape[-1]
+
+
+def max_violation(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
+    """MaxVio: how far the busiest expert is above the mean load; 0 is even, 1 is twice the mean.
+
+    (max load − mean load) / mean load. Source: arXiv 2408.15664 §4.1, equation 4.
+    """
+    return load.max(dim=-1).values / load.mean(dim=-1) - 1
+
+
+def load_entropy(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
+    """Entropy of the load divided by its maximum ln n_experts: 1 is even, 0 is one expert only."""
+    share = load / load.sum(dim=-1, keepdim=True)
+    return torch.special.entr(share).sum(dim=-1) / math.log(load.shape[-1])
+
+
+def dead_experts(load: Float[Tensor, "*layers experts"]) -> Int[Tensor, "*layers"]:
+    """Number of experts that no token chose."""
+    return (load == 0).sum(dim=-1)
+
+
+def noise_floor(n_experts: int, tokens_per_expert: float) -> float:
+    """MaxVio that even, random routing shows by chance: about √(2 ln N / m) for N experts that
+    expect m tokens each.
+
+    The largest of N normal deviations of relative size 1/√m. A measured MaxVio below this says
+    nothing.
+    """
+    if tokens_per_expert <= 0:
+        raise ValueError(f"tokens_per_expert={tokens_per_expert} must be above 0")
+    return math.sqrt(2 * math.log(n_experts) / tokens_per_expert)
