@@ -1,0 +1,65 @@
+"""`python -m mini_moe.text`: build the corpus (or one from any text) and print its manifest."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mini_moe.text.build import build_corpus, build_text, gather, manifest_table, train_tokenizer
+from mini_moe.text.corpus import Corpus
+from mini_moe.text.domains import data_folder
+from mini_moe.text.download import download
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m mini_moe.text", description=__doc__)
+    parser.add_argument("--text", type=Path, help="a UTF-8 file to use in place of the six domains")
+    parser.add_argument("--url", help="http(s) address of a UTF-8 text to use; needs --sha256")
+    parser.add_argument("--sha256", help="checksum that the download must have, 64 hex digits")
+    parser.add_argument("--tokenizer", choices=("char", "bpe"), default="char",
+                        help="for --text and --url: one token a character, or BPE (default: char)")  # fmt: skip
+    parser.add_argument("--vocab-size", type=int, default=4096, help="entries of a new BPE")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated domains (default: 0)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: data/corpus)")
+    parser.add_argument("--force", action="store_true", help="build again although it is there")
+    parser.add_argument("--train-tokenizer", action="store_true",
+                        help="train data/tokenizer.json anew on the six domains, then build")  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.text and options.url:
+        parser.error("--text and --url exclude each other")
+    if bool(options.url) != bool(options.sha256):
+        parser.error("--url and --sha256 belong together")
+    if (options.text or options.url) and not options.out:
+        parser.error("--text and --url need --out, so that they do not replace data/corpus")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build what the command line asks for; errors of the caller end in one line, not a traceback."""
+    options = parse(arguments)
+    try:
+        manifest = build(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(manifest_table(manifest))
+    print(f"in {options.out or data_folder() / 'corpus'}")
+    return 0
+
+
+def build(options: argparse.Namespace) -> dict:
+    """The manifest of the corpus that the options describe."""
+    if options.url:
+        name = f"{options.sha256[:16].lower()}.txt"
+        options.text = download(options.url, options.sha256, data_folder() / "downloads" / name)
+    if options.text:
+        corpus = Corpus.from_text(options.text, options.tokenizer, options.vocab_size)
+        return build_text(options.out, corpus)
+    if options.train_tokenizer:
+        tokenizer = train_tokenizer(gather(options.seed), options.vocab_size)
+        tokenizer.save(data_folder() / "tokenizer.json")
+    return build_corpus(options.out, seed=options.seed, force=options.force)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Build a corpus folder: gather documents, split, encode, write, and only then put it in place."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mini_moe.text.corpus import SPLITS, Corpus, read_manifest, split_of, token_stream
+from mini_moe.text.domains import DOMAINS, Document, data_folder
+from mini_moe.text.domains.arithmetic import math_documents
+from mini_moe.text.domains.document import random_for
+from mini_moe.text.domains.library import code_documents, docs_documents
+from mini_moe.text.domains.stories import story_documents
+from mini_moe.text.domains.tables import table_documents
+from mini_moe.text.tokenizer import Tokenizer, default_tokenizer, train_bpe
+
+SIZES = {  # bytes of text asked for; a story comes once in each language
+    "code": 3_500_000,
+    "docs": 3_500_000,
+    "stories": 2_000_000,
+    "math": 2_000_000,
+    "tables": 2_000_000,
+}
+SOURCES = {
+    "code": code_documents,
+    "docs": docs_documents,
+    "stories": story_documents,
+    "math": math_documents,
+    "tables": table_documents,
+}
+ENCODED_AT_ONCE = 500  # documents; bounds the memory that encodings take
+
+
+def gather(seed: int, scale: float = 1.0) -> list[Document]:
+    """All documents of the six domains, in an order drawn from `seed`."""
+    documents = []
+    for name, make in SOURCES.items():
+        documents += make(seed, int(SIZES[name] * scale))
+    documents.sort(key=lambda document: (document.id, document.domain))
+    random_for(seed, "order").shuffle(documents)
+    return documents
+
+
+def train_tokenizer(documents: list[Document], vocab_size: int = 4096) -> Tokenizer:
+    """BPE on the training side, the same number of bytes of each domain."""
+    training = [document for document in documents if split_of(document.id) == "train"]
+    totals = {name: sum(d.n_bytes for d in training if d.domain == name) for name in DOMAINS}
+    smallest, used = min(filter(None, totals.values())), dict.fromkeys(DOMAINS, 0)
+    texts = []
+    for document in training:
+        if used[document.domain] < smallest:
+            used[document.domain] += document.n_bytes
+            texts.append(document.text)
+    return train_bpe(texts, vocab_size)
+
+
+def build_corpus(
+    folder: Path | None = None,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    tokenizer: Tokenizer | None = None,
+    force: bool = False,
+) -> dict:
+    """Build the six domains into `folder` and return the manifest; nothing to do is done quickly.
+
+    The same seed, Python version and tokenizer give the same files on any machine with the same
+    standard library.
+
+    Raises:
+        ValueError: `scale` is not positive.
+    """
+    if not scale > 0:
+        raise ValueError(f"scale: expected a positive share of the full size, got {scale}")
+    folder = data_folder() / "corpus" if folder is None else Path(folder)
+    tokenizer = default_tokenizer() if tokenizer is None else tokenizer
+    recipe = {
+        "seed": seed,
+        "scale": scale,
+        "python": platform.python_version(),
+        "tokenizer_sha256": _sha256(tokenizer.to_json().encode()),
+        "recipe_sha256": recipe_sha256(),
+    }
+    if not force and (manifest := _current(folder, recipe)):
+        return manifest
+    started = time.perf_counter()
+    splits, domains = encode_documents(gather(seed, scale), tokenizer)
+    seconds = round(time.perf_counter() - started, 1)
+    manifest = {"recipe": recipe, "seconds": seconds, "domains": domains}
+    return write_folder(folder, splits, tokenizer, manifest)
+
+
+def build_text(folder: Path, corpus: Corpus) -> dict:
+    """Write a corpus made by `Corpus.from_text` as a folder that `load_corpus` reads."""
+    splits = {
+        side: (getattr(corpus, side).tokens, getattr(corpus, side).domains) for side in SPLITS
+    }
+    return write_folder(Path(folder), splits, corpus.tokenizer, dict(corpus.manifest))
+
+
+def encode_documents(documents: list[Document], tokenizer: Tokenizer) -> tuple[dict, dict]:
+    """Token streams of both sides, and per domain what the manifest says about it."""
+    ids = []
+    for start in range(0, len(documents), ENCODED_AT_ONCE):
+        texts = [document.text for document in documents[start : start + ENCODED_AT_ONCE]]
+        ids += tokenizer.encode_many(texts)
+    sides = [split_of(document.id) for document in documents]
+    splits, counts = {}, {}
+    for side in SPLITS:
+        chosen = [n for n, other in enumerate(sides) if other == side]
+        labels = [DOMAINS.index(documents[n].domain) for n in chosen]
+        splits[side] = token_stream([ids[n] for n in chosen], labels)
+    for domain in DOMAINS:
+        own = sorted((d.id, d.text) for d in documents if d.domain == domain)
+        digest = _sha256("\0".join(text for _, text in own).encode())
+        counts[domain] = {"sha256": digest}
+        for side in SPLITS:
+            mine = [n for n, d in enumerate(documents) if d.domain == domain and sides[n] == side]
+            counts[domain][side] = {
+                "documents": len(mine),
+                "bytes": sum(documents[n].n_bytes for n in mine),
+                "tokens": sum(len(ids[n]) + 1 for n in mine),
+            }
+    return splits, counts
+
+
+def write_folder(folder: Path, splits: dict, tokenizer: Tokenizer, manifest: dict) -> dict:
+    """Write beside `folder`, then rename: a corpus is there as a whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        temporary.chmod(0o755)
+        for side, (tokens, domains) in splits.items():
+            np.save(temporary / f"{side}.tokens.npy", tokens, allow_pickle=False)
+            np.save(temporary / f"{side}.domains.npy", domains, allow_pickle=False)
+        tokenizer.save(temporary / "tokenizer.json")
+        sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        manifest = manifest | {"files": sizes}
+        text = json.dumps(manifest, indent=1, ensure_ascii=False)
+        (temporary / "manifest.json").write_text(text + "\n", "utf-8")
+        _replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; folders cannot be swapped, so the old one steps aside."""
+    if folder.exists():
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+        os.replace(folder, aside / folder.name)
+        os.replace(new, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.replace(new, folder)
+
+
+def recipe_sha256() -> str:
+    """Of the generators and their material: a change in either makes the corpus out of date."""
+    data, code = data_folder(), Path(__file__).parent
+    files = [*code.glob("domains/*.py"), code / "build.py", code / "corpus.py"]
+    files += [
+        path for name in ("stories", "math", "tables") for path in data.glob(f"{name}/**/*.json")
+    ]
+    return _sha256(b"".join(path.read_bytes() for path in sorted(files)))
+
+
+def _current(folder: Path, recipe: dict) -> dict | None:
+    """The manifest of what stands in `folder`, if it is whole and of this recipe."""
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:
+        return None
+    return manifest if manifest and manifest.get("recipe") == recipe else None
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def manifest_table(manifest: dict) -> str:
+    """The manifest for people: one line a domain, sizes in bytes and tokens, both sides."""
+    heading = f"{'domain':<12}{'side':<12}{'documents':>10}{'bytes':>12}{'tokens':>11}  sha256"
+    lines = [heading]
+    for name, counts in manifest["domains"].items():
+        for side in SPLITS:
+            part = counts[side]
+            digest = f"  {counts['sha256'][:12]}" if side == "train" else ""
+            sizes = f"{part['documents']:>10,}{part['bytes']:>12,}{part['tokens']:>11,}"
+            lines.append(f"{name if digest else '':<12}{side:<12}{sizes}{digest}")
+    for side in SPLITS:
+        parts = [counts[side] for counts in manifest["domains"].values()]
+        total = {key: sum(part[key] for part in parts) for key in ("documents", "bytes", "tokens")}
+        sizes = f"{total['documents']:>10,}{total['bytes']:>12,}{total['tokens']:>11,}"
+        lines.append(f"{'all':<12}{side:<12}{sizes}")
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""A document is the unit of the corpus: one text, one domain, one side of the split."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DOMAINS = ("code", "docs", "stories_en", "stories_de", "math", "tables")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with its domain; documents that share an `id` always share a side of the split."""
+
+    id: str  # e.g. "code/json/decoder" or "stories/lost-toy/17" (the same in both languages)
+    domain: str  # one of DOMAINS
+    text: str  # ends without a newline; the end-of-text token follows it in the corpus
+
+    @property
+    def n_bytes(self) -> int:
+        """Size in UTF-8."""
+        return len(self.text.encode())
+
+
+def data_folder() -> Path:
+    """The repository's `data/` folder: sources of the generated domains, tokenizer, prompts."""
+    return Path(__file__).resolve().parents[3] / "data"
+
+
+def random_for(*key: object) -> random.Random:
+    """A random generator that depends on the key alone (hashed with SHA-512, not `hash()`).
+
+    Every document draws from its own generator, so adding one document changes no other.
+    """
+    return random.Random("/".join(map(str, key)))
+
+
+def fill(make: Callable[[int], list[Document]], n_bytes: int) -> Iterator[Document]:
+    """Documents make(0), make(1), … until each call's first document has used up `n_bytes`."""
+    used, n = 0, 0
+    while used < n_bytes:
+        documents = make(n)
+        used += documents[0].n_bytes
+        n += 1
+        yield from documents
