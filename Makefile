@@ -1,0 +1,105 @@
+# Mini-MoE. `make lab` opens the course, `make test` proves it. Everything lands in .venv.
+
+PYTHON  ?= python3
+PORT    ?= 8888
+WORKERS ?= 2
+NB      ?=
+
+FIRST_LESSON := notebooks/00_tour.ipynb
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+# One thread per process where several processes share the cores.
+SHARED_CORES := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+# What the environment was built from. A change of any of it installs again.
+INSTALLED := $(VENV)/.installed
+FINGERPRINT = { cat requirements.txt pyproject.toml; pwd; } | cksum
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help lab test notebooks bench kernels clean venv corpus lint unit nbval browser
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+lab: venv kernels corpus  ## Open the course in JupyterLab (PORT=8888)
+	@running=$$($(PY) -m jupyter_server.serverapp list 2>/dev/null \
+	  | awk -F ' :: ' -v here="$(CURDIR)" '$$2 == here { print $$1; exit }'); \
+	if [ -n "$$running" ]; then echo "JupyterLab is already running: $$running"; exit 0; fi; \
+	$(PY) -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || { \
+	  echo "Port $(PORT) is taken. Choose another one: make lab PORT=$$(($(PORT) + 1))" >&2; exit 1; }; \
+	if [ "$$(id -u)" -eq 0 ]; then root=--allow-root; fi; \
+	exec $(PY) -m jupyterlab --ip=127.0.0.1 --port=$(PORT) --ServerApp.port_retries=0 $$root \
+	  --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/$(FIRST_LESSON)
+
+test: venv kernels corpus lint unit nbval browser  ## Lint, unit tests, every notebook, browser tests
+	@echo "make test: all stages passed"
+
+notebooks: venv corpus  ## Execute the notebooks and store their outputs (NB=03_experts for one)
+	$(PY) -m tests.notebooks.store_outputs $(NB)
+
+bench: venv corpus  ## Measure the speed against other implementations
+	$(PY) tests/benchmarks/run.py
+
+kernels:  ## Compile the kernels where a compiler is found
+	@found=$$(for tool in g++ clang++ nvcc; do command -v $$tool; done); \
+	if ls kernels/*.cu kernels/*.cpp >/dev/null 2>&1; then \
+	  echo "kernels: there are sources in kernels/ but no rule here to build them" >&2; exit 1; \
+	fi; \
+	echo "kernels: none written yet, PyTorch does the work (compilers found:" $${found:-none}")"
+
+clean:  ## Remove the environment, caches and built files; keep notebooks and checkpoints
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis data/corpus
+	rm -rf tests/browser/failures
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------- the stages
+
+venv:
+	@if [ "$$(cat $(INSTALLED) 2>/dev/null)" != "$$($(FINGERPRINT))" ] \
+	  || ! $(PY) -c '' 2>/dev/null; then $(MAKE) --no-print-directory $(INSTALLED); fi
+
+.PHONY: $(INSTALLED)
+$(INSTALLED):
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "Mini-MoE needs Python 3.11 or newer, and there is no '$(PYTHON)' here." \
+	    "Install it (Debian, Ubuntu: apt install python3 python3-venv)," \
+	    "or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Mini-MoE needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	    "Install a newer one and name it: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "This Python cannot make environments: the venv module is missing." \
+	    "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  echo "Making an environment in $(VENV) with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing the packages of requirements.txt (the first time takes minutes)"
+	@$(PY) -m pip install --disable-pip-version-check -r requirements.txt || { \
+	  echo "The packages could not be installed; pip's reason stands above." \
+	    "If it speaks of connections, this machine is offline:" \
+	    "connect it and run make again" >&2; exit 1; }
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@cp tests/browser/overrides.json $(VENV)/share/jupyter/lab/settings/overrides.json
+	@$(FINGERPRINT) > $(INSTALLED)
+
+corpus:
+	@$(PY) -m mini_moe.text
+
+lint:
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+unit:
+	$(SHARED_CORES) $(PY) -m pytest tests --ignore=tests/browser -m "not compile" -q \
+	  -n $(WORKERS) --jaxtyping-packages=mini_moe,beartype.beartype
+	$(SHARED_CORES) $(PY) -m pytest tests --ignore=tests/browser -m compile -q
+
+nbval:
+	$(SHARED_CORES) $(PY) -m pytest notebooks -q -n $(WORKERS) --dist loadfile \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout 120
+
+browser:
+	$(PY) -m pytest tests/browser -q

@@ -1,0 +1,57 @@
+"""Fixtures of the browser tests; without a Chromium they are skipped, and say so."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.browser.chromium import FLAGS, MISSING, find_chromium
+from tests.browser.lab_page import LabPage
+from tests.browser.lab_server import start_lab
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+FAILURES = Path(__file__).with_name("failures")
+VIEWPORT = {"width": 1280, "height": 1600}
+
+outcome_key = pytest.StashKey[pytest.TestReport]()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser with a fresh profile."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip(MISSING)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def lab(chromium, tmp_path_factory):
+    """A JupyterLab with copies of the notebooks, for the whole run."""
+    server = start_lab(tmp_path_factory.mktemp("lab"), NOTEBOOKS)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def page(chromium, lab, request):
+    """A fresh tab; a failing test leaves its picture in tests/browser/failures/."""
+    context = chromium.new_context(viewport=VIEWPORT)
+    lab_page = LabPage(context.new_page(), lab)
+    yield lab_page
+    report = request.node.stash.get(outcome_key, None)
+    if report is None or report.failed:
+        lab_page.screenshot(FAILURES / f"{request.node.name}.png")
+    context.close()
+    lab_page.shut_down_kernels()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.when == "call":
+        item.stash[outcome_key] = report
+    return report
