@@ -5,6 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+LONGEST_EXPLICIT = 1024  # keys up to which the [queries, keys] weights are kept for the backward
+QUERY_BLOCK = 128  # queries that are multiplied together with all keys before them
+
 
 def causal_attention(
     query: Float[Tensor, "batch heads queries d_qk"],
@@ -15,23 +18,75 @@ def causal_attention(
     """softmax(scale · q kᵀ + mask) v, where a query sees its own position and those before.
 
     The queries are the last positions of the keys, so the same call serves training (as many
-    queries as keys) and decoding with a cache (fewer).
-
-    torch's flash kernels want queries, keys and values of one width. MLA's values are narrower, so
-    they are padded with zeros, which costs some multiplications and saves the [queries, keys] matrix.
+    queries as keys) and decoding with a cache (fewer). Short sequences keep the weights for the
+    backward pass; long ones go through torch's flash attention, which computes them again.
     """
-    queries, keys = query.shape[-2], key.shape[-2]
-    d_qk, d_v = query.shape[-1], value.shape[-1]
-    if d_v < d_qk:
-        value = F.pad(value, (0, d_qk - d_v))
-    elif d_v > d_qk:
-        query, key = F.pad(query, (0, d_v - d_qk)), F.pad(key, (0, d_v - d_qk))
-    if queries == keys or queries == 1:
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, is_causal=queries > 1, scale=scale
-        )
-    else:
-        sees = torch.ones(queries, keys, dtype=torch.bool, device=query.device)
-        sees = sees.tril(diagonal=keys - queries)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=sees, scale=scale)
+    if key.shape[-2] > LONGEST_EXPLICIT:
+        return _flash(query, key, value, scale)
+    return BlockwiseAttention.apply(query, key, value, scale)
+
+
+class BlockwiseAttention(torch.autograd.Function):
+    """Explicit attention, a block of queries at a time: keys that a block can't see cost nothing.
+
+    o = p v with p = softmax(scale · q kᵀ); backward, with dp = do vᵀ:
+    ds = p ⊙ (dp − Σ dp ⊙ p), dq = scale · ds k, dk = scale · dsᵀ q, dv = pᵀ do.
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        outputs, weights = [], []
+        for rows, seen in query_blocks(query.shape[-2], key.shape[-2]):
+            scores = query[..., rows, :] @ key[..., :seen, :].transpose(-1, -2)
+            scores = (scores * scale).masked_fill_(future(rows, seen, query), float("-inf"))
+            weights.append(scores.softmax(dim=-1))
+            outputs.append(weights[-1] @ value[..., :seen, :])
+        ctx.save_for_backward(query, key, value, *weights)
+        ctx.scale = scale
+        return torch.cat(outputs, dim=-2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, *weights = ctx.saved_tensors
+        grad_query = torch.empty_like(query)
+        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+        spans = query_blocks(query.shape[-2], key.shape[-2])
+        for p, (rows, seen) in zip(weights, spans, strict=True):
+            back = grad[..., rows, :]
+            grad_value[..., :seen, :] += p.transpose(-1, -2) @ back
+            grad_p = back @ value[..., :seen, :].transpose(-1, -2)
+            grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype) * ctx.scale
+            grad_query[..., rows, :] = grad_scores @ key[..., :seen, :]
+            grad_key[..., :seen, :] += grad_scores.transpose(-1, -2) @ query[..., rows, :]
+        return grad_query, grad_key, grad_value, None
+
+
+def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:
+    """Blocks of queries, each with the number of keys that its last query sees."""
+    starts = range(0, queries, QUERY_BLOCK)
+    ends = [min(start + QUERY_BLOCK, queries) for start in starts]
+    return [
+        (slice(start, end), keys - queries + end)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def future(rows: slice, seen: int, like: Tensor) -> Tensor:
+    """True where a key lies after the query: [queries of the block, keys seen]."""
+    queries = rows.stop - rows.start
+    everything = torch.ones(queries, seen, dtype=torch.bool, device=like.device)
+    return everything.triu(diagonal=seen - queries + 1)
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """torch's kernels want queries, keys and values of one width; zeros fill what is missing."""
+    queries, keys, d_v = query.shape[-2], key.shape[-2], value.shape[-1]
+    width = max(query.shape[-1], d_v)
+    query, key, value = (F.pad(t, (0, width - t.shape[-1])) for t in (query, key, value))
+    causal = queries == keys
+    sees = None if causal else ~future(slice(0, queries), keys, query)
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=sees, is_causal=causal, scale=scale
+    )
     return mixed[..., :d_v]

@@ -13,19 +13,28 @@ from mini_moe.ops import reference, sorted_experts
 
 FORWARD_SCHEMA = (
     "(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, Tensor down_proj)"
-    " -> (Tensor, Tensor, Tensor)"
+    " -> (Tensor, Tensor)"
 )
 BACKWARD_SCHEMA = (
     "(Tensor grad, Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj,"
-    " Tensor down_proj, Tensor gate_up, Tensor order) -> (Tensor, Tensor, Tensor, Tensor)"
+    " Tensor down_proj, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 DEVICES = ("cpu", "cuda")
 
+
+def _reference_forward(x, expert_ids, gates, gate_up_proj, down_proj):
+    saved = x.new_zeros(saved_shape(expert_ids, gate_up_proj))
+    return reference.moe_experts(x, expert_ids, gates, gate_up_proj, down_proj), saved
+
+
+def saved_shape(expert_ids: Tensor, gate_up_proj: Tensor) -> tuple[int, int]:
+    """Shape of what the forward keeps for the backward, known before tokens are routed."""
+    experts, _, d_expert, _ = gate_up_proj.shape
+    return sorted_experts.most_rows(expert_ids.numel(), experts), 2 * d_expert
+
+
 KERNEL = torch.library.custom_op(
-    "mini_moe::moe_experts",
-    reference.moe_experts_with_saved,
-    mutates_args=(),
-    schema=FORWARD_SCHEMA,
+    "mini_moe::moe_experts", _reference_forward, mutates_args=(), schema=FORWARD_SCHEMA
 )
 BACKWARD_KERNEL = torch.library.custom_op(
     "mini_moe::moe_experts_backward",
@@ -81,29 +90,26 @@ def check_shapes(
 
 @KERNEL.register_fake
 def _(x, expert_ids, gates, gate_up_proj, down_proj):
-    rows = expert_ids.numel()
-    order = expert_ids.new_empty(rows, dtype=torch.int64)
-    return torch.empty_like(x), x.new_empty(rows, 2 * gate_up_proj.shape[2]), order
+    return torch.empty_like(x), x.new_empty(saved_shape(expert_ids, gate_up_proj))
 
 
 @BACKWARD_KERNEL.register_fake
-def _(grad, x, expert_ids, gates, gate_up_proj, down_proj, gate_up, order):
+def _(grad, x, expert_ids, gates, gate_up_proj, down_proj, saved):
     return tuple(torch.empty_like(t) for t in (x, gates, gate_up_proj, down_proj))
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.save_for_backward(*inputs, output[1])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, grad, _grad_gate_up, _grad_order):
+def _differentiate(ctx, grad, _grad_saved):
     if grad is None:
         return None, None, None, None, None
-    x, expert_ids, gates, gate_up_proj, down_proj, gate_up, order = ctx.saved_tensors
-    grad_x, grad_gates, grad_gate_up_proj, grad_down = BACKWARD_KERNEL(
-        grad.contiguous(), x, expert_ids, gates, gate_up_proj, down_proj, gate_up, order
+    grad_x, grad_gates, grad_gate_up, grad_down = BACKWARD_KERNEL(
+        grad.contiguous(), *ctx.saved_tensors
     )
-    return grad_x, None, grad_gates, grad_gate_up_proj, grad_down
+    return grad_x, None, grad_gates, grad_gate_up, grad_down
 
 
 KERNEL.register_autograd(_differentiate, setup_context=_save)

@@ -9,8 +9,6 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mini_moe.ops.sorting import sort_rows
-
 
 def moe_experts(
     x: Float[Tensor, "tokens d_model"],
@@ -33,20 +31,6 @@ def moe_experts(
     return mixed
 
 
-def moe_experts_with_saved(
-    x: Tensor, expert_ids: Tensor, gates: Tensor, gate_up_proj: Tensor, down_proj: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`moe_experts`, and what the registered operation also returns: pre-activations and order."""
-    order = sort_rows(expert_ids, len(down_proj)).order
-    expert_rows, tokens = expert_ids.reshape(-1)[order], order // expert_ids.shape[1]
-    gate_up = [
-        einsum(x[tokens[expert_rows == expert]], weights, "rows d, two f d -> rows two f")
-        for expert, weights in enumerate(gate_up_proj)
-    ]
-    mixed = moe_experts(x, expert_ids, gates, gate_up_proj, down_proj)
-    return mixed, torch.cat(gate_up).flatten(1), order
-
-
 def moe_experts_backward(
     grad: Tensor,
     x: Tensor,
@@ -54,10 +38,12 @@ def moe_experts_backward(
     gates: Tensor,
     gate_up_proj: Tensor,
     down_proj: Tensor,
-    gate_up: Tensor,
-    order: Tensor,
+    saved: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, gates, gate_up_proj and down_proj, by differentiating the definition."""
+    """Gradients of x, gates, gate_up_proj and down_proj, by differentiating the definition.
+
+    `saved` is what a faster forward keeps for its own backward; the definition needs nothing.
+    """
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in (x, gates, gate_up_proj, down_proj)]
         mixed = moe_experts(leaves[0], expert_ids, *leaves[1:])

@@ -21,20 +21,22 @@ def forward(
     gates: Float[Tensor, "tokens top_k"],
     gate_up_proj: Float[Tensor, "experts 2 d_expert d_model"],
     down_proj: Float[Tensor, "experts d_model d_expert"],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The mixed output [tokens, d_model], and for the backward pass gate_up [rows, 2·d_expert]
-    and the sorted order [rows]."""
-    rows = sort_rows(expert_ids, len(down_proj))
-    x_rows = x.index_select(0, rows.order // expert_ids.shape[1])
-    gate_up = x.new_empty(len(x_rows), 2 * gate_up_proj.shape[2])
-    output = x.new_empty(len(x_rows), x.shape[1])
+) -> tuple[Tensor, Tensor]:
+    """The mixed output [tokens, d_model], and gate_up [most_rows, 2·d_expert] for the backward."""
+    experts, _, d_expert, d_model = gate_up_proj.shape
+    multiple = row_multiple(expert_ids.numel(), experts)
+    rows = sort_rows(expert_ids, experts, multiple)
+    x_rows = x.index_select(0, rows.token)
+    saved = x.new_zeros(most_rows(expert_ids.numel(), experts), 2 * d_expert)
+    gate_up = saved[: len(x_rows)]
     for expert, block in blocks(rows):
         torch.mm(x_rows[block], gate_up_proj[expert].flatten(0, 1).T, out=gate_up[block])
     gate, up = gate_up.chunk(2, dim=-1)
     hidden = F.silu(gate) * up
+    output = torch.empty_like(x_rows)
     for expert, block in blocks(rows):
         torch.mm(hidden[block], down_proj[expert].T, out=output[block])
-    return gather_sum(output, rows.place, gates.to(x.dtype)), gate_up, rows.order
+    return gather_sum(output, rows.place, gates.to(x.dtype)), saved
 
 
 def backward(
@@ -44,52 +46,66 @@ def backward(
     gates: Float[Tensor, "tokens top_k"],
     gate_up_proj: Float[Tensor, "experts 2 d_expert d_model"],
     down_proj: Float[Tensor, "experts d_model d_expert"],
-    gate_up: Float[Tensor, "rows two_d_expert"],
-    order: Int[Tensor, "rows"],
+    saved: Float[Tensor, "most_rows two_d_expert"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, gates, gate_up_proj and down_proj.
 
     With h = silu(g)·u and y = W_down h, a gate's gradient is ⟨grad, y⟩ = ⟨W_downᵀ grad, h⟩: it
-    follows from what the gradient of h needs anyway, and y is never stored.
+    follows from what the gradient of h needs anyway, and y is never stored. Padding rows have gate
+    zero, so they add nothing to any weight's gradient.
     """
-    rows = restore_rows(order, expert_ids, len(down_proj))
-    tokens = order // expert_ids.shape[1]
-    grad_rows, x_rows = grad.index_select(0, tokens), x.index_select(0, tokens)
-    gate, up = gate_up.chunk(2, dim=-1)
-    gate_rows = gates.reshape(-1).index_select(0, order).to(x.dtype).unsqueeze(-1)
+    experts, _, d_expert, d_model = gate_up_proj.shape
+    rows = sort_rows(expert_ids, experts, row_multiple(expert_ids.numel(), experts))
+    grad_rows, x_rows = grad.index_select(0, rows.token), x.index_select(0, rows.token)
+    gate, up = saved[: len(x_rows)].chunk(2, dim=-1)
+    gate_rows = x.new_zeros(len(x_rows), 1)
+    gate_rows[rows.place] = gates.to(x.dtype).unsqueeze(-1)
     sigmoid = gate.sigmoid()
     silu = gate * sigmoid
     hidden = silu * up
 
     back = torch.empty_like(hidden)
-    grad_down = torch.zeros_like(down_proj)
     weighted = hidden * gate_rows
+    grad_down = torch.zeros_like(down_proj)
     for expert, block in blocks(rows):
         torch.mm(grad_rows[block], down_proj[expert], out=back[block])
         torch.mm(grad_rows[block].T, weighted[block], out=grad_down[expert])
-    grad_gates = (back * hidden).sum(dim=-1, dtype=gates.dtype)
+    grad_gates = (back * hidden).sum(dim=-1, dtype=gates.dtype)[rows.place]
     back *= gate_rows
 
-    grad_gate_up = torch.empty_like(gate_up)
-    torch.mul(back * up, sigmoid + silu * (1 - sigmoid), out=grad_gate_up[:, : hidden.shape[1]])
-    torch.mul(back, silu, out=grad_gate_up[:, hidden.shape[1] :])
+    grad_gate_up = x.new_empty(len(x_rows), 2 * d_expert)
+    torch.mul(back * up, sigmoid + silu * (1 - sigmoid), out=grad_gate_up[:, :d_expert])
+    torch.mul(back, silu, out=grad_gate_up[:, d_expert:])
     grad_x_rows = torch.empty_like(x_rows)
     grad_weights = torch.zeros_like(gate_up_proj)
     for expert, block in blocks(rows):
         weights = gate_up_proj[expert].flatten(0, 1)
         torch.mm(grad_gate_up[block], weights, out=grad_x_rows[block])
         torch.mm(grad_gate_up[block].T, x_rows[block], out=grad_weights[expert].flatten(0, 1))
-    grad_x = gather_sum(grad_x_rows, rows.place)
-    return grad_x, grad_gates[rows.place], grad_weights, grad_down
+    return gather_sum(grad_x_rows, rows.place), grad_gates, grad_weights, grad_down
 
 
 def blocks(rows: SortedRows) -> Iterator[tuple[int, slice]]:
-    """The experts that have rows, each with the slice its rows occupy."""
-    end = 0
-    for expert, count in enumerate(rows.counts.tolist()):
-        start, end = end, end + count
-        if count:
+    """The experts that have rows, each with the slice its rows occupy, padding included."""
+    offsets = rows.offsets.tolist()
+    for expert, (start, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+        if end > start:
             yield expert, slice(start, end)
+
+
+def row_multiple(n_rows: int, n_experts: int) -> int:
+    """Round every block up to this many rows: a power of two, about 1/16 of an even share.
+
+    Loads differ at every step, and a CPU's bfloat16 library compiles a routine for each new number
+    of rows, which takes longer than the product itself. Rounded up, a few sizes come back always.
+    """
+    share = n_rows // (16 * n_experts)
+    return 1 << (share.bit_length() - 1) if share else 1
+
+
+def most_rows(n_rows: int, n_experts: int) -> int:
+    """Rows that padding can need at most: a size known before the tokens are routed."""
+    return n_rows + n_experts * (row_multiple(n_rows, n_experts) - 1)
 
 
 def gather_sum(
@@ -99,13 +115,3 @@ def gather_sum(
 ) -> Float[Tensor, "tokens d"]:
     """Σ_k weights[t, k] · values[place[t, k]], fused: an embedding bag over sorted rows."""
     return F.embedding_bag(place, values, per_sample_weights=weights, mode="sum")
-
-
-def restore_rows(
-    order: Int[Tensor, "rows"], expert_ids: Int[Tensor, "tokens top_k"], n_experts: int
-) -> SortedRows:
-    """The sorting of `sort_rows` from its order alone, without sorting again."""
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    counts = torch.bincount(expert_ids.reshape(-1), minlength=n_experts)
-    return SortedRows(order, place.view(expert_ids.shape), counts, counts.cumsum(0))

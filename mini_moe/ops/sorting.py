@@ -8,22 +8,22 @@ from torch import Tensor
 
 
 class SortedRows(NamedTuple):
-    """Where each of the tokens · top_k rows goes when rows are grouped by expert.
+    """The tokens · top_k rows grouped by expert, one block of rows an expert."""
 
-    Row r of the unsorted order is choice r % top_k of token r // top_k.
-    """
-
-    order: Int[Tensor, "rows"]  # unsorted row that stands at each sorted place
-    place: Int[Tensor, "tokens top_k"]  # sorted place of each unsorted row
-    counts: Int[Tensor, "experts"]  # rows per expert
-    offsets: Int[Tensor, "experts"]  # sorted place where each expert's rows end
+    token: Int[Tensor, "rows"]  # token that each sorted row belongs to; 0 where a row is padding
+    place: Int[Tensor, "tokens top_k"]  # sorted row of each token's choice
+    counts: Int[Tensor, "experts"]  # rows per expert, without padding
+    offsets: Int[Tensor, "experts_plus_1"]  # where each block begins; the last entry is the end
 
 
-def sort_rows(expert_ids: Int[Tensor, "tokens top_k"], n_experts: int) -> SortedRows:
+def sort_rows(
+    expert_ids: Int[Tensor, "tokens top_k"], n_experts: int, multiple: int = 1
+) -> SortedRows:
     """Group rows by expert; within an expert they keep the order of the tokens.
 
     Counting the rows per expert and adding the counts up gives each expert its block; a stable
-    sort fills the blocks, so the result is the same on every run.
+    sort fills the blocks, so the result is the same on every run. Blocks are padded to a
+    `multiple` of rows.
 
     Raises: ValueError when an id is negative or not below n_experts.
     """
@@ -32,8 +32,14 @@ def sort_rows(expert_ids: Int[Tensor, "tokens top_k"], n_experts: int) -> Sorted
         raise ValueError(
             f"expert_ids must lie in [0, {n_experts}), got {int(flat.min())} to {int(flat.max())}"
         )
-    order = torch.argsort(flat, stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(flat.numel(), device=flat.device)
     counts = torch.bincount(flat, minlength=n_experts)
-    return SortedRows(order, place.view(expert_ids.shape), counts, counts.cumsum(0))
+    offsets = torch.zeros(n_experts + 1, dtype=torch.long, device=flat.device)
+    offsets[1:] = (-(-counts // multiple) * multiple).cumsum(0)
+    unpadded_start = counts.cumsum(0) - counts
+    order = torch.argsort(flat, stable=True)
+    rank = torch.arange(flat.numel(), device=flat.device)
+    place = torch.empty_like(order)
+    place[order] = rank + (offsets[:-1] - unpadded_start)[flat[order]]
+    token = torch.zeros(int(offsets[-1]), dtype=torch.long, device=flat.device)
+    token[place] = rank // expert_ids.shape[1]
+    return SortedRows(token, place.view(expert_ids.shape), counts, offsets)
