@@ -97,7 +97,7 @@ def config_to_hf(config: ModelConfig) -> dict:
 
 
 def _rope_from_hf(content: dict) -> dict:
-    """RoPE's base and YaRN's settings, from `rope_parameters` (new) or `rope_scaling` (published)."""
+    """RoPE's base and YaRN's settings, from `rope_parameters` or the older `rope_scaling`."""
     rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise ValueError(f"config.json: rope_scaling must be an object, got {rope!r}")

@@ -20,7 +20,17 @@ def causal_attention(
     The queries are the last positions of the keys, so the same call serves training (as many
     queries as keys) and decoding with a cache (fewer). Short sequences keep the weights for the
     backward pass; long ones go through torch's flash attention, which computes them again.
+    Under autocast all of it runs in its type.
+
+    Raises: ValueError for more queries than keys.
     """
+    if query.shape[-2] > key.shape[-2]:
+        raise ValueError(
+            f"query: at most as many as the {key.shape[-2]} keys expected, got {query.shape[-2]}"
+        )
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if key.shape[-2] > LONGEST_EXPLICIT:
         return _flash(query, key, value, scale)
     return BlockwiseAttention.apply(query, key, value, scale)
@@ -67,8 +77,7 @@ def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:
     starts = range(0, queries, QUERY_BLOCK)
     ends = [min(start + QUERY_BLOCK, queries) for start in starts]
     return [
-        (slice(start, end), keys - queries + end)
-        for start, end in zip(starts, ends, strict=True)
+        (slice(start, end), keys - queries + end) for start, end in zip(starts, ends, strict=True)
     ]
 
 
@@ -84,9 +93,9 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     queries, keys, d_v = query.shape[-2], key.shape[-2], value.shape[-1]
     width = max(query.shape[-1], d_v)
     query, key, value = (F.pad(t, (0, width - t.shape[-1])) for t in (query, key, value))
-    causal = queries == keys
-    sees = None if causal else ~future(slice(0, queries), keys, query)
-    mixed = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=sees, is_causal=causal, scale=scale
-    )
+    if queries == keys:
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    else:
+        sees = ~future(slice(0, queries), keys, query)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=sees, scale=scale)
     return mixed[..., :d_v]

@@ -76,6 +76,11 @@ def check_shapes(
             "gate_up_proj: [experts, 2, d_expert, d_model] expected, "
             f"got {list(gate_up_proj.shape)}"
         )
+    if expert_ids.ndim != 2 or not expert_ids.shape[1] or expert_ids.is_floating_point():
+        raise ValueError(
+            "expert_ids: integers [tokens, top_k] expected, "
+            f"got {expert_ids.dtype} {list(expert_ids.shape)}"
+        )
     experts, _, d_expert, d_model = gate_up_proj.shape
     expected = {
         "x": (x, [len(x), d_model]),

@@ -1,0 +1,88 @@
+"""`python -m mini_moe.training`: train from the command line."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from mini_moe import presets
+from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.huggingface import save_hf
+from mini_moe.text import Corpus, load_corpus
+from mini_moe.training.loop import TrainingDiverged, train
+
+PRESETS = {"tiny": presets.tiny, "small": presets.small}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, print the losses, and keep the model; the exit status is 0 where all went well."""
+    options = parser().parse_args(arguments)
+    try:
+        corpus = load_corpus() if options.text is None else read(options)
+        model_config = model_configuration(options, corpus)
+        train_config = TrainConfig(**given(options, TrainConfig))
+        run = train(model_config, train_config, corpus, folder=options.folder)
+        if options.save is not None:
+            save_hf(run.model, options.save)
+    except (ValueError, OSError, TrainingDiverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for record in run.log:
+        if "validation" in record:
+            losses = "  ".join(f"{name} {loss:.4f}" for name, loss in record["validation"].items())
+            print(f"step {record['step']}  {record['seconds']:.1f} s  {losses}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of the command line: data and folders, then every field of both configurations."""
+    made = argparse.ArgumentParser(prog="python -m mini_moe.training", description=main.__doc__)
+    made.add_argument(
+        "--preset", choices=sorted(PRESETS), default="tiny", help="model to begin with"
+    )
+    made.add_argument("--folder", type=Path, help="where log and checkpoints go; continues a run")
+    made.add_argument("--save", type=Path, help="where the trained model goes, for load_hf")
+    made.add_argument("--text", type=Path, help="a UTF-8 file to train on instead of the corpus")
+    made.add_argument("--tokenizer", choices=("char", "bpe"), default="char", help="of --text")
+    for config in (TrainConfig, ModelConfig):
+        group = made.add_argument_group(config.__name__)
+        for field in dataclasses.fields(config):
+            group.add_argument(
+                f"--{field.name}", type=convert, metavar="VALUE", default=argparse.SUPPRESS
+            )
+    return made
+
+
+def convert(text: str) -> object:
+    """An option's text as None, a boolean, a number, a pair of numbers, or itself."""
+    if text in ("None", "True", "False"):
+        return {"None": None, "True": True, "False": False}[text]
+    if "," in text:
+        return tuple(float(part) for part in text.split(","))
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def given(options: argparse.Namespace, config: type) -> dict:
+    """The fields of a configuration that the command line names."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
+def read(options: argparse.Namespace) -> Corpus:
+    """The corpus of --text."""
+    return Corpus.from_text(options.text, tokenizer=options.tokenizer)
+
+
+def model_configuration(options: argparse.Namespace, corpus: Corpus) -> ModelConfig:
+    """The preset with the command line's changes, its vocabulary that of the corpus."""
+    changes = {"vocab_size": corpus.tokenizer.vocab_size} | given(options, ModelConfig)
+    return dataclasses.replace(PRESETS[options.preset](), **changes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

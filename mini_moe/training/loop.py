@@ -1,0 +1,241 @@
+"""The training loop, top to bottom."""
+
+import hashlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.model import Routing, Transformer
+from mini_moe.routing import max_violation
+from mini_moe.text import Corpus, load_corpus, sample_batch
+from mini_moe.training.balance import count_choices, update_all_biases
+from mini_moe.training.checkpoint import (
+    LOG,
+    TrainingState,
+    cut_log,
+    latest_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from mini_moe.training.evaluation import validation_losses
+from mini_moe.training.losses import training_losses
+from mini_moe.training.optimizer import build_optimizers, learning_rate_factor
+from mini_moe.training.speed import (
+    bf16_is_faster,
+    flops_per_token,
+    keep_freed_memory,
+    matmul_peak,
+)
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or its gradient is no longer a finite number."""
+
+
+@dataclass
+class TrainRun:
+    """What a run leaves: the model, every line of its log, and whether it was stopped early."""
+
+    model: Transformer
+    log: list[dict]
+    stopped: bool = False
+
+
+def train(
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    corpus: Corpus | None = None,
+    *,
+    folder: str | Path | None = None,
+    on_step: Callable[[dict], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    progress: bool = True,
+) -> TrainRun:
+    """Train a model from its configuration alone.
+
+    1. model, optimizers, and what a checkpoint in `folder` knows better
+    2. each step: batch → losses → gradients → clip → optimizers → expert bias → log
+    3. now and then: validation loss per domain; a checkpoint
+
+    With a `folder`, the log goes to log.jsonl and checkpoints to step_N; a run that was interrupted
+    continues from the newest and ends with the same bits. `on_step` sees every log record;
+    `should_stop` is asked after every step, and Ctrl-C is heard there as well: both end the run
+    with a checkpoint. Without a corpus, the one that `python -m mini_moe.text` built is used.
+
+    Raises: ValueError when the corpus doesn't fit the model or the folder holds another run;
+    TrainingDiverged, naming the step, when a loss is not finite: the last checkpoint stays.
+    """
+    corpus = load_corpus() if corpus is None else corpus
+    check_fit(model_config, train_config, corpus)
+    keep_freed_memory()
+    state = fresh_state(model_config, train_config, corpus)
+    corpus_id = hashlib.sha256(json.dumps(corpus.manifest, sort_keys=True).encode()).hexdigest()
+    log: list[dict] = []
+    if folder is not None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if newest := latest_checkpoint(folder):
+            restore_checkpoint(newest, model_config, train_config, corpus_id, state)
+        log = cut_log(folder, state.step)
+    peak = matmul_peak(torch.bfloat16 if state.bf16 else torch.float32)
+    flops = flops_per_token(state.model, train_config.seq_len)
+    run = TrainRun(state.model, log)
+
+    with (
+        interrupt_flag() as interrupted,
+        open_log(folder) as write,
+        tqdm(
+            total=train_config.steps, initial=state.step, disable=not progress, leave=False
+        ) as bar,
+    ):
+        while state.step < train_config.steps and not run.stopped:
+            started = time.perf_counter()
+            record = train_step(state, train_config, corpus)
+            elapsed = time.perf_counter() - started
+            state.seconds += elapsed
+            rate = train_config.batch_size * train_config.seq_len / elapsed
+            record |= {"seconds": state.seconds, "tokens_per_second": rate}
+            record["flops_utilisation"] = rate * flops / peak
+
+            last = state.step == train_config.steps
+            if last or state.step % train_config.eval_every == 0:
+                record["validation"] = evaluate(state, train_config, corpus)
+            if last or "validation" in record or state.step % train_config.log_every == 0:
+                log.append(record)
+                write(record)
+            if on_step is not None:
+                on_step(record)
+            bar.update()
+            bar.set_postfix(loss=f"{record['loss']:.3f}", tokens_per_s=f"{rate:.0f}")
+
+            run.stopped = interrupted() or bool(should_stop and should_stop())
+            due = train_config.checkpoint_every and state.step % train_config.checkpoint_every == 0
+            if folder is not None and (last or due or run.stopped):
+                save_checkpoint(folder, state, train_config, corpus_id)
+    run.stopped = run.stopped and state.step < train_config.steps
+    state.model.eval()
+    return run
+
+
+def train_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict:
+    """One step of the optimizer on batch number `state.step`; its log record."""
+    model, step = state.model, state.step
+    length = config.seq_len + 1 + model.config.n_mtp_layers
+    batch = sample_batch(
+        corpus.train, batch=config.batch_size, length=length, seed=config.seed, step=step
+    )
+    factor = learning_rate_factor(step, config)
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
+        optimizer.zero_grad(set_to_none=True)
+
+    model.train()
+    routings: list[Routing] = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=state.bf16):
+        losses = training_losses(model, batch.tokens, config, routings)
+    losses.total.backward()
+    most = config.grad_clip or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+    if not math.isfinite(losses.total.item()) or not math.isfinite(norm.item()):
+        raise TrainingDiverged(
+            f"loss {losses.total.item()}, gradient norm {norm.item()} at step {step + 1}; "
+            "no weight was changed by it. Lower the learning rate, or clip gradients harder"
+        )
+    for optimizer in state.optimizers:
+        optimizer.step()
+    state.step = step + 1
+
+    record = {
+        "step": state.step,
+        "loss": losses.next_token.item(),
+        "mtp_loss": losses.mtp.item(),
+        "balance_loss": losses.balance.item(),
+        "gradient_norm": norm.item(),
+        "learning_rate": factor * config.learning_rate,
+    }
+    if routings:
+        counts = count_choices(routings)
+        if state.step <= (1 - config.bias_freeze_fraction) * config.steps:
+            update_all_biases(model, counts, config.bias_update_rate)
+        load = counts / counts.sum(dim=-1, keepdim=True)
+        record["load"] = [[round(share, 6) for share in layer] for layer in load.tolist()]
+        record["max_violation"] = max_violation(load).tolist()
+    return record
+
+
+def evaluate(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict[str, float]:
+    """Validation loss per domain, in the precision of training."""
+    state.model.eval()
+    with torch.autocast("cpu", torch.bfloat16, enabled=state.bf16):
+        return validation_losses(state.model, corpus, config.seq_len, config.eval_tokens)
+
+
+def fresh_state(
+    model_config: ModelConfig, train_config: TrainConfig, corpus: Corpus
+) -> TrainingState:
+    """A model initialised from the seed, without touching the caller's random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(train_config.seed)
+        model = Transformer(model_config)
+    model.tokenizer = corpus.tokenizer
+    bf16 = bf16_is_faster() if train_config.bf16 is None else train_config.bf16
+    return TrainingState(model, build_optimizers(model, train_config, bf16), 0, bf16, 0.0)
+
+
+def check_fit(model_config: ModelConfig, train_config: TrainConfig, corpus: Corpus) -> None:
+    """Raise ValueError when text, model and training don't fit each other."""
+    if corpus.tokenizer.vocab_size > model_config.vocab_size:
+        raise ValueError(
+            f"vocab_size={model_config.vocab_size} is smaller than the tokenizer's "
+            f"{corpus.tokenizer.vocab_size}"
+        )
+    if train_config.seq_len > model_config.max_seq_len:
+        raise ValueError(
+            f"seq_len={train_config.seq_len} is more than max_seq_len={model_config.max_seq_len}"
+        )
+    length = train_config.seq_len + 1 + model_config.n_mtp_layers
+    if corpus.train.n_tokens < length:
+        raise ValueError(
+            f"seq_len={train_config.seq_len} needs rows of {length} tokens, but the text has "
+            f"{corpus.train.n_tokens}"
+        )
+
+
+@contextmanager
+def open_log(folder: Path | None) -> Iterator[Callable[[dict], None]]:
+    """A function that appends a record to the run's log.jsonl; does nothing without a folder."""
+    if folder is None:
+        yield lambda record: None
+        return
+    with (folder / LOG).open("a", encoding="utf-8", buffering=1) as file:
+        yield lambda record: file.write(json.dumps(record) + "\n")
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C sets a flag and the second interrupts; only in the main thread."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+
+    def note(*_: object) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

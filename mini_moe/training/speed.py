@@ -1,0 +1,73 @@
+"""How fast this machine multiplies, and how much of that a training step uses."""
+
+import ctypes
+import statistics
+import sys
+import time
+
+import torch
+
+from mini_moe.config import ModelConfig
+from mini_moe.model import Transformer
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+
+
+def matmul_peak(dtype: torch.dtype, size: int = 1024, repeats: int = 7) -> float:
+    """FLOP/s of a square matrix product, the median of several; takes about 0.1 s."""
+    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    out = torch.empty(size, size, dtype=dtype)
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds[2:])
+
+
+def bf16_is_faster() -> bool:
+    """Whether this CPU multiplies bfloat16 at least 1.5 times as fast as float32."""
+    return matmul_peak(torch.bfloat16) > 1.5 * matmul_peak(torch.float32)
+
+
+def flops_per_token(model: Transformer, seq_len: int) -> float:
+    """FLOPs of training on one token: forward, and twice that for backward.
+
+    2 for each active weight but the embedding's lookup, and causal attention over half the sequence
+    on average. Source: DeepSeek-V3's count in §1 of the profiling notebook's sources; the factor 3
+    is Kaplan et al., arXiv 2001.08361 §2.1.
+    """
+    config = model.config
+    _, active = model.count_parameters()
+    if not config.tie_embeddings:
+        active -= config.vocab_size * config.d_model
+    for module in model.mtp:
+        active += _active_mtp(module, config)
+    layers = config.n_layers + config.n_mtp_layers
+    widths = config.n_heads * (config.qk_head_dim + config.v_head_dim)
+    attention = layers * 2 * widths * (seq_len + 1) / 2
+    return 3 * (2 * active + attention)
+
+
+def _active_mtp(module: torch.nn.Module, config: ModelConfig) -> int:
+    held = sum(p.numel() for p in module.parameters()) + config.vocab_size * config.d_model
+    if config.n_moe_layers:
+        expert = 3 * config.d_model * config.d_expert
+        held -= (config.n_routed_experts - config.top_k) * expert
+    return held
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse freed memory instead of returning it to the system after every step.
+
+    A step allocates the same large tensors again and again, and fresh pages must be zeroed by the
+    kernel each time. Affects the whole process; does nothing without glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
