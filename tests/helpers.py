@@ -64,7 +64,7 @@ def random_tokens(config: ModelConfig, batch: int = 2, seq: int = 12, seed: int 
 
 @contextmanager
 def without_shape_hook() -> Iterator[None]:
-    """Let bad arguments reach the package's own checks where pytest runs with the jaxtyping hook."""
+    """Let bad arguments reach the package's own checks, past the jaxtyping hook."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:

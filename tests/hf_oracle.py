@@ -73,9 +73,7 @@ def random_hf_model(seed: int, **changes) -> DeepseekV3ForCausalLM:
 
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     """Mean cross-entropy of every token after the first."""
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-    )
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def gradient_pairs(ours: Transformer, theirs: DeepseekV3ForCausalLM):

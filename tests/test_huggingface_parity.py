@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from transformers import DeepseekV3ForCausalLM
+
+from mini_moe.huggingface import load_hf, save_hf
 from tests.helpers import relative_error
 from tests.hf_oracle import (
     VOCAB,
@@ -10,9 +13,6 @@ from tests.hf_oracle import (
     random_hf_config,
     random_hf_model,
 )
-from transformers import DeepseekV3ForCausalLM
-
-from mini_moe.huggingface import load_hf, save_hf
 
 # transformers builds empty matrices where there are no shared experts
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

@@ -1,6 +1,6 @@
 """Multi-head latent attention: keys and values are rebuilt from one small cached latent."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -13,6 +13,7 @@ from mini_moe.model.rope import apply_rope, softmax_scale
 from mini_moe.ops import causal_attention
 
 
+@runtime_checkable
 class LatentCache(Protocol):
     """What the model needs of a cache: its length, and to append a layer's new positions."""
 

@@ -42,8 +42,9 @@ BACKWARD_KERNEL = torch.library.custom_op(
     mutates_args=(),
     schema=BACKWARD_SCHEMA,
 )
-KERNEL.register_kernel(DEVICES, sorted_experts.forward)
-BACKWARD_KERNEL.register_kernel(DEVICES, sorted_experts.backward)
+for device in DEVICES:  # one at a time: torch can switch only the last of several off again
+    KERNEL.register_kernel(device, sorted_experts.forward)
+    BACKWARD_KERNEL.register_kernel(device, sorted_experts.backward)
 
 
 def moe_experts(
