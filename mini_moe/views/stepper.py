@@ -1,0 +1,169 @@
+"""One token's routing, step by step, with the numbers of every expert."""
+
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from mini_moe.config import ModelConfig
+from mini_moe.model.router import allowed_experts, route
+from mini_moe.routing import RoutingTrace
+from mini_moe.views.sentence import layer_place
+from mini_moe.views.style import Html, safe_callback
+
+STEPS = (
+    "The router's logits",
+    "Scores: the {score_function} of the logits",
+    "Plus the bias, for the choice only",
+    "Groups: only the best {top_k_groups} of {n_expert_groups} may be chosen from",
+    "The {top_k} best of the allowed are chosen",
+    "Their scores without the bias{normalised}",
+    "Times route_scale = {route_scale}: the gates",
+)
+
+
+class RoutingSteps(NamedTuple):
+    """Every number on the way from logits to gates, per expert; NaN where a step leaves nothing."""
+
+    logits: Tensor
+    scores: Tensor
+    biased: Tensor
+    groups: Tensor  # worth of the group that an expert belongs to
+    allowed: Tensor  # True inside the chosen groups
+    rank: Tensor  # 1 for the best choice, 0 for experts not chosen
+    shares: Tensor  # chosen scores, divided by their sum where the configuration says so
+    gates: Tensor
+
+
+def routing_steps(
+    logits: Float[Tensor, "experts"], expert_bias: Float[Tensor, "experts"] | None,
+    config: ModelConfig,
+) -> RoutingSteps:  # fmt: skip
+    """Route one token and keep what every step made."""
+    routing = route(logits[None], expert_bias, config)
+    scores, ids, gates = routing.scores[0], routing.expert_ids[0], routing.gates[0]
+    biased = scores if expert_bias is None else scores + expert_bias
+    n_groups = config.n_expert_groups
+    grouped = rearrange(biased, "(g e) -> g e", g=n_groups)
+    best = min(2 if config.group_score == "top2_sum" else 1, grouped.shape[1])
+    worth = repeat(grouped.topk(best).values.sum(-1), "g -> (g e)", e=grouped.shape[1])
+    allowed = torch.ones_like(scores, dtype=torch.bool)
+    if n_groups > 1:
+        allowed = allowed_experts(biased[None], config)[0]
+    rank = torch.zeros(len(scores), dtype=torch.long)
+    rank[ids] = torch.arange(1, len(ids) + 1)
+    shares, gate = torch.full_like(scores, float("nan")), torch.full_like(scores, float("nan"))
+    shares[ids], gate[ids] = gates / config.route_scale, gates
+    return RoutingSteps(logits, scores, biased, worth, allowed, rank, shares, gate)
+
+
+def token_steps(trace: RoutingTrace, token: int, layer: int | None, model: Any) -> RoutingSteps:
+    """The steps of one token of a trace; the logits come back from the recorded scores.
+
+    A softmax forgets a common summand of its logits, so they come back with the sum exp(·) = 1.
+    """
+    place = layer_place(trace, layer)
+    scores = trace.scores[place, token].float()
+    sigmoid = trace.config.score_function == "sigmoid"
+    logits = scores.logit(1e-7) if sigmoid else scores.clamp_min(1e-30).log()
+    bias = model.layers[trace.layers[place]].mlp.gate.e_score_correction_bias
+    return routing_steps(logits, bias, trace.config)
+
+
+def step_titles(config: ModelConfig) -> list[str]:
+    """What happens in each step, with the configuration's numbers."""
+    normalised = ", divided by their sum" if config.norm_topk_prob else ""
+    fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    return [title.format(normalised=normalised, **fields) for title in STEPS]
+
+
+def step_routing(steps: RoutingSteps, config: ModelConfig, step: int = len(STEPS)) -> Html:
+    """A table of the first `step` steps: experts as rows, the newest column marked.
+
+    Experts that fell out are grey, chosen ones bold.
+    Raises: ValueError for a step that does not exist.
+    """
+    if not 1 <= step <= len(STEPS):
+        raise ValueError(f"step={step}: 1 to {len(STEPS)} expected")
+    columns = (
+        ("logit", steps.logits), ("score", steps.scores), ("+ bias", steps.biased),
+        ("group", steps.groups), ("rank", steps.rank), ("share", steps.shares),
+        ("gate", steps.gates),
+    )[:step]  # fmt: skip
+    head = "".join(_cell("th", name, new=n == step - 1) for n, (name, _) in enumerate(columns))
+    rows = []
+    for expert in range(len(steps.logits)):
+        style = _row_style(steps, expert, step)
+        cells = [_cell("td", _shown(v[expert]), n == step - 1) for n, (_, v) in enumerate(columns)]
+        rows.append(f'<tr style="{style}">{_cell("th", f"expert {expert}")}{"".join(cells)}</tr>')
+    titles = step_titles(config)
+    text = f"Step {step} of {len(STEPS)}. {titles[step - 1]}."
+    if step >= 5:
+        text += f" Chosen: {', '.join(map(str, _chosen(steps)))}."
+    if step == len(STEPS):
+        text += f" The gates sum to {float(steps.gates.nansum()):.3f}."
+    body = (
+        f'<div style="font-size:15px;margin-bottom:4px"><b>{text}</b></div>'
+        '<table style="border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums">'
+        f"<thead><tr>{_cell('th', '')}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+    return Html(body, text)
+
+
+def _chosen(steps: RoutingSteps) -> list[int]:
+    """Chosen experts, best first."""
+    order = [(int(rank), expert) for expert, rank in enumerate(steps.rank) if rank]
+    return [expert for _, expert in sorted(order)]
+
+
+def _row_style(steps: RoutingSteps, expert: int, step: int) -> str:
+    if step >= 5 and steps.rank[expert]:
+        return "font-weight:600;background:#FFF0D6;color:#000"
+    if step >= 4 and not steps.allowed[expert]:
+        return "opacity:0.45;text-decoration:line-through"
+    return "opacity:0.7" if step >= 5 else ""
+
+
+def _cell(tag: str, text: str, new: bool = False) -> str:
+    frame = "border-left:2px solid #D55E00;border-right:2px solid #D55E00;" if new else ""
+    return f'<{tag} style="{frame}padding:2px 10px;text-align:right">{text}</{tag}>'
+
+
+def _shown(value: Tensor) -> str:
+    number = value.item()
+    if isinstance(number, int):
+        return f"{number}." if number else ""
+    return "" if number != number else f"{number:.3f}"
+
+
+class RoutingStepper:
+    """A slider that walks through the steps of one token (`view`), forwards and backwards."""
+
+    def __init__(
+        self, logits: Float[Tensor, "experts"], expert_bias: Float[Tensor, "experts"] | None,
+        config: ModelConfig, step: int = 1,
+    ) -> None:  # fmt: skip
+        import ipywidgets as widgets
+
+        self.steps, self.config = routing_steps(logits, expert_bias, config), config
+        self.slider = widgets.IntSlider(
+            value=step, min=1, max=len(STEPS), description="Step", layout={"width": "360px"}
+        )
+        self.table, self.error = widgets.HTML(), widgets.HTML()
+        self.slider.observe(safe_callback(self.error)(lambda change: self._draw()), names="value")
+        self.view = widgets.VBox([self.slider, self.error, self.table])
+        self._draw()
+
+    def _draw(self) -> None:
+        self.table.value = step_routing(self.steps, self.config, self.slider.value).html
+
+    def __repr__(self) -> str:
+        return step_routing(self.steps, self.config, self.slider.value).text
+
+    def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
+        """The widgets, and for readers without them every step taken."""
+        bundle = self.view._repr_mimebundle_(**named) or {}
+        whole = step_routing(self.steps, self.config)
+        return bundle | {"text/html": whole.html, "text/plain": repr(self)}
