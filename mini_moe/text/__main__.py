@@ -13,17 +13,16 @@ from mini_moe.text.download import download
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m mini_moe.text", description=__doc__)
-    parser.add_argument("--text", type=Path, help="a UTF-8 file to use in place of the six domains")
-    parser.add_argument("--url", help="http(s) address of a UTF-8 text to use; needs --sha256")
-    parser.add_argument("--sha256", help="checksum that the download must have, 64 hex digits")
-    parser.add_argument("--tokenizer", choices=("char", "bpe"), default="char",
-                        help="for --text and --url: one token a character, or BPE (default: char)")  # fmt: skip
-    parser.add_argument("--vocab-size", type=int, default=4096, help="entries of a new BPE")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated domains (default: 0)")
-    parser.add_argument("--out", type=Path, help="folder to write (default: data/corpus)")
-    parser.add_argument("--force", action="store_true", help="build again although it is there")
-    parser.add_argument("--train-tokenizer", action="store_true",
-                        help="train data/tokenizer.json anew on the six domains, then build")  # fmt: skip
+    add = parser.add_argument
+    add("--text", type=Path, help="a UTF-8 file to use in place of the six domains")
+    add("--url", help="http(s) address of a UTF-8 text to use; needs --sha256")
+    add("--sha256", help="checksum that the download must have, 64 hex digits")
+    add("--tokenizer", choices=("char", "bpe"), default="char", help="of --text (default: char)")
+    add("--vocab-size", type=int, default=4096, help="entries of a new BPE")
+    add("--seed", type=int, default=0, help="of the generated domains (default: 0)")
+    add("--out", type=Path, help="folder to write (default: data/corpus)")
+    add("--force", action="store_true", help="build again although it is there")
+    add("--train-tokenizer", action="store_true", help="train data/tokenizer.json anew, then build")
     options = parser.parse_args(arguments)
     if options.text and options.url:
         parser.error("--text and --url exclude each other")
@@ -35,7 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build what the command line asks for; errors of the caller end in one line, not a traceback."""
+    """Build what the command line asks for; a caller's mistake ends in one line."""
     options = parse(arguments)
     try:
         manifest = build(options)

@@ -192,7 +192,7 @@ def word_problems() -> dict:
 def eval_formula(formula: str, numbers: dict[str, int]) -> int:
     """The value of a formula of two operands, "a + b"; a quotient must be whole."""
     left, sign, right = formula.split()
-    a, b = numbers.get(left) or int(left), numbers.get(right) or int(right)
+    a, b = (numbers[word] if word in numbers else int(word) for word in (left, right))
     if sign == "/" and a % b:
         raise ValueError(f"formula {formula!r}: {a} / {b} is not whole")
     return {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]

@@ -150,7 +150,7 @@ class Verbs:
 
 
 def english_verb(verb: str, irregular: list[str], subject: str, past: bool) -> str:
-    """Third-person -s and past -ed with their spelling; `irregular` gives both where they differ."""
+    """Third-person -s and past -ed as they are spelt; `irregular` gives both where they differ."""
     if verb == "be":
         forms = {"I": ("am", "was"), "he": ("is", "was"), "they": ("are", "were")}
         return forms[subject][past]

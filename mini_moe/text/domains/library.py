@@ -26,14 +26,14 @@ LONGEST_MODULE = 100_000  # bytes; longer files are mostly tables, or would outw
 
 
 def standard_library(root: Path | None = None) -> dict[str, Path]:
-    """Dotted module names and files of the standard library under `root`, in name order."""
+    """Module names and files of the standard library under `root`, in name order."""
     root = Path(sysconfig.get_path("stdlib")) if root is None else root
     modules = {}
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).with_suffix("").parts
         if SKIPPED_FOLDERS.intersection(parts) or parts[0].startswith("config-"):
             continue
-        if not parts[-1].startswith(SKIPPED_PREFIXES) and path.stat().st_size <= LONGEST_MODULE:
+        if not parts[-1].startswith(SKIPPED_PREFIXES):
             modules[".".join(parts)] = path
     return dict(sorted(modules.items()))
 
@@ -99,8 +99,10 @@ def code_documents(seed: int, n_bytes: int) -> Iterator[Document]:
     """Modules of the standard library without docstrings, in an order drawn from `seed`."""
     used = 0
     for name, path in _shuffled(standard_library(), seed, "code"):
+        if used >= n_bytes:
+            break
         parsed = parse_module(path)
-        if parsed is None or used >= n_bytes:
+        if parsed is None or path.stat().st_size > LONGEST_MODULE:
             continue
         text = strip_docstrings(*parsed).strip("\n")
         if len(text) < 100:

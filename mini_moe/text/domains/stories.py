@@ -18,6 +18,7 @@ from mini_moe.text.domains.document import Document, data_folder, fill, random_f
 from mini_moe.text.domains.grammar import Noun, Person, Verbs
 
 LANGUAGES = ("en", "de")
+RELATIVES = "(?i:mother|father|brother|mutter|vater|bruder|mayor|queen|doctor|teacher)"
 SLOT = re.compile(r"\{(\^?)([^{}]+)\}")
 PLURAL = {  # hero and friend together: (third person, with the narrator)
     "en": {"they": ("they", "we"), "them": ("them", "us"), "their": ("their", "our")},
@@ -87,10 +88,10 @@ def tell(plot: dict, draw: random.Random) -> tuple[str, str]:
         paragraphs[-1].append(draw.choice(shared["endings"]))
     tellings = []
     for number, language in enumerate(LANGUAGES):
-        told = [
-            " ".join(render(pair[number], cast, language) for pair in paragraph)
-            for paragraph in paragraphs
-        ]
+        told = []
+        for paragraph in paragraphs:
+            sentences = [render(pair[number], cast, language) for pair in paragraph]
+            told.append(" ".join(use_pronouns(sentences, cast, language)))
         tellings.append("\n\n".join(told))
     return tuple(tellings)
 
@@ -124,6 +125,26 @@ def render(template: str, cast: Cast, language: str) -> str:
     text = _fill(template, cast, language)
     text = re.sub(r"(^|[.!?…] |\.[”“] )([a-zäöü])", lambda m: m[1] + m[2].upper(), text)
     return text.translate({ord("“"): '"', ord("”"): '"'}) if language == "en" else text
+
+
+def use_pronouns(sentences: list[str], cast: Cast, language: str) -> list[str]:
+    """Say "she" where a sentence begins with the hero's name and the one before named only her."""
+    hero, others = cast.entities["h"], [RELATIVES]
+    if hero.first_person:
+        return sentences
+    for word, entity in cast.entities.items():
+        if isinstance(entity, Person) and word != "h":
+            others.append(entity.name)
+        elif isinstance(entity, Noun):
+            others.append(entity.english if language == "en" else entity.german)
+    pronoun = hero.form("he" if language == "en" else "er", language).capitalize()
+    told, clear = [], False  # clear: a pronoun can only mean the hero
+    for sentence in sentences:
+        clear = clear and re.match(rf"{hero.name} (?!and |und )", sentence) is not None
+        text = pronoun + sentence.removeprefix(hero.name) if clear else sentence
+        told.append(text)
+        clear = hero.name in text and not re.search("|".join(others), text)
+    return told
 
 
 def _fill(template: str, cast: Cast, language: str) -> str:

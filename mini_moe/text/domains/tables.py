@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from mini_moe.text.domains.document import Document, data_folder, fill, random_for
+from mini_moe.text.domains.grammar import article
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class Table:
 
     def of_kind(self, kind: type) -> list[str]:
         """Columns of numbers (int) or of words (str), without the first."""
-        return [c for c, value in zip(self.columns[1:], self.rows[0][1:]) if type(value) is kind]
+        return [
+            c
+            for c, value in zip(self.columns[1:], self.rows[0][1:], strict=True)
+            if type(value) is kind
+        ]
 
 
 def table_documents(seed: int, n_bytes: int) -> Iterator[Document]:
@@ -103,7 +108,7 @@ def ask_group_sum(draw: random.Random, table: Table) -> tuple[str, str]:
     """A column added up over the rows of one category."""
     column, category = draw.choice(table.of_kind(int)), draw.choice(table.of_kind(str))
     word = draw.choice(table.column(category))
-    pairs = zip(table.column(column), table.column(category))
+    pairs = zip(table.column(column), table.column(category), strict=True)
     chosen = [number for number, other in pairs if other == word]
     question = f"What is the total {column} of the {table.keys} with {category} {word}?"
     return question, write_sum(chosen)
@@ -114,10 +119,13 @@ def ask_count(draw: random.Random, table: Table) -> tuple[str, str]:
     column = draw.choice(table.of_kind(int))
     bound = draw.choice(table.column(column)) + draw.choice((-1, 0, 1))
     word = draw.choice(("above", "below"))
-    pairs = zip(table.column(table.key), table.column(column))
+    pairs = zip(table.column(table.key), table.column(column), strict=True)
     chosen = [name for name, v in pairs if (v > bound if word == "above" else v < bound)]
     names = f" ({', '.join(chosen)})" if chosen else ""
-    return f"How many {table.keys} have a {column} {word} {bound}?", f"{len(chosen)}{names}"
+    return (
+        f"How many {table.keys} have {article(column)} {column} {word} {bound}?",
+        f"{len(chosen)}{names}",
+    )
 
 
 def ask_filter(draw: random.Random, table: Table) -> tuple[str, str]:
@@ -126,7 +134,7 @@ def ask_filter(draw: random.Random, table: Table) -> tuple[str, str]:
     words = {word for topic in topics() for word in topic["categories"].get(category, ())}
     here = table.column(category)
     word = draw.choice(here if draw.random() < 0.8 else sorted(words))
-    pairs = zip(table.column(table.key), here)
+    pairs = zip(table.column(table.key), here, strict=True)
     chosen = [name for name, other in pairs if other == word]
     return f"Which {table.keys} have {category} {word}?", ", ".join(chosen) or "none"
 
