@@ -1,0 +1,73 @@
+"""Imports inside mini_moe point one way, and importing it is cheap and silent."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "mini_moe"
+# Each room may import what stands on an earlier line, and itself.
+ORDER = (
+    {"files", "config"},
+    {"presets", "ops"},
+    {"model"},
+    {"text"},
+    {"hf_config"},
+    {"huggingface"},
+    {"routing"},
+    {"training"},
+    {"inference"},
+    {"profiling"},
+    {"views"},
+    {"teaching"},
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_rooms(path):
+    """The rooms of mini_moe that a file imports, wherever in the file it does."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            deeper = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules += deeper if node.module == "mini_moe" else [node.module]
+    return {name.split(".")[1] for name in modules if name.startswith("mini_moe.")}
+
+
+def sources():
+    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def test_every_room_has_a_place_in_the_order():
+    assert {room_of(path) for path in sources()} <= set(RANK)
+
+
+def test_imports_point_one_way():
+    for path in sources():
+        room = room_of(path)
+        for other in imported_rooms(path) - {room}:
+            assert other in RANK, f"{path} imports {other}, which has no place in the order"
+            assert RANK[other] < RANK[room], f"{path} imports {other}, which stands after {room}"
+
+
+def test_init_files_only_name_what_they_offer():
+    for path in PACKAGE.rglob("__init__.py"):
+        assert len(path.read_text().splitlines()) <= 15, path
+
+
+def test_kernels_does_not_shadow_the_package_of_that_name():
+    assert not (PACKAGE.parent / "kernels" / "__init__.py").exists()
+
+
+def test_importing_is_silent_and_draws_nothing():
+    heavy = {"plotly", "ipywidgets", "transformers", "IPython", "matplotlib"}
+    program = f"import mini_moe, sys; sys.exit(str(sorted({heavy} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "[]\n")

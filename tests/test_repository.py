@@ -1,0 +1,87 @@
+"""The repository keeps its shape: few folders, exact pins, no payloads that do not belong."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {".ci", "data", "kernels", "mini_moe", "notebooks", "tests"}
+MAX_FILE_BYTES = 15_000_000
+PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    """Paths that git tracks and that are there, relative to the root."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    paths = [Path(name) for name in listing.stdout.decode().split("\0") if name]
+    return [path for path in paths if (ROOT / path).is_file()]
+
+
+def requirement_lines():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def pins():
+    requirements = [Requirement(line) for line in requirement_lines()[:-1]]
+    return {requirement.name: str(requirement.specifier) for requirement in requirements}
+
+
+def python_files():
+    return [*(ROOT / "mini_moe").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+
+
+def test_no_other_folder_stands_at_the_top(tracked):
+    assert {path.parts[0] for path in tracked if len(path.parts) > 1} <= FOLDERS
+
+
+def test_every_requirement_is_pinned_exactly():
+    assert requirement_lines()[-1] == "-e ."
+    for name, pin in pins().items():
+        assert re.fullmatch(r"==\d+(\.\d+)+", pin), f"{name}{pin}"
+
+
+def test_torch_is_the_plain_release():
+    assert "torch==2.13.0" in requirement_lines()
+
+
+def test_every_range_of_the_package_admits_its_pin():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = project["dependencies"] + project["optional-dependencies"]["dev"]
+    for needed in map(Requirement, ranges):
+        version = pins()[needed.name].removeprefix("==")
+        assert needed.specifier.contains(version), f"{needed} excludes the pinned {version}"
+
+
+def test_no_notebook_exceeds_one_megabyte():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert path.stat().st_size <= 1_000_000, path.name
+
+
+def test_no_tracked_file_is_huge(tracked):
+    assert [path for path in tracked if (ROOT / path).stat().st_size > MAX_FILE_BYTES] == []
+
+
+def test_weights_are_never_pickles(tracked):
+    assert [path for path in tracked if path.suffix in PICKLES] == []
+
+
+def test_built_tokens_are_not_committed(tracked):
+    assert [path for path in tracked if path.is_relative_to("data/corpus")] == []
+
+
+def test_no_source_file_exceeds_three_hundred_lines():
+    long = {path.name: len(path.read_text().splitlines()) for path in python_files()}
+    assert {name: lines for name, lines in long.items() if lines > 300} == {}
+
+
+def test_no_hint_is_postponed():
+    postponed = "from __future__ import " + "annotations"
+    assert [path.name for path in python_files() if postponed in path.read_text()] == []
