@@ -121,7 +121,10 @@ def timing_bars(
 
 
 def cache_bars(bytes_per_token: Mapping[str, int | float], title: str = "") -> go.Figure:
-    """Bytes of cache one token needs, on a logarithmic axis, with the ratio to the smallest."""
+    """Bytes of cache one token needs, with the ratio to the smallest.
+
+    Raises: ValueError without names, or for bytes not above 0.
+    """
     if not bytes_per_token or min(bytes_per_token.values()) <= 0:
         raise ValueError("bytes_per_token: at least one name, and bytes above 0, expected")
     smallest = min(bytes_per_token, key=bytes_per_token.__getitem__)
@@ -140,6 +143,6 @@ def cache_bars(bytes_per_token: Mapping[str, int | float], title: str = "") -> g
         text=[f"{v:,} ({v / least:.3g} ×)" for v in values], textposition="outside",
         cliponaxis=False, name="bytes",
     )  # fmt: skip
-    figure.update_xaxes(type="log", title_text="bytes of cache a token (logarithmic)", dtick=1)
+    figure.update_xaxes(title_text="bytes of cache a token")
     figure.update_yaxes(autorange="reversed")
     return figure

@@ -88,8 +88,9 @@ def parameter_treemap(config: ModelConfig, title: str = "") -> go.Figure:
     figure.add_trace(go.Treemap(
         labels=labels, values=values, parents=[""] * len(labels), marker_colors=colours,
         text=[short(v) for v in values], texttemplate="%{label}<br>%{text}<br>%{percentRoot:.1%}",
-        sort=True, tiling={"pad": 2},
+        sort=True, tiling={"pad": 2}, pathbar_visible=False,
     ))  # fmt: skip
+    figure.update_layout(uniformtext={"minsize": 10, "mode": "hide"})
     figure.update_layout(margin={"l": 10, "r": 10, "t": 50 if title else 10, "b": 10})
     return figure
 
@@ -122,13 +123,16 @@ def rope_circles(
     circle = torch.linspace(0, 2 * torch.pi, 73)
     for column, pair in enumerate(chosen.tolist(), start=1):
         angles = torch.tensor(list(positions)) * frequencies[pair]
+        crowded = float(frequencies[pair]) < 0.3  # numbers would lie on top of each other
+        ends = {min(positions), max(positions)}
         figure.add_scatter(
             x=circle.cos().tolist(), y=circle.sin().tolist(), mode="lines", hoverinfo="skip",
             line={"color": "#CCCCCC"}, name="circle", row=1, col=column,
         )  # fmt: skip
         figure.add_scatter(
             x=angles.cos().tolist(), y=angles.sin().tolist(), mode="markers+text",
-            text=[str(p) for p in positions], textposition="top center", name=f"pair {pair}",
+            text=[str(p) if not crowded or p in ends else "" for p in positions],
+            textposition="top center", name=f"pair {pair}",
             marker={"color": list(positions), "colorscale": "Cividis", "size": 10}, row=1,
             col=column,
         )  # fmt: skip

@@ -30,7 +30,7 @@ class RoutingSteps(NamedTuple):
     logits: Tensor
     scores: Tensor
     biased: Tensor
-    groups: Tensor  # worth of the group that an expert belongs to
+    groups: Tensor  # worth of the group that an expert belongs to; NaN where all are one group
     allowed: Tensor  # True inside the chosen groups
     rank: Tensor  # 1 for the best choice, 0 for experts not chosen
     shares: Tensor  # chosen scores, divided by their sum where the configuration says so
@@ -49,6 +49,8 @@ def routing_steps(
     grouped = rearrange(biased, "(g e) -> g e", g=n_groups)
     best = min(2 if config.group_score == "top2_sum" else 1, grouped.shape[1])
     worth = repeat(grouped.topk(best).values.sum(-1), "g -> (g e)", e=grouped.shape[1])
+    if n_groups == 1:
+        worth = torch.full_like(scores, float("nan"))
     allowed = torch.ones_like(scores, dtype=torch.bool)
     if n_groups > 1:
         allowed = allowed_experts(biased[None], config)[0]
@@ -74,9 +76,12 @@ def token_steps(trace: RoutingTrace, token: int, layer: int | None, model: Any) 
 
 def step_titles(config: ModelConfig) -> list[str]:
     """What happens in each step, with the configuration's numbers."""
+    titles = list(STEPS)
     normalised = ", divided by their sum" if config.norm_topk_prob else ""
+    if config.n_expert_groups == 1:
+        titles[3] = "One group only: every expert may be chosen"
     fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    return [title.format(normalised=normalised, **fields) for title in STEPS]
+    return [title.format(normalised=normalised, **fields) for title in titles]
 
 
 def step_routing(steps: RoutingSteps, config: ModelConfig, step: int = len(STEPS)) -> Html:
