@@ -108,14 +108,14 @@ class ModelConfig:
                 f"n_dense_layers={self.n_dense_layers} is more than n_layers={self.n_layers}"
             )
         # outside these, fp32 overflows or a norm divides by zero
-        require_between(self, "norm_eps", 1e-12, 1)
-        require_between(self, "latent_norm_eps", 1e-12, 1)
+        require_between(self, "norm_eps", 1e-12, 1.0)
+        require_between(self, "latent_norm_eps", 1e-12, 1.0)
         require_between(self, "route_scale", 1e-6, 1e3)
         if self.init_std is not None:
-            require_between(self, "init_std", 1e-9, 10)
+            require_between(self, "init_std", 1e-9, 10.0)
 
     def _check_positions(self) -> None:
-        require_between(self, "rope_theta", 2, 1e9)
+        require_between(self, "rope_theta", 2.0, 1e9)
         if self.qk_rope_head_dim < 2 or self.qk_rope_head_dim % 2:
             raise ValueError(
                 f"qk_rope_head_dim={self.qk_rope_head_dim} must be even and at least 2: "
@@ -126,7 +126,7 @@ class ModelConfig:
         require_at_least(self, "yarn_original_seq_len", 1)
         require_between(self, "yarn_beta_slow", 1e-3, self.yarn_beta_fast)
         for name in ("yarn_mscale", "yarn_mscale_all_dim"):
-            require_between(self, name, 0, 100)
+            require_between(self, name, 0.0, 100.0)
 
     def _check_experts(self) -> None:
         for name in ("n_routed_experts", "top_k", "d_expert", "n_expert_groups", "top_k_groups"):
@@ -205,7 +205,7 @@ class TrainConfig:
             require_not_negative(self, name)
         require_not_negative(self, "mtp_loss_weight")
         for name in ("decay_fraction", "bias_freeze_fraction"):
-            require_between(self, name, 0, 1)
+            require_between(self, name, 0.0, 1.0)
         for name, value in (("momentum", self.momentum), *(("betas", b) for b in self.betas)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")

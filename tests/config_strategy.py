@@ -33,12 +33,12 @@ def position_fields(draw) -> dict:
     """RoPE and YaRN, ordinary and at the limits."""
     return {
         "qk_rope_head_dim": 2 * draw(st.integers(1, 5)),
-        "rope_theta": draw(st.sampled_from([2, 10_000.0, 1e9])),
-        "yarn_factor": draw(st.sampled_from([1, 1.5, 40.0, 1e9])),
+        "rope_theta": draw(st.sampled_from([2.0, 10_000.0, 1e9])),
+        "yarn_factor": draw(st.sampled_from([1.0, 1.5, 40.0, 1e9])),
         "yarn_original_seq_len": draw(st.sampled_from([1, 32, 4096, 2**31 - 1])),
         "yarn_beta_slow": draw(st.sampled_from([1e-3, 1.0])),
-        "yarn_mscale": draw(st.sampled_from([0, 0.707, 1.0, 100])),
-        "yarn_mscale_all_dim": draw(st.sampled_from([0, 0.707, 1.0, 100])),
+        "yarn_mscale": draw(st.sampled_from([0.0, 0.707, 1.0, 100.0])),
+        "yarn_mscale_all_dim": draw(st.sampled_from([0.0, 0.707, 1.0, 100.0])),
     }
 
 
@@ -57,7 +57,7 @@ def valid_configs(draw) -> ModelConfig:
         "max_seq_len": draw(st.integers(1, 64)),
         "tie_embeddings": draw(st.booleans()),
         "n_mtp_layers": draw(st.integers(0, 2)),
-        "norm_eps": draw(st.sampled_from([1e-12, 1e-6, 1])),
-        "init_std": draw(st.sampled_from([None, 1e-9, 0.02, 10])),
+        "norm_eps": draw(st.sampled_from([1e-12, 1e-6, 1.0])),
+        "init_std": draw(st.sampled_from([None, 1e-9, 0.02, 10.0])),
     }
     return small_config(**fields | draw(expert_fields()) | draw(position_fields()))
