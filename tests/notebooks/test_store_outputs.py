@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tests.browser.chromium import MISSING, find_chromium
-from tests.notebooks import store_outputs
+from tests.notebooks import static_outputs, store_outputs
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +38,8 @@ print("done")"""
 def drawing():
     if find_chromium() is None:
         pytest.skip(MISSING)
-    store_outputs.start_drawing(find_chromium())
-    yield
-    store_outputs.kaleido.stop_sync_server()
+    with static_outputs.drawing(find_chromium()):
+        yield
 
 
 def write(path, *sources):
@@ -71,7 +70,7 @@ def test_a_figure_becomes_a_small_picture_with_its_title(stored):
     (output,) = outputs(stored, 1)
     assert set(output.data) == {"image/png", "text/plain"}
     png = base64.b64decode(output.data["image/png"])
-    assert png.startswith(b"\x89PNG") and len(png) <= store_outputs.MAX_PICTURE_BYTES
+    assert png.startswith(b"\x89PNG") and len(png) <= static_outputs.MAX_PICTURE_BYTES
     assert output.data["text/plain"] == "Two bars"
 
 
@@ -84,7 +83,7 @@ def test_a_container_is_stored_in_order_and_in_its_last_state(stored):
 
 def test_no_widget_and_no_interactive_payload_is_left(stored):
     text = stored.read_text()
-    assert store_outputs.WIDGET not in text and store_outputs.PLOTLY not in text
+    assert static_outputs.WIDGET not in text and static_outputs.PLOTLY not in text
     assert "widgets" not in json.loads(text)["metadata"]
 
 
