@@ -1,7 +1,5 @@
 """Byte-level BPE (and a character-level variant): text to token ids and back, without loss."""
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
+from mini_moe.files import replace_files
 from mini_moe.text.domains import data_folder
 
 END_OF_TEXT = "<|endoftext|>"
@@ -99,16 +98,7 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Write the JSON file; an interrupted save leaves the old file."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self._backend.to_str())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        replace_files(path.parent, {path.name: self.to_json()})
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
