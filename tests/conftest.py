@@ -11,15 +11,8 @@ def pytest_addoption(parser):
     parser.addoption("--tour-picture", help="store the browser's picture of the tour's view here")
 
 
-def pytest_configure(config):
+def pytest_configure():
     torch.set_num_threads(1)
-    # pytest-xdist does not hand this option to its workers early enough.
-    checked = config.getoption("jaxtyping_packages", None)
-    if checked and hasattr(config, "workerinput"):
-        from jaxtyping import install_import_hook
-
-        *packages, typechecker = checked.split(",")
-        install_import_hook(packages, typechecker)
 
 
 def pytest_collection_modifyitems(items):
