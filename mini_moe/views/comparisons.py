@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from mini_moe.views.style import DASHES, OKABE_ITO, SYMBOLS, new_figure, set_summary
 
-Points = tuple[Sequence[float], Sequence[float]]
+Points = tuple[Sequence[Any], Sequence[Any]]  # x and y: numbers
 
 
 def compare_curves(
@@ -43,7 +43,7 @@ def compare_curves(
     return figure
 
 
-def _name_ends(figure: go.Figure, ends: list[tuple[str, float, str]], log_y: bool) -> None:
+def _name_ends(figure: go.Figure, ends: list[tuple[str, float | int, str]], log_y: bool) -> None:
     """Write each curve's name beside its last point, moved apart where they would overlap."""
     heights = [y for trace in figure.data for y in trace.y]
     scale = (lambda v: math.log10(max(v, 1e-12))) if log_y else (lambda v: v)
@@ -78,7 +78,7 @@ def log_curves(
 
 
 def timing_bars(
-    seconds: Mapping[str, Sequence[float]], *, title: str = "", unit: str = "ms"
+    seconds: Mapping[str, Sequence[Any]], *, title: str = "", unit: str = "ms"
 ) -> go.Figure:
     """The median of repeated timings, with whiskers from the fastest to the slowest.
 

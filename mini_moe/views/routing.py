@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+from plotly.basedatatypes import BaseFigure
 from torch import Tensor
 
 from mini_moe.routing import RoutingTrace, dead_experts, max_violation
@@ -45,7 +46,7 @@ def routing_heatmap(
 
 
 def draw_routing(
-    figure: go.Figure, trace: RoutingTrace, layer: int | None, max_tokens: int = MAX_TOKENS
+    figure: BaseFigure, trace: RoutingTrace, layer: int | None, max_tokens: int = MAX_TOKENS
 ) -> None:
     """Put another trace or layer into a figure of `routing_heatmap`."""
     place = layer_place(trace, layer)

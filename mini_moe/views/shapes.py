@@ -182,7 +182,7 @@ def matrix_heatmap(
     if not summary and finite.any():
         low, high = matrix[finite].min(), matrix[finite].max()
         masked = int((~finite).sum())
-        hidden = f"; {masked} places are masked" if masked else ""
+        hidden = f"; places that are masked: {masked}" if masked else ""
         set_summary(
             figure,
             f"A matrix of {n_rows} × {n_columns} values from {low:.3g} to {high:.3g}{hidden}.",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.basedatatypes import BaseFigure
 
 OKABE_ITO = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442",
@@ -46,17 +47,17 @@ def new_figure(summary: str, *, width: int = 760, height: int = 420, **layout: A
     return go.Figure(layout={**fixed, **layout})
 
 
-def summary_of(figure: go.Figure) -> str:
+def summary_of(figure: BaseFigure) -> str:
     """The sentence that says what a figure shows."""
     return (figure.layout.meta or {}).get("summary", "")
 
 
-def set_summary(figure: go.Figure, summary: str) -> None:
+def set_summary(figure: BaseFigure, summary: str) -> None:
     """Replace the sentence of a figure that was redrawn."""
     figure.layout.meta = {"summary": summary}
 
 
-def table(figure: go.Figure) -> list[dict[str, Any]]:
+def table(figure: BaseFigure) -> list[dict[str, Any]]:
     """The numbers of a figure, one row a mark: {"series", "x", "y"} and "value" in heatmaps."""
     rows: list[dict[str, Any]] = []
     for trace in figure.data:
@@ -89,7 +90,7 @@ def _heatmap_rows(trace: go.Heatmap) -> list[dict[str, Any]]:
 class Shown:
     """A figure for Jupyter, followed by its summary in words; in a terminal the summary alone."""
 
-    def __init__(self, figure: go.Figure) -> None:
+    def __init__(self, figure: BaseFigure) -> None:
         self.figure = figure
 
     def __repr__(self) -> str:
@@ -105,7 +106,7 @@ class Shown:
             display(Markdown(f"*{repr(self)}*"))
 
 
-def show(figure: go.Figure) -> Shown:
+def show(figure: BaseFigure) -> Shown:
     """Write this as the last line of a cell: the figure, and under it what it shows in words."""
     return Shown(figure)
 
@@ -123,7 +124,7 @@ class Html:
         return self.html
 
 
-def as_widget(figure: go.Figure) -> Any:
+def as_widget(figure: BaseFigure) -> Any:
     """The figure as a widget that Python can update: at most two in a notebook."""
     widget = go.FigureWidget(figure)
     widget._config = dict(CONFIG)

@@ -1,0 +1,57 @@
+"""Curves, timings and bytes keep their numbers."""
+
+import pytest
+
+from mini_moe.views import cache_bars, compare_curves, log_curves, table, timing_bars
+from mini_moe.views.style import summary_of
+
+
+def test_curves_are_told_apart_without_colour():
+    curves = {name: ([1, 2], [3.0, n]) for n, name in enumerate("abcdefg")}
+    figure = compare_curves(curves, x_title="step", y_title="loss")
+    looks = {(trace.line.color, trace.line.dash) for trace in figure.data}
+    assert len(looks) == 7
+    assert [note.text for note in figure.layout.annotations][0] == "a 0"
+    assert "b ends at 1" in summary_of(figure)
+    assert table(figure)[1] == {"series": "a", "x": 2.0, "y": 0.0}
+
+
+def test_names_at_the_ends_do_not_overlap():
+    curves = {name: ([1, 2], [3.0, 1.0]) for name in "abc"}
+    figure = compare_curves(curves, x_title="step", y_title="loss", log_y=True)
+    heights = sorted(note.y for note in figure.layout.annotations)
+    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 0.02
+
+
+def test_curves_without_points_are_refused():
+    for curves in ({}, {"a": ([], [])}, {"a": ([1], [1, 2])}):
+        with pytest.raises(ValueError, match="curves"):
+            compare_curves(curves, x_title="", y_title="")
+
+
+def test_logs_become_curves_smoothed_on_request():
+    log = [{"step": 1, "loss": 4.0}, {"step": 2}, {"step": 3, "loss": 2.0}]
+    assert list(log_curves({"ours": log}).data[0].y) == [4.0, 2.0]
+    assert list(log_curves({"ours": log}, smooth=2).data[0].y) == [4.0, 3.0]
+
+
+def test_timings_show_median_and_spread():
+    figure = timing_bars({"loop": [0.02, 0.03, 0.05], "sorted": [0.01]}, unit="ms")
+    bar = figure.data[0]
+    assert list(bar.x) == pytest.approx([30.0, 10.0])
+    assert bar.error_x.array[0] == pytest.approx(20.0)
+    assert bar.error_x.arrayminus[0] == pytest.approx(10.0)
+    assert "3.0 times as long" in summary_of(figure)
+
+
+@pytest.mark.parametrize(("seconds", "unit"), [({}, "ms"), ({"a": []}, "ms"), ({"a": [1]}, "h")])
+def test_timings_refuse_what_they_cannot_draw(seconds, unit):
+    with pytest.raises(ValueError, match="expected"):
+        timing_bars(seconds, unit=unit)
+
+
+def test_cache_bytes_are_compared_with_the_smallest():
+    figure = cache_bars({"MHA": 3_997_696, "MLA": 70_272})
+    assert summary_of(figure) == ("MHA keeps 3,997,696 bytes a token, MLA 70,272: 56.9 times less.")
+    with pytest.raises(ValueError, match="bytes_per_token"):
+        cache_bars({"none": 0})
