@@ -24,7 +24,7 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 lab: venv kernels corpus  ## Open the course in JupyterLab (PORT=8888)
-	@running=$$($(PY) -m jupyter_server.serverapp list 2>/dev/null \
+	@running=$$($(PY) -m jupyter_server list 2>/dev/null \
 	  | awk -F ' :: ' -v here="$(CURDIR)" '$$2 == here { print $$1; exit }'); \
 	if [ -n "$$running" ]; then echo "JupyterLab is already running: $$running"; exit 0; fi; \
 	$(PY) -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || { \
