@@ -42,10 +42,8 @@ def test_the_fraction_moves_documents_one_way(document_id):
 
 
 def test_the_side_is_fixed_for_all_time():
-    assert [split_of(f"docs/{n}", 0.5) for n in range(6)] == [
-        split_of(f"docs/{n}", 0.5) for n in range(6)
-    ]
-    assert split_of("stories/fog/4") == "train" and split_of("code/json") == "train"
+    numbers = [n for n in range(60) if split_of(f"docs/{n}") == "validation"]
+    assert numbers == [3, 22, 50]
 
 
 def test_documents_end_with_the_end_of_text_of_their_domain():

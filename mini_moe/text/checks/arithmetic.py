@@ -19,6 +19,7 @@ TAKING = re.compile(
     r"(\w+(?: \w+)?): (?:([\d -]+) is below 0, )?(?:([\d -]+) = (\d+), )?"
     r"write (\d)(?:, borrow (1))?"
 )
+ANSWER = re.compile(r"Answer: (-?\d+(?: remainder \d+)?)")
 DIVIDING = re.compile(r"(?:bring down (\d): )?(\d+) / (\d+) = (\d+) remainder (\d+)")
 
 
@@ -33,7 +34,7 @@ def check_math(document: Document | str) -> int:
     for problem in problems:
         try:
             right = _problem_is_right(problem.split("\n"))
-        except (ValueError, IndexError, SyntaxError, AttributeError, ArithmeticError):
+        except (ValueError, IndexError, SyntaxError, ArithmeticError, RecursionError, MemoryError):
             right = False
         if not right:
             raise ValueError(f"document: expected a right solution, got\n{problem}")
@@ -61,7 +62,7 @@ def evaluate(expression: str) -> int:
 
 def _problem_is_right(lines: list[str]) -> bool:
     question, steps, last = lines[0], lines[1:-1], lines[-1]
-    answer = re.fullmatch(r"Answer: (-?\d+(?: remainder \d+)?)", last)[1]
+    (answer,) = _read(ANSWER, last)
     if found := re.fullmatch(r"Compute (.+)\.", question):
         return _computation_is_right(found[1], steps, answer)
     if found := re.fullmatch(r"Which is larger, (\d+) or (\d+)\?", question):
@@ -79,7 +80,7 @@ def _computation_is_right(expression: str, steps: list[str], answer: str) -> boo
     if int(answer) != result:
         return False
     if all(step.startswith("= ") for step in steps):
-        return all(evaluate(step[2:]) == result for step in steps)
+        return steps[-1] == f"= {result}" and all(evaluate(s[2:]) == result for s in steps)
     numbers = [int(n) for n in re.findall(r"\d+", expression)]
     if " - " in expression:
         return _subtraction_is_right(numbers, steps, result)
@@ -92,7 +93,7 @@ def _columns_are_right(numbers: list[int], times: bool, steps: list[str], result
     """Addition, or multiplication by one digit: each column's digits, sum, digit, carry."""
     carry, written = 0, ""
     for place, step in enumerate(steps):
-        name, terms, total, digit, new_carry = ADDING.fullmatch(step).groups()
+        name, terms, total, digit, new_carry = _read(ADDING, step)
         if times:
             expected = f"{_digit(numbers[0], place)} * {numbers[1]}"
         else:
@@ -118,7 +119,7 @@ def _subtraction_is_right(numbers: list[int], steps: list[str], result: int) -> 
         first, second, result = second, first, -result
     borrow, written = 0, ""
     for place, step in enumerate(steps):
-        name, below, terms, value, digit, new_borrow = TAKING.fullmatch(step).groups()
+        name, below, terms, value, digit, new_borrow = _read(TAKING, step)
         top = int(_digit(first, place))
         taken = [_digit(second, place)] if place == 0 or second >= 10**place else []
         taken += [str(borrow)] if borrow else []
@@ -155,7 +156,7 @@ def _products_are_right(number: int, factor: int, steps: list[str], result: int)
 def _division_is_right(number: str, divisor: int, steps: list[str], answer: str) -> bool:
     remainder, quotient = 0, ""
     for place, (digit, step) in enumerate(zip(number, steps, strict=True)):
-        down, part, by, times, rest = DIVIDING.fullmatch(step).groups()
+        down, part, by, times, rest = _read(DIVIDING, step)
         if down != (digit if place else None) or int(part) != 10 * remainder + int(digit):
             return False
         if int(by) != divisor or (int(times), int(rest)) != divmod(int(part), divisor):
@@ -222,6 +223,13 @@ def _wordings() -> list[tuple[re.Pattern, list[str]]]:
         pattern = re.sub(r"\{(\w+)\}", group, escaped)
         wordings.append((re.compile(pattern), problem["steps"]))
     return wordings
+
+
+def _read(pattern: re.Pattern, line: str) -> tuple[str | None, ...]:
+    """What a line of known form says; ValueError for any other line."""
+    if found := pattern.fullmatch(line):
+        return found.groups()
+    raise ValueError(f"line: expected {pattern.pattern}, got {line!r}")
 
 
 def _digit(number: int, place: int) -> str:

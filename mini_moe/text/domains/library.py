@@ -22,6 +22,7 @@ SKIPPED_FOLDERS = {
     "lib2to3", "pydoc_data", "site-packages", "test", "tests", "_vendor",
 }  # fmt: skip
 SKIPPED_PREFIXES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
+SHORTEST_TEXT = 100  # characters; what is shorter says nothing
 LONGEST_MODULE = 100_000  # bytes; longer files are mostly tables, or would outweigh the others
 
 
@@ -105,7 +106,7 @@ def code_documents(seed: int, n_bytes: int) -> Iterator[Document]:
         if parsed is None or path.stat().st_size > LONGEST_MODULE:
             continue
         text = strip_docstrings(*parsed).strip("\n")
-        if len(text) < 100:
+        if len(text) < SHORTEST_TEXT:
             continue
         document = Document(f"code/{name}", "code", text)
         used += document.n_bytes
@@ -114,17 +115,20 @@ def code_documents(seed: int, n_bytes: int) -> Iterator[Document]:
 
 def docs_documents(seed: int, n_bytes: int) -> Iterator[Document]:
     """The language reference's topics and each module's docstrings, in an order from `seed`."""
-    sources = {f"topic/{name}": text for name, text in language_reference().items()}
-    for name, path in standard_library().items():
-        parsed = parse_module(path)
-        text = module_reference(name, parsed[1]) if parsed else ""
-        if len(text) >= 100:
-            sources[f"module/{name}"] = text
-    used = 0
-    for name, text in _shuffled(sources, seed, "docs"):
+    topics, modules, used = language_reference(), standard_library(), 0
+    names = {f"topic/{name}": name for name in topics}
+    names |= {f"module/{name}": name for name in modules}
+    for path, name in _shuffled(names, seed, "docs"):
         if used >= n_bytes:
             break
-        document = Document(f"docs/{name}", "docs", text)
+        if path.startswith("topic/"):
+            text = topics[name]
+        else:
+            parsed = parse_module(modules[name])
+            text = module_reference(name, parsed[1]) if parsed else ""
+        if len(text) < SHORTEST_TEXT:
+            continue
+        document = Document(f"docs/{path}", "docs", text)
         used += document.n_bytes
         yield document
 
