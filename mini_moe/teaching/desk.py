@@ -102,13 +102,14 @@ def heading(name: str) -> str:
 
 
 def reveal(guess: Any, measured: int | float, what: str, unit: str = "") -> None:
-    """Compare a prediction with what was measured, in one sentence.
+    """Print what was measured, and how far a prediction was from it.
 
     `guess = None  # write a number` stands in the cell before; None or `...` is no prediction.
     """
     shown = f"{_readable(measured)}{unit and ' ' + unit}"
     if guess is None or guess is ...:
-        print(f"Measured: {shown} {what}. You wrote down no prediction; the next one is yours.")
+        print(f"Measured: {shown} {what}.")
+        print("You wrote down no prediction; the next one is yours.")
         return
     try:
         difference = float(guess) - measured
@@ -119,9 +120,10 @@ def reveal(guess: Any, measured: int | float, what: str, unit: str = "") -> None
         judgement = "well predicted" if difference else "exactly right"
     else:
         judgement = f"{_readable(abs(difference))} too {'high' if difference > 0 else 'low'}"
-    print(f"You predicted {_readable(guess)}; measured: {shown} {what}. That is {judgement}.")
+    print(f"Measured: {shown} {what}.")
+    print(f"You predicted {_readable(guess)}: {judgement}.")
 
 
 def _readable(value: Any) -> str:
     value = float(value)
-    return f"{int(value):,}" if value == int(value) else f"{value:,.4g}"
+    return f"{int(value):,}" if value == int(value) else f"{value:,.3g}"

@@ -23,7 +23,7 @@ from mini_moe.views.style import (
 
 SECONDS_BETWEEN_DRAWINGS = 0.25
 MAX_POINTS = 400  # of a curve; of longer runs every second, third ... point is drawn
-WIDTH, HEIGHT = 980, 620
+WIDTH, HEIGHT = 840, 580
 LOSS, VIOLATION, FLOOR, LOAD, EVEN, DOMAINS = range(6)  # traces of the figure, in their order
 
 

@@ -13,7 +13,7 @@ from mini_moe.routing import noise_floor as chance
 from mini_moe.views.sentence import layer_place
 from mini_moe.views.style import ACCENT, OKABE_ITO, QUIET, new_figure, set_summary
 
-MAX_TOKENS = 36  # columns that stay readable; of longer texts the end is drawn
+MAX_TOKENS = 28  # columns that stay readable and fit a notebook; of longer texts the end is drawn
 
 
 def routing_heatmap(
@@ -25,7 +25,7 @@ def routing_heatmap(
     """
     cell = max(8, min(25, 480 // trace.n_experts))
     figure = new_figure(
-        "", width=150 + 25 * max_tokens, height=120 + cell * trace.n_experts,
+        "", width=130 + 25 * max_tokens, height=120 + cell * trace.n_experts,
         margin={"l": 60, "r": 70, "t": 50, "b": 70},
     )  # fmt: skip
     figure.add_trace(go.Heatmap(
@@ -147,13 +147,15 @@ def load_bars(
         figure,
         f"Expert {busiest} is the busiest with {float(shares[busiest]):.1%} of the choices where "
         f"an even share is {even:.1%}: MaxVio {violation:.2f}{floor}; "
-        f"{_never(int(dead_experts(shares)))} never chosen.",
+        f"{_idle(int(dead_experts(shares)))}.",
     )
     return figure
 
 
-def _never(count: int) -> str:
-    return "no expert is" if not count else f"{count} expert{'s are' if count > 1 else ' is'}"
+def _idle(count: int) -> str:
+    if not count:
+        return "every expert is chosen"
+    return f"{count} expert{'s are' if count > 1 else ' is'} never chosen"
 
 
 def _line_label(figure: go.Figure, height: float, text: str) -> None:

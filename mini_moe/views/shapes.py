@@ -179,19 +179,29 @@ def matrix_heatmap(
     _label_axis(figure.update_xaxes, columns, n_columns, column_title)
     _label_axis(figure.update_yaxes, rows, n_rows, row_title)
     figure.update_yaxes(autorange="reversed")
+    figure.update_layout(margin_t=60 if title else 20)
     if not summary and finite.any():
-        low, high = matrix[finite].min(), matrix[finite].max()
-        masked = int((~finite).sum())
-        hidden = f"; places that are masked: {masked}" if masked else ""
-        set_summary(
-            figure,
-            f"A matrix of {n_rows} × {n_columns} values from {low:.3g} to {high:.3g}{hidden}.",
-        )
+        set_summary(figure, _matrix_summary(matrix, finite, rows, columns))
     return figure
 
 
+def _matrix_summary(
+    matrix: Tensor, finite: Tensor, rows: Sequence[str] | None, columns: Sequence[str] | None
+) -> str:
+    low, high = matrix[finite].min(), matrix[finite].max()
+    row, column = divmod(int(matrix.masked_fill(~finite, -torch.inf).argmax()), matrix.shape[1])
+    place = f"{rows[row] if rows else row}, {columns[column] if columns else column}"
+    masked = int((~finite).sum())
+    hidden = f"; places that are masked: {masked}" if masked else ""
+    n_rows, n_columns = matrix.shape
+    return (
+        f"{n_rows} × {n_columns} values from {low:.3g} to {high:.3g}, the largest at "
+        f"({place}){hidden}."
+    )
+
+
 def _label_axis(update: Any, names: Sequence[str] | None, count: int, title: str) -> None:
-    update(title_text=title, showgrid=False)
+    update(title_text=title, showgrid=False, dtick=1 if count <= 24 else None)
     if names is not None:
         if len(names) != count:
             raise ValueError(f"names: {count} expected, got {len(names)}")

@@ -134,14 +134,14 @@ def test_numbers_are_read_from_what_holds_them(value, state, capsys):
 @pytest.mark.parametrize(
     ("guess", "words"),
     [
-        (None, "Measured: 13 experts. You wrote down no prediction"),
+        (None, "Measured: 13 experts.\nYou wrote down no prediction"),
         (..., "no prediction"),
-        (10, "You predicted 10; measured: 13 experts. That is 3 too low."),
+        (10, "Measured: 13 experts.\nYou predicted 10: 3 too low."),
         (13, "exactly right"),
         (13.2, "well predicted"),
         ("many", "'many' is not a number"),
     ],
 )
-def test_a_prediction_is_compared_in_one_sentence(guess, words, capsys):
+def test_a_prediction_is_compared_with_the_measurement(guess, words, capsys):
     reveal(guess, 13, "experts")
     assert words in capsys.readouterr().out

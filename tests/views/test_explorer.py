@@ -63,7 +63,7 @@ def test_a_long_text_is_clipped_with_a_message(explorer, model):
     assert len(explorer.trace.pieces) == model.config.max_seq_len
     assert explorer.remark.value.startswith(f"The model reads {model.config.max_seq_len} tokens")
     explorer.text.value = "1 " * 20
-    assert explorer.remark.value.endswith("the heatmap draws the last 36.")
+    assert explorer.remark.value.endswith("the heatmap draws the last 28.")
 
 
 def test_an_error_inside_is_shown_and_the_next_text_clears_it(explorer, monkeypatch):

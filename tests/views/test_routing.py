@@ -100,4 +100,4 @@ def test_load_bars_show_load_even_share_and_chance(trace):
 def test_load_bars_without_a_count_draw_no_chance():
     figure = load_bars(torch.full((4,), 0.25))
     assert len(figure.layout.shapes) == 1
-    assert "no expert is never chosen" in summary_of(figure)
+    assert "every expert is chosen" in summary_of(figure)
