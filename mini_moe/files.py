@@ -4,21 +4,28 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from safetensors.torch import save_file
+
+TEMPORARY = ".writing-"
 
 
 def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...] = ()) -> None:
     """Write `files` into `folder`; nothing in it changes unless every file could be written.
 
     A value is text, a JSON object, or a dict of tensors for a name that ends in .safetensors.
-    Files are written and flushed in a temporary folder beside it, then renamed into place, the
-    last named last. Old files that match `stale` and are not among the new are removed.
+    Files are written and flushed in a temporary folder inside it, then renamed into place, the
+    last named last. Old files that match `stale` and are not among the new are removed, pattern by
+    pattern; so is a temporary folder that a killed process left more than an hour ago.
     Raises: OSError when something can't be written; the temporary folder is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    for other in folder.glob(TEMPORARY + "*"):
+        if time.time() - other.stat().st_mtime > 3600:
+            shutil.rmtree(other, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
     try:
         for name, content in files.items():
             write_durably(temporary / name, content)

@@ -46,7 +46,14 @@ V3_FIXED = {
     "latent_norm_eps": 1e-6,
 }
 # settings of config.json that the model has only one of
-REQUIRED = {"hidden_act": "silu", "attention_bias": False, "rope_interleave": True}
+REQUIRED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rope_interleave": True,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "moe_layer_freq": 1,
+}
 OWN_TYPE = "mini_moe"
 
 
@@ -85,8 +92,6 @@ def config_to_hf(config: ModelConfig) -> dict:
         "num_key_value_heads": config.n_heads,
         "num_nextn_predict_layers": config.n_mtp_layers,
         "rope_theta": config.rope_theta,
-        "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc",
         "bos_token_id": 0,
         "eos_token_id": 0,
     }

@@ -4,25 +4,31 @@ Every tensor of a checkpoint has a slot: the view of the model's own memory that
 copies files into slots and saving copies slots into files, so nothing is listed twice.
 """
 
-import json
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
 from mini_moe.files import replace_files
 from mini_moe.hf_config import config_from_hf, config_to_hf
+from mini_moe.hf_files import (
+    INDEX,
+    SCALE,
+    WEIGHTS,
+    Stored,
+    checkpoint_files,
+    read_json,
+    read_tensors,
+    tensor_shapes,
+)
 from mini_moe.model import Transformer
 from mini_moe.model.experts import Experts
 from mini_moe.model.router import Router
 from mini_moe.text import Tokenizer
-
-INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-FP8_BLOCK = 128  # rows and columns that share one scale
 
 
 def load_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Transformer:
@@ -38,10 +44,14 @@ def load_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Transform
     """
     folder = Path(folder)
     files = checkpoint_files(folder)
-    names = {name: path for path in files for name in tensor_names(path)}
-    config = config_from_hf(read_json(folder / "config.json"), count_mtp_layers(names))
-    with torch.device("meta"):
-        model = Transformer(config)
+    content = read_json(folder / "config.json")
+    found = tensor_shapes(files)
+    config = config_from_hf(content, count_mtp_layers(found))
+    model = empty_model(config, found)
+    repeated = duplicates(config)
+    check_names(set(found), set(slots(model)), repeated)
+    check_shapes(found, slots(model), repeated)
+
     model = model.to(dtype).to_empty(device="cpu")
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
@@ -49,10 +59,11 @@ def load_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Transform
         if isinstance(module, Router) and module.e_score_correction_bias is not None:
             module.e_score_correction_bias = module.e_score_correction_bias.float()
     targets = slots(model)
-    check_names(set(names), set(targets), duplicates(config))
-    for path in files:
-        for name, tensor in read_tensors(path, names):
-            fill(name, tensor, targets, config)
+    for name, tensor in read_tensors(found, set(targets)):
+        targets[name].copy_(tensor)
+    for name, tensor in read_tensors(found, set(repeated)):
+        if not torch.equal(tensor.to(dtype), targets[repeated[name]]):
+            raise ValueError(f"{name} differs from {repeated[name]}, which it should repeat")
     if (folder / "tokenizer.json").exists():
         model.tokenizer = Tokenizer.load(folder / "tokenizer.json")
     return model.eval()
@@ -84,8 +95,9 @@ def save_hf(
     if len(shards) == 1:
         files[WEIGHTS] = shards[0]
     else:
+        mark = secrets.token_hex(4)  # shards of two savings never mix, wherever one is cut off
         numbered = {
-            f"model-{i:05}-of-{len(shards):05}.safetensors": shard
+            f"model-{mark}-{i:05}-of-{len(shards):05}.safetensors": shard
             for i, shard in enumerate(shards, start=1)
         }
         files.update(numbered)
@@ -96,7 +108,7 @@ def save_hf(
     files["config.json"] = config_to_hf(model.config) | {"dtype": str(stored).split(".")[-1]}
     if model.tokenizer is not None:
         files["tokenizer.json"] = model.tokenizer.to_json()
-    replace_files(folder, files, stale=("model*.safetensors", INDEX))
+    replace_files(folder, files, stale=(INDEX, "model*.safetensors", "tokenizer.json"))
 
 
 def slots(model: Transformer) -> dict[str, Tensor]:
@@ -141,101 +153,49 @@ def duplicates(config: ModelConfig) -> dict[str, str]:
     return repeated
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, from its index where it has one."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder={str(folder)!r}: no such folder")
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"folder={str(folder)!r} has no config.json")
-    if (folder / INDEX).exists():
-        index = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
-            raise ValueError(f"{folder / INDEX}: weight_map from tensor to file expected")
-        files = [folder / Path(file).name for file in sorted(set(index.values()))]
-    else:
-        files = [folder / WEIGHTS]
-    missing = [file.name for file in files if not file.exists()]
-    if missing or not files:
-        raise FileNotFoundError(f"folder={str(folder)!r} lacks {', '.join(missing) or 'weights'}")
-    return files
+def empty_model(config: ModelConfig, found: dict[str, Stored]) -> Transformer:
+    """The model without memory, to compare with the files before any is allocated.
 
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file, or ValueError naming it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object expected, got {type(content).__name__}")
-    return content
-
-
-def tensor_names(path: Path) -> list[str]:
-    """Names in a safetensors file; ValueError naming it when it is truncated or something else.
-
-    Tensors without elements are left out: transformers writes them for zero shared experts.
+    Raises: ValueError for a config that asks for more layers or experts than files could hold.
     """
+    asked = config.n_layers + config.n_moe_layers * config.n_routed_experts
+    if asked > len(found):
+        raise ValueError(
+            f"config.json: n_layers={config.n_layers} and n_routed_experts="
+            f"{config.n_routed_experts} ask for more tensors than the {len(found)} in the files"
+        )
     try:
-        with safe_open(path, framework="pt") as file:
-            return [name for name in file.keys() if 0 not in file.get_slice(name).get_shape()]
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+        with torch.device("meta"):
+            return Transformer(config)
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(f"config.json describes impossibly large tensors: {error}") from error
 
 
-def read_tensors(path: Path, names: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of a file, FP8 blocks multiplied out; one at a time to stay small."""
-    scales = "_scale_inv"
-    with safe_open(path, framework="pt") as file:
-        for name in tensor_names(path):
-            if name.endswith(scales):
-                continue
-            tensor = file.get_tensor(name)
-            if name + scales in names:
-                with safe_open(names[name + scales], framework="pt") as scale_file:
-                    tensor = dequantise(name, tensor, scale_file.get_tensor(name + scales))
-            yield name, tensor
-
-
-def dequantise(name: str, weight: Tensor, scale: Tensor) -> Tensor:
-    """FP8 weight × the scale of its 128 × 128 block. "_inv" in the name, but it multiplies.
-
-    Source: DeepSeek-V3's README_WEIGHTS and inference/kernel.py.
-    """
-    expected = [-(-size // FP8_BLOCK) for size in weight.shape]
-    if list(scale.shape) != expected:
-        raise ValueError(f"{name}_scale_inv: {expected} expected, got {list(scale.shape)}")
-    rows = scale.float().repeat_interleave(FP8_BLOCK, dim=0)[: weight.shape[0]]
-    return weight.float() * rows.repeat_interleave(FP8_BLOCK, dim=1)[:, : weight.shape[1]]
-
-
-def count_mtp_layers(names: dict[str, Path]) -> int:
+def count_mtp_layers(found: Iterable[str]) -> int:
     """MTP layers in the files, whatever config.json says."""
-    return sum(bool(re.fullmatch(r"model\.layers\.\d+\.eh_proj\.weight", name)) for name in names)
+    return sum(bool(re.fullmatch(r"model\.layers\.\d+\.eh_proj\.weight", name)) for name in found)
 
 
 def check_names(found: set[str], expected: set[str], repeated: dict[str, str]) -> None:
     """Raise ValueError naming tensors that the files lack or have too many of."""
-    found = {name for name in found if name.removesuffix("_scale_inv") not in found - {name}}
+    scales = {name for name in found if name.endswith(SCALE) and name.removesuffix(SCALE) in found}
     for kind, names in (
         ("lacks", expected - found),
-        ("has unknown", found - expected - set(repeated)),
+        ("has unknown", found - scales - expected - set(repeated)),
     ):
         if names:
             listed = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
             raise ValueError(f"checkpoint {kind} {len(names)} tensor(s): {listed}")
 
 
-def fill(name: str, tensor: Tensor, targets: dict[str, Tensor], config: ModelConfig) -> None:
-    """Copy a tensor from a file into its slot; a repeated tensor must equal what it repeats."""
-    repeats = duplicates(config).get(name)
-    target = targets[repeats or name]
-    if tensor.shape != target.shape:
-        raise ValueError(f"{name}: {list(target.shape)} expected, got {list(tensor.shape)}")
-    if not torch.isfinite(tensor.float()).all():
-        raise ValueError(f"{name} holds values that are not finite")
-    if repeats is None:
-        target.copy_(tensor)
+def check_shapes(
+    found: dict[str, Stored], targets: dict[str, Tensor], repeated: dict[str, str]
+) -> None:
+    """Raise ValueError naming the first tensor whose shape is not the one config.json implies."""
+    for name, stored in found.items():
+        target = targets.get(repeated.get(name, name))
+        if target is not None and stored.shape != list(target.shape):
+            raise ValueError(f"{name}: {list(target.shape)} expected, got {stored.shape}")
 
 
 def split_shards(tensors: dict[str, Tensor], most: int) -> list[dict[str, Tensor]]:

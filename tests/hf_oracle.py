@@ -25,7 +25,7 @@ def random_hf_config(seed: int, **changes) -> DeepseekV3Config:
     rope = {"rope_type": "default", "rope_theta": draw.choice([500.0, 10_000.0])}
     if draw.random() < 0.5:
         rope |= {"rope_type": "yarn", "factor": draw.choice([2.0, 4.0, 40.0])}
-        rope |= {"original_max_position_embeddings": 32, "beta_fast": 32, "beta_slow": 1}
+        rope |= {"original_max_position_embeddings": 32, "beta_fast": 32.0, "beta_slow": 1.0}
         rope |= {"mscale": draw.choice([1.0, 0.707]), "mscale_all_dim": draw.choice([1.0, 0.5])}
     fields = {
         "vocab_size": VOCAB,

@@ -70,15 +70,16 @@ def test_random_configs_reach_every_switch():
     }
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_bf16_is_as_close_to_fp32_as_transformers_bf16_is(seed, tmp_path):
-    theirs = random_hf_model(seed, initializer_range=0.08)
+    """With every expert chosen: a rounded score that tips a choice is no error of either."""
+    everyone = {"n_group": 1, "topk_group": 1, "n_routed_experts": 4, "num_experts_per_tok": 4}
+    theirs = random_hf_model(seed, initializer_range=0.08, **everyone)
     theirs.save_pretrained(tmp_path)
     tokens = torch.randint(0, VOCAB, (2, 40))
     exact = theirs(tokens).logits
     ours = load_hf(tmp_path, dtype=torch.bfloat16)
     reference = DeepseekV3ForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     our_error = relative_error(ours(tokens), exact)
-    their_error = relative_error(reference(tokens).logits, exact)
-    assert our_error < 0.05
-    assert our_error < 1.5 * their_error
+    assert our_error < 0.03
+    assert our_error < 1.25 * relative_error(reference(tokens).logits, exact)

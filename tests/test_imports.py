@@ -12,7 +12,7 @@ ORDER = (
     {"presets", "ops"},
     {"model"},
     {"text"},
-    {"hf_config"},
+    {"hf_config", "hf_files"},
     {"huggingface"},
     {"routing"},
     {"training"},
