@@ -2,10 +2,11 @@
 
 import base64
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import kaleido
@@ -51,7 +52,7 @@ def widget_parts(model_ids):
                 return []
             return [part for child in widget.children for part in parts(child)]
         if isinstance(widget, (ipywidgets.HTML, ipywidgets.HTMLMath)):
-            return [{"kind": "html", "content": widget.value}]
+            return [{"kind": "html", "content": widget.value}] if widget.value else []
         return control(widget)
 
     def hidden(widget):
@@ -119,7 +120,12 @@ def part_outputs(part: dict, parts: dict[str, list[dict]]) -> list[NotebookNode]
     if kind == "figure":
         return [new_output("display_data", picture(json.loads(content)))]
     html = content if kind == "html" else f"<code>{escape(content)}</code>"
-    return [new_output("display_data", {"text/html": html, "text/plain": content})]
+    return [new_output("display_data", {"text/html": html, "text/plain": words(html)})]
+
+
+def words(html: str) -> str:
+    """The text of a piece of HTML."""
+    return " ".join(unescape(re.sub(r"(?s)<style.*?</style>|<[^>]*>", " ", html)).split())
 
 
 def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
