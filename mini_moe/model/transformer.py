@@ -79,7 +79,10 @@ class Transformer(nn.Module):
         """MTP module `depth`: what predicts, at each position, one token further than `hidden`.
 
         `tokens` are the tokens that `hidden` predicts, so position i holds the true token i + 1.
+        Raises: ValueError for a depth without a module, and as `forward` does.
         """
+        if not 0 <= depth < len(self.mtp):
+            raise ValueError(f"depth={depth}: below n_mtp_layers={len(self.mtp)} expected")
         self.check_tokens(tokens, 0)
         rotation = rope_rotation(self.config, 0, tokens.shape[1], tokens.device)
         return self.mtp[depth](hidden, self.embed_tokens(tokens), rotation, routings)

@@ -13,9 +13,15 @@ def expert_load(
     """Share of all choices that went to each expert; sums to one in every layer.
 
     An even load is 1 / n_experts. Source: DeepSeek-V3, arXiv 2412.19437 §5.5 (relative load).
+    Raises: ValueError for no choices at all, or an expert that does not exist.
     """
+    if not expert_ids.numel():
+        raise ValueError(f"expert_ids: at least one choice expected, got {list(expert_ids.shape)}")
+    low, high = int(expert_ids.min()), int(expert_ids.max())
+    if low < 0 or high >= n_experts:
+        raise ValueError(f"expert_ids must lie in [0, {n_experts}), got {low} to {high}")
     flat = expert_ids.flatten(-2)
-    counts = torch.zeros(*flat.shape[:-1], n_experts, device=flat.device)
+    counts = torch.zeros(*flat.shape[:-1], n_experts, dtype=torch.long, device=flat.device)
     counts.scatter_add_(-1, flat, torch.ones_like(flat, dtype=counts.dtype))
     return counts / flat.shape[-1]
 

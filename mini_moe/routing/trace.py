@@ -52,7 +52,9 @@ def trace_routing(
         name: torch.stack([getattr(routing, name) for routing in routings])
         for name in ("scores", "choice_scores", "expert_ids", "gates")
     }
-    pieces = model.tokenizer.pieces(ids.tolist()) if model.tokenizer else [str(i) for i in ids]
+    pieces = (
+        model.tokenizer.pieces(ids.tolist()) if model.tokenizer else list(map(str, ids.tolist()))
+    )
     layers = tuple(range(model.config.n_dense_layers, model.config.n_layers))
     return RoutingTrace(model.config, ids, pieces, layers, logits=logits.flatten(0, 1), **stacked)
 

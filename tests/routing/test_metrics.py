@@ -1,0 +1,88 @@
+"""Load and balance against counting by hand."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mini_moe.routing import (
+    dead_experts,
+    expert_load,
+    load_entropy,
+    max_violation,
+    noise_floor,
+)
+
+
+@st.composite
+def choices(draw):
+    """Ids [layers, tokens, top_k] and the number of experts, some of them maybe unused."""
+    experts = draw(st.integers(2, 12))
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 4)))
+    flat = draw(
+        st.lists(st.integers(0, experts - 1), min_size=math.prod(shape), max_size=math.prod(shape))
+    )
+    return torch.tensor(flat).view(shape), experts
+
+
+@given(choices())
+def test_metrics_are_what_counting_by_hand_gives(case):
+    ids, experts = case
+    load = expert_load(ids, experts)
+    measured = zip(load, max_violation(load), load_entropy(load), dead_experts(load), strict=True)
+    for layer, (shares, violation, entropy, dead) in zip(ids, measured, strict=True):
+        counts = Counter(layer.flatten().tolist())
+        total = sum(counts.values())
+        by_hand = [counts[e] / total for e in range(experts)]
+        assert shares.tolist() == pytest.approx(by_hand)
+        assert violation.item() == pytest.approx(max(by_hand) * experts - 1, abs=1e-5)
+        expected = -sum(p * math.log(p) for p in by_hand if p) / math.log(experts)
+        assert entropy.item() == pytest.approx(expected, abs=1e-5)
+        assert dead == experts - len(counts)
+
+
+def test_even_load_has_no_violation_and_full_entropy():
+    load = expert_load(torch.arange(8).view(4, 2), 8)
+    assert max_violation(load) == 0 and load_entropy(load).item() == pytest.approx(1)
+    assert dead_experts(load) == 0
+
+
+def test_one_expert_for_all_is_the_worst_case():
+    load = expert_load(torch.zeros(10, 1, dtype=torch.long), 16)
+    assert max_violation(load) == 15 and load_entropy(load) == 0 and dead_experts(load) == 15
+
+
+def test_counts_stay_exact_where_single_precision_stops_counting():
+    """At 2²⁴ = 16,777,216, adding one to a float32 changes nothing."""
+    ids = torch.zeros(18_000_000, 1, dtype=torch.long)
+    ids[0] = 1
+    load = expert_load(ids, 2)
+    assert load[0] > 0.9999999 and load[1].item() == pytest.approx(1 / 18e6)
+
+
+@pytest.mark.parametrize(("experts", "per_expert"), [(16, 400), (64, 1000), (256, 200)])
+def test_noise_floor_is_about_what_random_routing_shows(experts, per_expert):
+    shape = (30, experts * per_expert // 2, 2)
+    load = expert_load(torch.randint(experts, shape), experts)
+    measured = max_violation(load).mean().item()
+    assert 0.6 < measured / noise_floor(experts, per_expert) < 1.1
+
+
+@pytest.mark.parametrize("bad", [0, -1.0])
+def test_floor_of_no_tokens_is_refused(bad):
+    with pytest.raises(ValueError, match="tokens_per_expert"):
+        noise_floor(8, float(bad))
+
+
+@pytest.mark.parametrize("ids", [[[0, 8]], [[-1, 0]]])
+def test_expert_out_of_range_is_named(ids):
+    with pytest.raises(ValueError, match="expert_ids"):
+        expert_load(torch.tensor(ids), 8)
+
+
+def test_no_tokens_have_no_load():
+    with pytest.raises(ValueError, match="expert_ids"):
+        expert_load(torch.zeros(0, 2, dtype=torch.long), 8)
