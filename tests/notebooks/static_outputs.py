@@ -105,10 +105,10 @@ def static_outputs(output: NotebookNode, parts: dict[str, list[dict]]) -> list[N
     """What is stored in place of one output; most are stored as they are."""
     data = output.get("data", {})
     if PLOTLY in data:
-        return [with_data(output, picture(data[PLOTLY]))]
+        return [new_output("display_data", picture(data[PLOTLY]))]
     if WIDGET in data:
-        shown = [part_outputs(part, parts) for part in parts[data[WIDGET]["model_id"]]]
-        return [with_data(output, new.data) if "data" in new else new for new in sum(shown, [])]
+        shown = parts[data[WIDGET]["model_id"]]
+        return [new for part in shown for new in part_outputs(part, parts)]
     return [output]
 
 
@@ -138,12 +138,6 @@ def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
         else:
             joined.append(output)
     return joined
-
-
-def with_data(output: NotebookNode, data: dict) -> NotebookNode:
-    """The same output showing other data."""
-    extra = {key: output[key] for key in ("execution_count",) if key in output}
-    return new_output(output.output_type, data, **extra)
 
 
 def picture(figure: dict) -> dict[str, str]:
