@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import SupportsInt
 
 import numpy as np
 import tokenizers
@@ -73,7 +74,7 @@ class Tokenizer:
                 f"character-level tokenizer, got {first!r} at position {text.index(first)}"
             )
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text of token ids; bytes that are no valid UTF-8 become U+FFFD.
 
         Raises:
@@ -81,7 +82,7 @@ class Tokenizer:
         """
         return b"".join(self.token_bytes(ids)).decode(errors="replace")
 
-    def token_bytes(self, ids: Iterable[int]) -> list[bytes]:
+    def token_bytes(self, ids: Iterable[SupportsInt]) -> list[bytes]:
         """The bytes each id stands for."""
         ids = [int(token_id) for token_id in ids]
         for token_id in ids:
@@ -91,7 +92,7 @@ class Tokenizer:
                 )
         return [self._token_bytes[token_id] for token_id in ids]
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
+    def pieces(self, ids: Iterable[SupportsInt]) -> list[str]:
         """Each token as a readable string: `·` space, `⏎` newline, `⇥` tab, `⟨c3⟩` a lone byte."""
         return [readable(raw) for raw in self.token_bytes(ids)]
 

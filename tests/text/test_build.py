@@ -133,7 +133,7 @@ def test_others_may_read_the_corpus(built):
     assert os.stat(built[0]).st_mode & 0o055 == 0o055
 
 
-@pytest.mark.parametrize("scale", [0, -1, float("nan")])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_no_size_is_no_corpus(scale, tmp_path):
     with pytest.raises(ValueError, match="scale: expected a positive share"):
         build_corpus(tmp_path / "corpus", scale=scale)

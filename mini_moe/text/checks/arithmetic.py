@@ -86,7 +86,7 @@ def _computation_is_right(expression: str, steps: list[str], answer: str) -> boo
         return _subtraction_is_right(numbers, steps, result)
     if steps[0].startswith(COLUMNS[0] + ":"):
         return _columns_are_right(numbers, "*" in expression, steps, result)
-    return _products_are_right(*numbers, steps, result)
+    return len(numbers) == 2 and _products_are_right(*numbers, steps, result)
 
 
 def _columns_are_right(numbers: list[int], times: bool, steps: list[str], result: int) -> bool:

@@ -164,7 +164,9 @@ def test_english_verbs(verb, present, past):
 
 
 def test_to_be_is_itself():
-    forms = [english_verb("be", [], who, past) for past in (0, 1) for who in ("I", "he", "they")]
+    forms = [
+        english_verb("be", [], who, past) for past in (False, True) for who in ("I", "he", "they")
+    ]
     assert forms == ["am", "is", "are", "was", "was", "were"]
 
 
