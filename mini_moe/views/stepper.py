@@ -144,31 +144,54 @@ def _shown(value: Tensor) -> str:
 
 
 class RoutingStepper:
-    """A slider that walks through the steps of one token (`view`), forwards and backwards."""
+    """A slider that walks through the steps of one token (`view`), forwards and backwards.
+
+    With `drag`, an expert's number, a second slider moves that expert's bias.
+    """
 
     def __init__(
         self, logits: Float[Tensor, "experts"], expert_bias: Float[Tensor, "experts"] | None,
-        config: ModelConfig, step: int = 1,
+        config: ModelConfig, step: int = 1, drag: int | None = None,
     ) -> None:  # fmt: skip
         import ipywidgets as widgets
 
-        self.steps, self.config = routing_steps(logits, expert_bias, config), config
+        self.logits, self.expert_bias, self.config, self.drag = logits, expert_bias, config, drag
+        wide = {"width": "360px"}
         self.slider = widgets.IntSlider(
-            value=step, min=1, max=len(STEPS), description="Step", layout={"width": "360px"}
+            value=step, min=1, max=len(STEPS), description="Step", layout=wide
+        )
+        start = 0.0 if drag is None or expert_bias is None else float(expert_bias[drag])
+        self.bias = widgets.FloatSlider(
+            value=start, min=-1, max=1, step=0.05, description=f"Bias of {drag}", layout=wide
         )
         self.table, self.error = widgets.HTML(), widgets.HTML()
-        self.slider.observe(safe_callback(self.error)(lambda change: self._draw()), names="value")
-        self.view = widgets.VBox([self.slider, self.error, self.table])
+        redraw = safe_callback(self.error)(lambda change: self._draw())
+        controls = [self.slider] if drag is None else [self.slider, self.bias]
+        for control in controls:
+            control.observe(redraw, names="value")
+        self.view = widgets.VBox([*controls, self.error, self.table])
         self._draw()
 
+    @property
+    def steps(self) -> RoutingSteps:
+        """Every number on the way, with the dragged bias where the slider stands."""
+        bias = self.expert_bias
+        if self.drag is not None:
+            bias = torch.zeros(len(self.logits)) if bias is None else bias.clone()
+            bias[self.drag] = self.bias.value
+        return routing_steps(self.logits, bias, self.config)
+
+    def _still(self, step: int) -> Html:
+        return step_routing(self.steps, self.config, step)
+
     def _draw(self) -> None:
-        self.table.value = step_routing(self.steps, self.config, self.slider.value).html
+        self.table.value = self._still(self.slider.value).html
 
     def __repr__(self) -> str:
-        return step_routing(self.steps, self.config, self.slider.value).text
+        moved = "" if self.drag is None else f"Bias of {self.drag}: {self.bias.value:.2f}. "
+        return moved + self._still(self.slider.value).text
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
         """The widgets, and for readers without them every step taken."""
         bundle = self.view._repr_mimebundle_(**named) or {}
-        whole = step_routing(self.steps, self.config)
-        return bundle | {"text/html": whole.html, "text/plain": repr(self)}
+        return bundle | {"text/html": self._still(len(STEPS)).html, "text/plain": repr(self)}

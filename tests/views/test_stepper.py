@@ -73,3 +73,20 @@ def test_the_slider_walks_through_the_steps():
     stepper.slider.value = 5
     assert "Chosen: " in stepper.table.value
     assert "Step 7 of 7" in stepper._repr_mimebundle_()["text/html"]
+
+
+def test_a_dragged_bias_moves_the_choice_and_no_gate_until_then():
+    stepper = RoutingStepper(LOGITS, None, presets.tiny(), step=7, drag=1)
+    before = stepper.steps.gates
+    stepper.bias.value = 0.3  # not yet enough for expert 1
+    assert torch.equal(stepper.steps.gates.nan_to_num(), before.nan_to_num())
+    stepper.bias.value = 0.9
+    assert stepper.steps.rank[1] == 1
+    assert "Bias of 1: 0.90. Step 7 of 7" in repr(stepper)
+    assert "Chosen: 1, 0" in stepper.table.value
+
+
+def test_dragging_leaves_the_given_bias_alone():
+    bias = BIAS.clone()
+    RoutingStepper(LOGITS, bias, GROUPED, drag=0).bias.value = 1.0
+    assert torch.equal(bias, BIAS)
