@@ -68,7 +68,7 @@ def test_noise_floor_is_about_what_random_routing_shows(experts, per_expert):
     shape = (30, experts * per_expert // 2, 2)
     load = expert_load(torch.randint(experts, shape), experts)
     measured = max_violation(load).mean().item()
-    assert 0.6 < measured / noise_floor(experts, per_expert) < 1.1
+    assert 0.6 < measured / noise_floor(experts, float(per_expert)) < 1.1
 
 
 @pytest.mark.parametrize("bad", [0, -1.0])
