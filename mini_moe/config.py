@@ -170,7 +170,7 @@ class TrainConfig:
     # optimizer
     optimizer: Literal["muon", "adamw"] = "muon"  # of matrices; the rest always takes AdamW
     learning_rate: float = 0.02  # peak, of matrices
-    adamw_learning_rate: float = 0.004  # peak, of embeddings, head, norms and router
+    adamw_learning_rate: float = 0.006  # peak, of embeddings, head, norms and router
     weight_decay: float = 0.0  # decoupled, per unit of learning rate
     momentum: float = 0.95  # Muon
     betas: tuple[float, float] = (0.9, 0.95)  # AdamW
@@ -182,7 +182,7 @@ class TrainConfig:
     )
 
     # balance
-    bias_update_rate: float = 0.001  # γ: step of the expert bias against the sign of its load error
+    bias_update_rate: float = 0.003  # γ: step of the expert bias against the sign of its load error
     bias_freeze_fraction: float = 0.03  # last part of the run in which the bias stands still
     sequence_loss_weight: float = 1e-4  # α of the sequence-wise balance loss
     mtp_loss_weight: float = 0.3  # λ of the multi-token prediction loss

@@ -46,9 +46,11 @@ class BlockwiseAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         outputs, weights = [], []
+        scaled = query * scale
         for rows, seen in query_blocks(query.shape[-2], key.shape[-2]):
-            scores = query[..., rows, :] @ key[..., :seen, :].transpose(-1, -2)
-            scores = (scores * scale).masked_fill_(future(rows, seen, query), float("-inf"))
+            scores = scaled[..., rows, :] @ key[..., :seen, :].transpose(-1, -2)
+            n_rows = rows.stop - rows.start
+            scores[..., seen - n_rows :].masked_fill_(future(n_rows, n_rows, query), float("-inf"))
             weights.append(scores.softmax(dim=-1))
             outputs.append(weights[-1] @ value[..., :seen, :])
         ctx.save_for_backward(query, key, value, *weights)
@@ -81,11 +83,10 @@ def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:
     ]
 
 
-def future(rows: slice, seen: int, like: Tensor) -> Tensor:
-    """True where a key lies after the query: [queries of the block, keys seen]."""
-    queries = rows.stop - rows.start
-    everything = torch.ones(queries, seen, dtype=torch.bool, device=like.device)
-    return everything.triu(diagonal=seen - queries + 1)
+def future(queries: int, keys: int, like: Tensor) -> Tensor:
+    """True where a key lies after the query: [queries, keys], the last query sees every key."""
+    everything = torch.ones(queries, keys, dtype=torch.bool, device=like.device)
+    return everything.triu(diagonal=keys - queries + 1)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -96,6 +97,6 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     if queries == keys:
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     else:
-        sees = ~future(slice(0, queries), keys, query)
+        sees = ~future(queries, keys, query)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=sees, scale=scale)
     return mixed[..., :d_v]

@@ -2,11 +2,15 @@
 
 import argparse
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
+import torch
+
 from mini_moe import presets
 from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.files import replace_files
 from mini_moe.huggingface import save_hf
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.loop import TrainingDiverged, train
@@ -23,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         train_config = TrainConfig(**given(options, TrainConfig))
         run = train(model_config, train_config, corpus, folder=options.folder)
         if options.save is not None:
-            save_hf(run.model, options.save)
+            save_hf(run.model, options.save, dtype=torch.bfloat16)
+            lines = "".join(json.dumps(record) + "\n" for record in run.log)
+            replace_files(options.save, {"log.jsonl": lines})
     except (ValueError, OSError, TrainingDiverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -41,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset", choices=sorted(PRESETS), default="tiny", help="model to begin with"
     )
     made.add_argument("--folder", type=Path, help="where log and checkpoints go; continues a run")
-    made.add_argument("--save", type=Path, help="where the trained model goes, for load_hf")
+    made.add_argument("--save", type=Path, help="where model (bfloat16) and log go")
     made.add_argument("--text", type=Path, help="a UTF-8 file to train on instead of the corpus")
     made.add_argument("--tokenizer", choices=("char", "bpe"), default="char", help="of --text")
     for config in (TrainConfig, ModelConfig):
