@@ -77,7 +77,8 @@ def config_from_hf(content: dict, n_mtp_layers: int = 0) -> ModelConfig:
     if set(missing) - optional:
         raise ValueError(f"config.json lacks {', '.join(sorted(set(missing) - optional))}")
     fields = {ours: content[theirs] for theirs, ours in SAME_MEANING.items() if theirs in content}
-    return ModelConfig(**fields, **_rope_from_hf(content), n_mtp_layers=n_mtp_layers)
+    fields |= _rope_from_hf(content)
+    return ModelConfig(**_floats_where_declared(fields), n_mtp_layers=n_mtp_layers)
 
 
 def config_to_hf(config: ModelConfig) -> dict:
@@ -123,12 +124,23 @@ def _rope_from_hf(content: dict) -> dict:
     return {"rope_theta": theta} | {ours: given[theirs] for theirs, ours in YARN.items()}
 
 
+def _floats_where_declared(fields: dict) -> dict:
+    """JSON writes a whole number without a point; ModelConfig says which of them are floats."""
+    floats = {field.name for field in dataclasses.fields(ModelConfig) if "float" in str(field.type)}
+
+    def as_declared(name: str, value: object) -> object:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole and name in floats and abs(value) < 2**53 else value
+
+    return {name: as_declared(name, value) for name, value in fields.items()}
+
+
 def _config_from_own(content: dict) -> ModelConfig:
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     given = {name: value for name, value in content.items() if name not in ("model_type", "dtype")}
     if unknown := set(given) - names:
         raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
     try:
-        return ModelConfig(**given)
+        return ModelConfig(**_floats_where_declared(given))
     except TypeError as error:
         raise ValueError(f"config.json: {error}") from error

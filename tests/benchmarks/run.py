@@ -1,0 +1,37 @@
+"""`make bench`: measure the speed on this machine; tables on the screen, JSON in results/."""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.benchmarks import start_up, tinyshakespeare, training_speed
+
+NAMES = ("training_speed", "start_up", "tinyshakespeare")
+
+
+def main() -> None:
+    """Run the named benchmarks, or all that the given files allow."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("names", nargs="*", choices=[*NAMES, []], default=[], help="which to run")
+    options.add_argument("--text", type=Path, help="tinyshakespeare.txt, for that benchmark")
+    options.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT beside it")
+    options.add_argument("--seconds", type=float, default=100.0, help="where there is no nanoGPT")
+    given = options.parse_args()
+    chosen = given.names or [n for n in NAMES if n != "tinyshakespeare" or given.text]
+    if "tinyshakespeare" in chosen and given.text is None:
+        options.error("tinyshakespeare needs --text FILE")
+    if "training_speed" in chosen:
+        training_speed.main()
+    if "start_up" in chosen:
+        start_up.main()
+    if "tinyshakespeare" in chosen:
+        tinyshakespeare.main(given.text, given.nanogpt, given.seconds)
+    if not given.text:
+        print("\ntinyshakespeare left out: it needs a text, --text FILE")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Training tokens per second: ours and transformers' DeepseekV3ForCausalLM, same weights' shapes.
+
+12.3 million parameters (`presets.small()`), batches of 16 × 256 tokens, AdamW (fused) for all.
+Every model takes one step in turn. transformers is measured with each of its two expert
+implementations, in float32 and under bfloat16 autocast; the best of them is what ours is held to.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+from mini_moe import Transformer, presets
+from mini_moe.config import TrainConfig
+from mini_moe.hf_config import config_to_hf
+from mini_moe.training.losses import training_losses
+from mini_moe.training.speed import flops_per_token, keep_freed_memory, matmul_peak
+from tests.benchmarks.common import alternate, report, spread
+
+BATCH, SEQ = 16, 256
+
+
+def main(rounds: int = 9) -> None:
+    """Measure, print, write results/training_speed.json."""
+    transformers.logging.set_verbosity_error()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    tokens = torch.randint(presets.small().vocab_size, (BATCH, SEQ + 1))
+    peers = {}
+    for bf16 in (False, True):
+        kind = "bf16" if bf16 else "fp32"
+        for experts in ("eager", "grouped_mm"):
+            peers[f"transformers {experts} {kind}"] = theirs(tokens, experts, bf16)
+        peers[f"mini_moe {kind}"] = ours(tokens, bf16)
+    seconds = alternate(peers, rounds)
+    speeds = {name: spread([BATCH * SEQ / s for s in values]) for name, values in seconds.items()}
+    best = max(v["median"] for name, v in speeds.items() if name.startswith("transformers"))
+    flops = flops_per_token(Transformer(presets.small()), SEQ)
+    peak = {"fp32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)}
+    rows = [
+        {
+            "peer": name,
+            "tokens/s": round(v["median"]),
+            "min": round(v["min"]),
+            "max": round(v["max"]),
+            "× best transformers": round(v["median"] / best, 2),
+            "% of matmul peak": round(100 * v["median"] * flops / peak[name[-4:]], 1),
+        }
+        for name, v in speeds.items()
+    ]
+    gflops = {kind: round(value / 1e9) for kind, value in peak.items()}
+    report(
+        "training_speed",
+        "python -m tests.benchmarks.run training_speed",
+        rows,
+        matmul_peak_gflops=gflops,
+        flops_per_token=flops,
+        transformers=transformers.__version__,
+    )
+
+
+def ours(tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
+    """One training step of this package, the balance loss and the routing record included."""
+    torch.manual_seed(0)
+    model = Transformer(presets.small())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    config = TrainConfig()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = training_losses(model, tokens, config, []).total
+        finish(loss, optimizer)
+
+    return step
+
+
+def theirs(tokens: torch.Tensor, experts: str, bf16: bool) -> Callable[[], None]:
+    """One training step of transformers' model with the same sizes."""
+    torch.manual_seed(0)
+    content = config_to_hf(presets.small())
+    settings = {k: v for k, v in content.items() if k not in ("architectures", "model_type")}
+    model = DeepseekV3ForCausalLM._from_config(
+        DeepseekV3Config(**settings), experts_implementation=experts
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(input_ids=tokens[:, :-1]).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        finish(loss, optimizer)
+
+    return step
+
+
+def finish(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Gradients and update, the same for every peer."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
