@@ -1,9 +1,51 @@
-"""Exercises of 02_attention: rotary positions and the bytes of a cache."""
+"""Exercises of 02_attention: causal weights, rotary positions, the bytes of a cache."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mini_moe.model import rope
 from mini_moe.teaching.exercise import Mistake, exercise, value_exercise
+
+
+def causal_weights(
+    query: Float[Tensor, "seq d"], key: Float[Tensor, "seq d"], scale: float
+) -> Float[Tensor, "seq seq"]:
+    """softmax(scale · q kᵀ), row by row, where a token sees itself and those before."""
+    scores = scale * query @ key.T
+    future = torch.ones_like(scores, dtype=torch.bool).triu(diagonal=1)
+    return scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+
+
+weights = exercise(
+    causal_weights,
+    difficulty=2,
+    importance=5,
+    minutes=8,
+    hints=(
+        "Three steps: scores of all pairs, −inf where the key lies ahead, softmax over each row.",
+        "`torch.ones(n, n).triu(diagonal=1).bool()` is True where the column is past the row.",
+        "`scores.masked_fill(future, float('-inf')).softmax(dim=-1)`; e^(−inf) is exactly 0.",
+    ),
+)
+
+
+@weights.probe("three tokens")
+def _(student):
+    found = student(some_vectors(3, 2), some_vectors(3, 2), 0.7)
+    if found.shape != (3, 3):
+        raise Mistake(f"your weights have the shape {list(found.shape)}; [3, 3] expected")
+    if float(found.triu(diagonal=1).abs().max()) > 1e-6:
+        raise Mistake(f"token 0 gives token 2 the weight {float(found[0, 2]):.3f}; it lies ahead")
+    if found.isnan().any():
+        raise Mistake("some weights are NaN; each token must at least see itself")
+    for row, total in enumerate(found.sum(dim=-1).tolist()):
+        if abs(total - 1) > 1e-4:
+            raise Mistake(f"the weights of token {row} sum to {total:.3g}; they must sum to 1")
+
+
+weights.agrees("three tokens", lambda: (some_vectors(3, 2), some_vectors(3, 2).flip(0), 0.7))
+weights.agrees("five tokens, scale 0.25", lambda: (some_vectors(5, 4), some_vectors(5, 4), 0.25))
 
 rope_frequencies = exercise(
     rope.rope_frequencies,
@@ -115,3 +157,34 @@ def _(value):
         raise Mistake("35,136 is the count of numbers; bfloat16 takes 2 bytes each")
     if value == 1_152:
         raise Mistake("1,152 bytes is one layer; there are 61")
+
+
+cache_saving = value_exercise(
+    "cache_saving",
+    82.2,
+    explanation=(
+        "DeepSeek-V2 keeps 60 · 576 = 34,560 numbers a token, DeepSeek-67B 95 · 2 · 8 · 128 = "
+        "194,560. At equal bits 1 − 34,560 / 194,560 = 82.2 % are saved."
+    ),
+    tolerance=0.06,
+    difficulty=2,
+    importance=4,
+    minutes=5,
+    hints=(
+        "With the same bits a number, the bits cancel: compare how many numbers a token costs.",
+        "DeepSeek-V2: 60 layers of 512 + 64. DeepSeek-67B: 95 layers of 8 keys and 8 values, 128.",
+        "Percent saved: 100 · (1 − small / large).",
+    ),
+)
+
+
+@cache_saving.probe()
+def _(value):
+    if abs(value - 93.3) < 0.1:
+        raise Mistake("93.3 counts 6 bits against 16; give both the same 16")
+    if abs(value - 17.8) < 0.1:
+        raise Mistake("17.8 is what remains; how much is saved?")
+    if abs(value - 0.822) < 0.001:
+        raise Mistake("0.822 is a fraction; the answer is wanted in percent")
+    if abs(value - 64.5) < 0.1:
+        raise Mistake("64.5 counts only one of key and value for the older model; it keeps both")

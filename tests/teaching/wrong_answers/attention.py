@@ -3,6 +3,7 @@
 import torch
 
 from mini_moe.model.rope import apply_rope, rope_frequencies
+from mini_moe.teaching.part1_build.attention import causal_weights
 
 
 def halves(x, rotation):
@@ -26,7 +27,47 @@ def spoils_its_input(x, rotation):
     return turned
 
 
+def masked(scores, diagonal=1, value=float("-inf")):
+    """The scores with `value` where the key lies ahead."""
+    return scores.masked_fill(torch.ones_like(scores).triu(diagonal).bool(), value)
+
+
 WRONG = {
+    "causal_weights": {
+        "sees the future": (
+            lambda q, k, scale: (scale * q @ k.T).softmax(dim=-1),
+            "it lies ahead",
+        ),
+        "sees only the future": (
+            lambda q, k, scale: causal_weights(q, k, scale).T,
+            "it lies ahead",
+        ),
+        "zeros before the softmax": (
+            lambda q, k, scale: masked(scale * q @ k.T, value=0).softmax(dim=-1),
+            "it lies ahead",
+        ),
+        "masks after the softmax": (
+            lambda q, k, scale: (scale * q @ k.T).softmax(dim=-1).tril(),
+            "must sum to 1",
+        ),
+        "blind to itself": (
+            lambda q, k, scale: masked(scale * q @ k.T, diagonal=0).softmax(dim=-1),
+            "must at least see itself",
+        ),
+        "softmax over the queries": (
+            lambda q, k, scale: masked(scale * q @ k.T).softmax(dim=0),
+            "sum to",
+        ),
+        "forgets the scale": (lambda q, k, scale: causal_weights(q, k, 1.0), "at [1, 0]"),
+        "keys ask, queries answer": (
+            lambda q, k, scale: causal_weights(k, q, scale),
+            "three tokens",
+        ),
+        "scores, not weights": (
+            lambda q, k, scale: (scale * q @ k.T).tril(),
+            "must sum to 1",
+        ),
+    },
     "rope_frequencies": {
         "one per channel": (
             lambda width, theta: theta ** -(torch.arange(width) / width),
@@ -75,5 +116,12 @@ WRONG = {
         "numbers, not bytes": (35_136, "2 bytes"),
         "one layer": (1_152, "61"),
         "another number": (100_000, "too high"),
+    },
+    "cache_saving": {
+        "six bits against sixteen": (93.3, "16"),
+        "what remains": (17.8, "remains"),
+        "a fraction": (0.8224, "percent"),
+        "keys without values": (64.5, "keeps both"),
+        "another number": (50, "too low"),
     },
 }
