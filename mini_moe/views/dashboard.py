@@ -57,8 +57,9 @@ class TrainingDashboard:
         )  # fmt: skip
         self.button.on_click(lambda button: self.request_stop())
         self.layer.observe(lambda change: self.draw(), names="value")
+        self.remark = widgets.HTML()
         controls = widgets.HBox([self.button, self.bar, self.layer])
-        self.view = widgets.VBox([controls, self.status, self.error, self.figure])
+        self.view = widgets.VBox([controls, self.remark, self.status, self.error, self.figure])
 
     def request_stop(self) -> None:
         """What the button does: the run ends after its current step."""
@@ -90,7 +91,7 @@ class TrainingDashboard:
     def finish(self, error: BaseException | None = None) -> None:
         """Draw the last records and close the button; show why a run failed."""
         self.draw()
-        self.button.disabled = True
+        self.button.disabled, self.remark.value = True, ""
         self.button.description = "Stopped" if self.stop.is_set() else "Done"
         self.button.button_style = ""
         if error is not None:
@@ -204,10 +205,8 @@ def status_line(records: list[dict[str, Any]], steps: int) -> str:
 class LiveRun:
     """A training run in its own thread; `result` waits for it."""
 
-    def __init__(
-        self, dashboard: TrainingDashboard, work: Callable[[], Any], patience: float = 60.0
-    ) -> None:
-        self.dashboard, self._work, self._patience = dashboard, work, patience
+    def __init__(self, dashboard: TrainingDashboard, work: Callable[[], Any]) -> None:
+        self.dashboard, self._work = dashboard, work
         self._outcome: Any = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
@@ -232,19 +231,25 @@ class LiveRun:
     def result(self) -> Any:
         """Wait for the end and return what `train` returned.
 
-        Interrupting this ends the training after its step, then interrupts the cell.
+        A cell that waits keeps the Stop button's message from arriving, so here Jupyter's own ■
+        (KeyboardInterrupt) ends the training after its step; a second one gives up waiting.
         Raises: whatever stopped the training.
         """
+        if self.is_running:
+            self.dashboard.remark.value = "A cell waits for the end: stop with ■ in the toolbar."
         try:
-            while self._thread.is_alive():
-                self._thread.join(0.1)
+            self._wait()
         except KeyboardInterrupt:
             self.stop()
-            self._thread.join(self._patience)
-            raise
+            print("Training stops after this step. The lesson goes on with the model so far.")
+            self._wait()
         if self._error is not None:
             raise self._error
         return self._outcome
+
+    def _wait(self) -> None:
+        while self._thread.is_alive():
+            self._thread.join(0.1)
 
 
 def train_live(
@@ -253,7 +258,7 @@ def train_live(
 ) -> LiveRun:  # fmt: skip
     """Show the dashboard and train in a thread; the next cell's `.result()` waits for the end.
 
-    In between the notebook stays alive: the Stop button is heard and the figure moves. Without a
+    Until then the notebook stays alive: the figure moves and the Stop button is heard. Without a
     browser nothing else happens than that `result()` waits.
     """
     dashboard = TrainingDashboard(model_config, train_config)

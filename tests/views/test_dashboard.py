@@ -126,26 +126,36 @@ def test_an_error_of_the_training_is_raised_and_shown():
     assert live.dashboard.button.description == "Failed"
 
 
-def test_interrupting_the_wait_stops_the_training_first(monkeypatch, dashboard):
-    stopped = threading.Event()
-
-    def work():
-        dashboard.stop.wait(30)
-        stopped.set()
-
-    live = LiveRun(dashboard, work)
+def interrupted(live, monkeypatch, times):
+    """Let the first `times` waits for the run's thread be interrupted, as ■ does."""
     real_join, calls = live._thread.join, []
 
     def join(timeout=None):
         calls.append(timeout)
-        if len(calls) == 1:
+        if len(calls) <= times:
             raise KeyboardInterrupt
         real_join(timeout)
 
     monkeypatch.setattr(live._thread, "join", join)
+
+
+def test_interrupting_the_wait_stops_the_training_and_keeps_its_result(
+    monkeypatch, dashboard, capsys
+):
+    live = LiveRun(dashboard, lambda: dashboard.stop.wait(30) and "the model so far")
+    interrupted(live, monkeypatch, times=1)
+    assert live.result() == "the model so far"
+    assert "Training stops after this step" in capsys.readouterr().out
+
+
+def test_a_second_interrupt_gives_up_waiting(monkeypatch, dashboard):
+    release = threading.Event()
+    live = LiveRun(dashboard, lambda: release.wait(30))
+    interrupted(live, monkeypatch, times=2)
     with pytest.raises(KeyboardInterrupt):
         live.result()
-    assert stopped.is_set()
+    assert dashboard.stop.is_set()
+    release.set()
 
 
 def test_train_is_told_what_it_needs():
