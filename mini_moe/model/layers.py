@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class RMSNorm(nn.Module):
     """Scale a vector to mean square one, then by a learned weight per channel.
 
-    y = weight ⊙ x / √(mean(x²) + eps), computed in fp32.
+    y = weight ⊙ x / √(mean(x²) + eps), computed in fp32; under autocast y has its type, so that
+    the projections that share y don't each round it again.
     Source: Zhang and Sennrich, arXiv 1910.07467 §4.
     """
 
@@ -19,7 +20,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        return rms_norm(x, self.weight, self.eps)
+        normed = rms_norm(x, self.weight, self.eps)
+        if torch.is_autocast_enabled(x.device.type):
+            return normed.to(torch.get_autocast_dtype(x.device.type))
+        return normed
 
 
 class SwiGLU(nn.Module):

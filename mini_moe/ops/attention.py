@@ -39,8 +39,8 @@ def causal_attention(
 class BlockwiseAttention(torch.autograd.Function):
     """Explicit attention, a block of queries at a time: keys that a block can't see cost nothing.
 
-    o = p v with p = softmax(scale · q kᵀ); backward, with dp = do vᵀ:
-    ds = p ⊙ (dp − Σ dp ⊙ p), dq = scale · ds k, dk = scale · dsᵀ q, dv = pᵀ do.
+    With s = (scale · q) kᵀ and p = softmax(s): o = p v. Backward, with dp = do vᵀ:
+    ds = p ⊙ (dp − Σ dp ⊙ p), dq = scale · ds k, dk = dsᵀ (scale · q), dv = pᵀ do.
     """
 
     @staticmethod
@@ -53,25 +53,25 @@ class BlockwiseAttention(torch.autograd.Function):
             scores[..., seen - n_rows :].masked_fill_(future(n_rows, n_rows, query), float("-inf"))
             weights.append(scores.softmax(dim=-1))
             outputs.append(weights[-1] @ value[..., :seen, :])
-        ctx.save_for_backward(query, key, value, *weights)
+        ctx.save_for_backward(scaled, key, value, *weights)
         ctx.scale = scale
         return torch.cat(outputs, dim=-2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, *weights = ctx.saved_tensors
-        grad_query = torch.empty_like(query)
+        scaled, key, value, *weights = ctx.saved_tensors
+        grad_scaled = torch.empty_like(scaled)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        spans = query_blocks(query.shape[-2], key.shape[-2])
+        spans = query_blocks(scaled.shape[-2], key.shape[-2])
         for p, (rows, seen) in zip(weights, spans, strict=True):
             back = grad[..., rows, :]
             grad_value[..., :seen, :] += p.transpose(-1, -2) @ back
             grad_p = back @ value[..., :seen, :].transpose(-1, -2)
-            grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype) * ctx.scale
-            grad_query[..., rows, :] = grad_scores @ key[..., :seen, :]
-            grad_key[..., :seen, :] += grad_scores.transpose(-1, -2) @ query[..., rows, :]
-        return grad_query, grad_key, grad_value, None
+            grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
+            grad_scaled[..., rows, :] = grad_scores @ key[..., :seen, :]
+            grad_key[..., :seen, :] += grad_scores.transpose(-1, -2) @ scaled[..., rows, :]
+        return grad_scaled * ctx.scale, grad_key, grad_value, None
 
 
 def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:
