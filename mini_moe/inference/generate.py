@@ -28,7 +28,7 @@ def generate(
     Raises: ValueError for an empty prompt, a text without a tokenizer, a prompt longer than the
     model accepts, a negative temperature, or a top_p outside (0, 1].
     """
-    if temperature < 0:
+    if not temperature >= 0:
         raise ValueError(f"temperature={temperature} must not be negative")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must lie in (0, 1]")
@@ -37,13 +37,20 @@ def generate(
     ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
     if not ids:
         raise ValueError("prompt: at least one token expected, got an empty prompt")
+    room = model.config.max_seq_len - len(ids) + 1  # the last token is written, never read
+    if room < 1:
+        raise ValueError(
+            f"prompt: at most max_seq_len={model.config.max_seq_len} tokens expected, "
+            f"got {len(ids)}"
+        )
+    readable = model.tokenizer.vocab_size if isinstance(prompt, str) else None
     device = model.embed_tokens.weight.device
     generator = torch.Generator(device).manual_seed(seed) if seed is not None else None
 
     cache, written = KeyValueCache(), []
     tokens = torch.tensor([ids], device=device)
-    for _ in range(min(max_new_tokens, model.config.max_seq_len - len(ids) + 1)):
-        logits = model(tokens, cache=cache)[:, -1]
+    for _ in range(min(max_new_tokens, room)):
+        logits = model(tokens, cache=cache)[:, -1, :readable]
         tokens = sample_token(logits, temperature, top_p, generator)
         if int(tokens) == stop_token:
             break
@@ -63,9 +70,8 @@ def sample_token(
     """
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
-    probabilities, order = (
-        (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    )
+    below_best = logits.float() - logits.float().amax(dim=-1, keepdim=True)
+    probabilities, order = (below_best / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
     before = probabilities.cumsum(dim=-1) - probabilities
     kept = probabilities.masked_fill(before >= top_p, 0)
     drawn = torch.multinomial(kept, 1, generator=generator)

@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         corpus = load_corpus() if options.text is None else read(options)
         model_config = model_configuration(options, corpus)
         train_config = TrainConfig(**given(options, TrainConfig))
+        if options.save is not None:
+            options.save.mkdir(parents=True, exist_ok=True)  # fails now rather than after training
         run = train(model_config, train_config, corpus, folder=options.folder)
         if options.save is not None:
             save_hf(run.model, options.save, dtype=torch.bfloat16)
@@ -42,7 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Options of the command line: data and folders, then every field of both configurations."""
-    made = argparse.ArgumentParser(prog="python -m mini_moe.training", description=main.__doc__)
+    made = argparse.ArgumentParser(
+        prog="python -m mini_moe.training",
+        usage="%(prog)s [--preset NAME] [--folder FOLDER] [--FIELD VALUE ...] (all: --help)",
+        description=main.__doc__,
+    )
     made.add_argument(
         "--preset", choices=sorted(PRESETS), default="tiny", help="model to begin with"
     )
@@ -63,11 +69,9 @@ def convert(text: str) -> object:
     """An option's text as None, a boolean, a number, a pair of numbers, or itself."""
     if text in ("None", "True", "False"):
         return {"None": None, "True": True, "False": False}[text]
-    if "," in text:
-        return tuple(float(part) for part in text.split(","))
-    for number in (int, float):
+    for kind in (int, float, lambda pair: tuple(float(part) for part in pair.split(","))):
         try:
-            return number(text)
+            return kind(text)
         except ValueError:
             continue
     return text

@@ -19,6 +19,10 @@ LOG = "log.jsonl"
 KEPT = 2  # newest checkpoints that stay
 
 
+class TrainingDiverged(ArithmeticError):
+    """A loss, a gradient or a weight is no longer a finite number."""
+
+
 @dataclasses.dataclass
 class TrainingState:
     """All that a run needs to go on: the next step's inputs, and nothing else.
@@ -39,15 +43,16 @@ def save_checkpoint(
     """Write `folder/step_N` whole or not at all, then drop all but the newest two.
 
     It is a checkpoint for `load_hf`, plus optimizer.safetensors and training.json.
-    Raises: ValueError when a weight is not finite, OSError when the disk is full; earlier
+    Raises: TrainingDiverged when a weight is not finite, OSError when the disk is full; earlier
     checkpoints stay in both cases.
     """
     for name, tensor in slots(state.model).items():
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} is not finite at step {state.step}; checkpoint not written")
+            raise TrainingDiverged(f"{name} is not finite after step {state.step}; not saved")
     target = folder / f"step_{state.step:06}"
     writing = folder / f".{target.name}.writing"
-    shutil.rmtree(writing, ignore_errors=True)
+    for unfinished in folder.glob(".step_*.writing"):  # left by a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
     try:
         save_hf(state.model, writing)
         about = {
@@ -55,6 +60,7 @@ def save_checkpoint(
             "seconds": state.seconds,
             "bf16": state.bf16,
             "corpus": corpus_id,
+            "model_config": dataclasses.asdict(state.model.config),
             "train_config": dataclasses.asdict(train_config),
         }
         tensors = _optimizer_tensors(state) | {"torch_random_state": torch.get_rng_state()}
@@ -62,6 +68,12 @@ def save_checkpoint(
         shutil.rmtree(target, ignore_errors=True)
         writing.rename(target)
         sync_folder(folder)
+    except OSError as error:
+        stays = latest_checkpoint(folder)
+        raise OSError(
+            f"checkpoint of step {state.step} not written: {error}; "
+            + (f"{stays} stays" if stays else "there is none before it")
+        ) from error
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     for old in checkpoints(folder)[:-KEPT]:
@@ -81,19 +93,18 @@ def restore_checkpoint(
     that is not whole.
     """
     about = read_json(folder / "training.json")
-    loaded = load_hf(folder)
-    _check_same("model", model_config, dataclasses.asdict(loaded.config), ignore=("init_std",))
+    _check_same("model", model_config, about.get("model_config", {}))
     _check_same("training", train_config, about.get("train_config", {}))
     if about.get("corpus") != corpus_id:
         raise ValueError(f"{folder} was trained on another corpus than this; use another folder")
-    state.model.load_state_dict(loaded.state_dict())
+    state.model.load_state_dict(load_hf(folder).state_dict())
+    state.step, state.seconds, state.bf16 = about["step"], about["seconds"], about["bf16"]
     try:
         tensors = load_file(folder / "optimizer.safetensors")
         torch.set_rng_state(tensors.pop("torch_random_state"))
         _restore_optimizers(state, tensors)
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{folder / 'optimizer.safetensors'} is not whole: {error}") from error
-    state.step, state.seconds, state.bf16 = about["step"], about["seconds"], about["bf16"]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -141,20 +152,23 @@ def _restore_optimizers(state: TrainingState, tensors: dict[str, torch.Tensor]) 
     names = _names(state)
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
+            if "bf16" in group:
+                group["bf16"] = state.bf16
             for parameter in group["params"]:
                 prefix = names[id(parameter)] + "/"
                 values = {
                     k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
                 }
-                if values:
-                    optimizer.state[parameter] = values
+                if not values:
+                    raise KeyError(f"no state of {prefix}")
+                optimizer.state[parameter] = values
 
 
-def _check_same(kind: str, wanted: object, found: dict, ignore: tuple[str, ...] = ()) -> None:
+def _check_same(kind: str, wanted: object, found: dict) -> None:
     for field in dataclasses.fields(wanted):
         ours, theirs = getattr(wanted, field.name), found.get(field.name)
         theirs = tuple(theirs) if isinstance(theirs, list) else theirs
-        if ours != theirs and field.name not in ignore:
+        if ours != theirs:
             raise ValueError(
                 f"{field.name}={ours} differs from the interrupted run's {theirs} ({kind} "
                 "configuration); continue with the same, or use another folder"

@@ -21,6 +21,7 @@ from mini_moe.text import Corpus, load_corpus, sample_batch
 from mini_moe.training.balance import count_choices, update_all_biases
 from mini_moe.training.checkpoint import (
     LOG,
+    TrainingDiverged,
     TrainingState,
     cut_log,
     latest_checkpoint,
@@ -38,10 +39,6 @@ from mini_moe.training.speed import (
 )
 
 
-class TrainingDiverged(ArithmeticError):
-    """The loss or its gradient is no longer a finite number."""
-
-
 @dataclass
 class TrainRun:
     """What a run leaves: the model, every line of its log, and whether it was stopped early."""
@@ -51,6 +48,7 @@ class TrainRun:
     stopped: bool = False
 
 
+@torch.random.fork_rng(devices=[])  # the caller's random numbers stay as they were
 def train(
     model_config: ModelConfig,
     train_config: TrainConfig,
@@ -73,7 +71,8 @@ def train(
     with a checkpoint. Without a corpus, the one that `python -m mini_moe.text` built is used.
 
     Raises: ValueError when the corpus doesn't fit the model or the folder holds another run;
-    TrainingDiverged, naming the step, when a loss is not finite: the last checkpoint stays.
+    TrainingDiverged, naming the step, when a loss is not finite, and OSError when the disk is full:
+    the last checkpoint stays.
     """
     corpus = load_corpus() if corpus is None else corpus
     check_fit(model_config, train_config, corpus)
@@ -178,16 +177,18 @@ def evaluate(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict[
     """Validation loss per domain, in the precision of training."""
     state.model.eval()
     with torch.autocast("cpu", torch.bfloat16, enabled=state.bf16):
-        return validation_losses(state.model, corpus, config.seq_len, config.eval_tokens)
+        losses = validation_losses(state.model, corpus, config.seq_len, config.eval_tokens)
+    if not math.isfinite(losses["all"]):
+        raise TrainingDiverged(f"validation loss {losses['all']} after step {state.step}")
+    return losses
 
 
 def fresh_state(
     model_config: ModelConfig, train_config: TrainConfig, corpus: Corpus
 ) -> TrainingState:
-    """A model initialised from the seed, without touching the caller's random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(train_config.seed)
-        model = Transformer(model_config)
+    """A model initialised from the seed, and its optimizers."""
+    torch.manual_seed(train_config.seed)
+    model = Transformer(model_config)
     model.tokenizer = corpus.tokenizer
     bf16 = bf16_is_faster() if train_config.bf16 is None else train_config.bf16
     return TrainingState(model, build_optimizers(model, train_config, bf16), 0, bf16, 0.0)
@@ -207,9 +208,16 @@ def check_fit(model_config: ModelConfig, train_config: TrainConfig, corpus: Corp
     length = train_config.seq_len + 1 + model_config.n_mtp_layers
     if corpus.train.n_tokens < length:
         raise ValueError(
-            f"seq_len={train_config.seq_len} needs rows of {length} tokens, but the text has "
-            f"{corpus.train.n_tokens}"
+            f"seq_len={train_config.seq_len} needs rows of {length} tokens, but the text to train "
+            f"on has {corpus.train.n_tokens}"
         )
+    most = train_config.eval_tokens or math.inf
+    for name, split in corpus.validation_by_domain.items():
+        if min(most, split.n_tokens) < 2:
+            raise ValueError(
+                f"validation needs two tokens, but {name!r} has {split.n_tokens}, "
+                f"eval_tokens={train_config.eval_tokens}"
+            )
 
 
 @contextmanager
