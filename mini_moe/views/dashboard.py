@@ -209,20 +209,24 @@ class LiveRun:
         self.dashboard, self._work = dashboard, work
         self._outcome: Any = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
-        self._thread.start()
+        # An event instead of Thread.join, which takes an interrupted wait for the thread's end.
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="training", daemon=True).start()
 
     def _run(self) -> None:
         try:
             self._outcome = self._work()
         except BaseException as error:
             self._error = error
-        self.dashboard.finish(self._error)
+        try:
+            self.dashboard.finish(self._error)
+        finally:
+            self._ended.set()
 
     @property
     def is_running(self) -> bool:
         """True until the last step, the Stop button or an error."""
-        return self._thread.is_alive()
+        return not self._ended.is_set()
 
     def stop(self) -> None:
         """End the run after its current step, as the button does."""
@@ -248,8 +252,8 @@ class LiveRun:
         return self._outcome
 
     def _wait(self) -> None:
-        while self._thread.is_alive():
-            self._thread.join(0.1)
+        while not self._ended.wait(0.1):  # a wait without an end could not be interrupted
+            pass
 
 
 def train_live(

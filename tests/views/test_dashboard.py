@@ -127,16 +127,16 @@ def test_an_error_of_the_training_is_raised_and_shown():
 
 
 def interrupted(live, monkeypatch, times):
-    """Let the first `times` waits for the run's thread be interrupted, as ■ does."""
-    real_join, calls = live._thread.join, []
+    """Let the first `times` waits for the run's end be interrupted, as ■ does."""
+    real_wait, calls = live._ended.wait, []
 
-    def join(timeout=None):
+    def wait(timeout=None):
         calls.append(timeout)
         if len(calls) <= times:
             raise KeyboardInterrupt
-        real_join(timeout)
+        return real_wait(timeout)
 
-    monkeypatch.setattr(live._thread, "join", join)
+    monkeypatch.setattr(live._ended, "wait", wait)
 
 
 def test_interrupting_the_wait_stops_the_training_and_keeps_its_result(
@@ -156,6 +156,31 @@ def test_a_second_interrupt_gives_up_waiting(monkeypatch, dashboard):
         live.result()
     assert dashboard.stop.is_set()
     release.set()
+
+
+def test_a_real_interrupt_is_not_taken_for_the_end_of_the_run(monkeypatch, dashboard):
+    import _thread
+
+    waits = threading.Semaphore(0)
+
+    def work():
+        waits.acquire()  # the main thread waits for the end
+        _thread.interrupt_main()
+        dashboard.stop.wait()
+        while waits.acquire(blocking=False):
+            pass
+        waits.acquire()  # it was told to stop the run, and waits again
+        return "the model so far"
+
+    live = LiveRun(dashboard, work)
+    real_wait = live._ended.wait
+
+    def wait(timeout=None):
+        waits.release()
+        return real_wait(timeout)
+
+    monkeypatch.setattr(live._ended, "wait", wait)
+    assert live.result() == "the model so far"
 
 
 def test_train_is_told_what_it_needs():
