@@ -1,11 +1,11 @@
-"""Exercises of 03_experts: from a loop over experts to rows sorted by expert."""
+"""Exercises of 03_experts: a loop over experts, rows sorted by expert, and their mixing."""
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mini_moe.ops import reference, sorting
-from mini_moe.teaching.exercise import Mistake, exercise
+from mini_moe.ops import reference, sorted_experts, sorting
+from mini_moe.teaching.exercise import Mistake, exercise, value_exercise
 
 CHOICES = torch.tensor([[2, 0], [0, 3], [2, 3], [3, 2]])  # nobody chooses expert 1
 
@@ -105,3 +105,75 @@ moe_experts.agrees("one expert, gate 1", lambda: (*small_experts(2, 1, 1)[:2], t
                                                   *small_experts(2, 1, 1)[3:]))  # fmt: skip
 moe_experts.agrees("five tokens, three experts, two choices", small_experts)
 moe_experts.agrees("six experts of which some stay idle", lambda: small_experts(2, 6, 2))
+
+
+gather_sum = exercise(
+    sorted_experts.gather_sum,
+    difficulty=2,
+    importance=5,
+    minutes=8,
+    hints=(
+        "`values[place]` has the shape [tokens, top_k, d]: every token's rows, fetched.",
+        "`weights[..., None]` has the shape [tokens, top_k, 1] and multiplies them.",
+        "Sum over top_k, which is dimension 1 of the three.",
+    ),
+)
+
+
+def some_rows() -> tuple[Tensor, Tensor, Tensor]:
+    """Values [8, 3] of sorted rows, the places of four tokens' two rows each, and gates."""
+    draw = torch.Generator().manual_seed(4)
+    place = sorting.sort_rows(CHOICES, 4).place
+    return torch.randn(8, 3, generator=draw), place, torch.rand(4, 2, generator=draw)
+
+
+@gather_sum.probe("a token with the gates 0.25 and 0.75")
+def _(student):
+    place, weights = torch.tensor([[1, 0]]), torch.tensor([[0.25, 0.75]])
+    found = student(torch.tensor([[100.0], [200.0]]), place, weights)
+    if found.shape != (1, 1):
+        raise Mistake(f"your result has the shape {list(found.shape)}; [tokens, d] = [1, 1]")
+    known = {
+        300: "the gates are missing",
+        175: "each gate went to the other row; weights[t, k] belongs to place[t, k]",
+        62.5: "that is a mean; the gates already share out, so add",
+        150: "that is the plain mean, without the gates",
+    }
+    value = round(float(found), 3)
+    if value != 125:
+        reason = f" ({known[value]})" if value in known else ""
+        raise Mistake(f"0.25 · 200 + 0.75 · 100 is 125, your result is {value:g}{reason}")
+
+
+gather_sum.agrees("four tokens, two choices", some_rows)
+gather_sum.agrees("two tokens, three choices", lambda: (
+    some_rows()[0], torch.tensor([[7, 0, 3], [2, 2, 5]]), some_rows()[2].view(-1)[:6].view(2, 3),
+))  # fmt: skip
+
+layer_parameters = value_exercise(
+    "layer_parameters",
+    396_361_728,
+    explanation=(
+        "One expert holds 3 · 7168 · 2048 = 44,040,192 parameters; 8 chosen and 1 shared expert "
+        "work on a token: 9 · 44,040,192 = 396,361,728."
+    ),
+    difficulty=2,
+    importance=4,
+    minutes=4,
+    hints=(
+        "An expert is three matrices: W_gate and W_up [2048, 7168], W_down [7168, 2048].",
+        "Nine experts work on a token: 8 are chosen and 1 is shared by all.",
+    ),
+)
+
+
+@layer_parameters.probe()
+def _(value):
+    if value == 44_040_192:
+        raise Mistake("44,040,192 is one expert; how many work on a token?")
+    if value == 352_321_536:
+        raise Mistake("those are the 8 chosen ones; the shared expert works too")
+    if value == 264_241_152:
+        raise Mistake("that is two matrices an expert; SwiGLU has three")
+    if value == 11_318_329_344:
+        raise Mistake("those are all 257 experts of the layer; most of them rest")

@@ -111,4 +111,43 @@ WRONG = {
             "gate 1",
         ),
     },
+    "gather_sum": {
+        "forgets the gates": (
+            lambda values, place, w: values[place].sum(dim=1),
+            "gates are missing",
+        ),
+        "gates the other way round": (
+            lambda values, place, w: (values[place] * w.flip(1)[..., None]).sum(dim=1),
+            "went to the other row",
+        ),
+        "a mean": (
+            lambda values, place, w: (values[place] * w[..., None]).mean(dim=1),
+            "that is a mean",
+        ),
+        "a plain mean": (lambda values, place, w: values[place].mean(dim=1), "plain mean"),
+        "first choice only": (
+            lambda values, place, w: values[place[:, 0]] * w[:, :1],
+            "your result is 50",
+        ),
+        "does not add": (lambda values, place, w: values[place] * w[..., None], "shape [1, 2, 1]"),
+        "rows in their order": (
+            lambda values, place, w: (
+                values[: place.numel()].view(*place.shape, -1) * w[..., None]
+            ).sum(dim=1),
+            "went to the other row",
+        ),
+        "divides by the gates' sum": (
+            lambda values, place, w: (
+                (values[place] * w[..., None]).sum(dim=1) / w.sum(dim=1, keepdim=True)
+            ),
+            "four tokens",
+        ),
+    },
+    "layer_parameters": {
+        "one expert": (44_040_192, "how many work"),
+        "without the shared one": (352_321_536, "shared expert"),
+        "two matrices": (264_241_152, "three"),
+        "all experts": (11_318_329_344, "rest"),
+        "another number": (400_000_000, "too high"),
+    },
 }
