@@ -160,7 +160,7 @@ class RoutingStepper:
         self.slider = widgets.IntSlider(
             value=step, min=1, max=len(STEPS), description="Step", layout=wide
         )
-        start = 0.0 if drag is None or expert_bias is None else float(expert_bias[drag])
+        start = 0.0 if drag is None or expert_bias is None else round(float(expert_bias[drag]), 4)
         self.bias = widgets.FloatSlider(
             value=start, min=-1, max=1, step=0.05, description=f"Bias of {drag}", layout=wide
         )
