@@ -84,7 +84,8 @@ def parameter_treemap(config: ModelConfig, title: str = "") -> go.Figure:
             labels.append(f"{part}{suffix}")
             values.append(count)
             colours.append("#D9D9D9" if suffix.endswith("rest") else OKABE_ITO[n % 6])
-    figure = new_figure(_parameter_summary(parts), height=430, title_text=title)
+    summary = f"{_parameter_summary(parts)} Point at a small area for its name."
+    figure = new_figure(summary, height=430, title_text=title)
     figure.add_trace(go.Treemap(
         labels=labels, values=values, parents=[""] * len(labels), marker_colors=colours,
         text=[short(v) for v in values], texttemplate="%{label}<br>%{text}<br>%{percentRoot:.1%}",
