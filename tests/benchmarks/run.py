@@ -7,9 +7,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks import start_up, tinyshakespeare, training_speed
+from tests.benchmarks import optimizers, start_up, tinyshakespeare, training_speed
 
-NAMES = ("training_speed", "start_up", "tinyshakespeare")
+NAMES = ("training_speed", "start_up", "optimizers", "tinyshakespeare")
 
 
 def main() -> None:
@@ -27,6 +27,8 @@ def main() -> None:
         training_speed.main()
     if "start_up" in chosen:
         start_up.main()
+    if "optimizers" in chosen:
+        optimizers.main()
     if "tinyshakespeare" in chosen:
         tinyshakespeare.main(given.text, given.nanogpt, given.seconds)
     if not given.text:

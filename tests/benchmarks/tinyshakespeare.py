@@ -27,24 +27,26 @@ NANOGPT = (
     "--max_iters=2000 --lr_decay_iters=2000 --eval_interval=2000 --dropout=0.0"
 )
 SHARED = {
-    "d_model": 96,
-    "n_layers": 4,
+    "d_model": 128,
+    "n_layers": 3,
     "n_heads": 4,
     "kv_lora_rank": 48,
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 8,
     "v_head_dim": 24,
+    "d_ff": 384,
     "route_scale": 1.0,
-    "batch_size": 32,
+    "batch_size": 16,
     "seq_len": 128,
-    "warmup_steps": 20,
+    "adamw_learning_rate": 0.01,
+    "weight_decay": 0.1,
     "eval_tokens": 0,
     "log_every": 50,
 }
 OURS = {
     "mini_moe mixture of experts": SHARED
-    | {"n_dense_layers": 1, "d_ff": 256, "n_routed_experts": 8, "top_k": 2, "d_expert": 96},
-    "mini_moe dense": SHARED | {"n_dense_layers": 4, "d_ff": 256},
+    | {"n_dense_layers": 1, "n_routed_experts": 8, "top_k": 2, "d_expert": 128},
+    "mini_moe dense, equal active width": SHARED | {"n_dense_layers": 3},
 }
 START_UP = 6.0  # seconds of our process that are not steps: imports, text, evaluations
 
