@@ -22,7 +22,7 @@ def compare_curves(
     """
     if not curves:
         raise ValueError("curves: at least one expected")
-    figure = new_figure("", title_text=title, margin_r=150, showlegend=False)
+    figure = new_figure("", title_text=title, showlegend=False)
     ends = []
     for n, (name, (x, y)) in enumerate(curves.items()):
         x, y = [float(v) for v in x], [float(v) for v in y]
@@ -36,6 +36,8 @@ def compare_curves(
         )  # fmt: skip
         ends.append((name, y[-1], colour))
     _name_ends(figure, ends, log_y)
+    longest = max(len(note.text) for note in figure.layout.annotations)
+    figure.update_layout(margin_r=max(150, 20 + 8 * longest), margin_t=60 if title else 20)
     figure.update_xaxes(title_text=x_title)
     figure.update_yaxes(title_text=y_title, type="log" if log_y else "linear")
     last = "; ".join(f"{name} ends at {value:.4g}" for name, value, _ in ends)

@@ -55,3 +55,12 @@ def test_cache_bytes_are_compared_with_the_smallest():
     assert summary_of(figure) == ("MHA keeps 3,997,696 bytes a token, MLA 70,272: 56.9 times less.")
     with pytest.raises(ValueError, match="bytes_per_token"):
         cache_bars({"none": 0})
+
+
+def test_long_names_fit_beside_their_curves():
+    short, long = (
+        compare_curves({name: ([0, 1], [1, 2])}, x_title="x", y_title="y")
+        for name in ("a", "a name that says a great deal")
+    )
+    assert short.layout.margin.r == 150
+    assert long.layout.margin.r > 8 * len("a name that says a great deal 2")
