@@ -13,7 +13,8 @@ from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.files import replace_files
 from mini_moe.huggingface import save_hf
 from mini_moe.text import Corpus, load_corpus
-from mini_moe.training.loop import TrainingDiverged, train
+from mini_moe.training.checkpoint import TrainingDiverged, latest_checkpoint
+from mini_moe.training.loop import train
 
 PRESETS = {"tiny": presets.tiny, "small": presets.small}
 
@@ -39,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         if "validation" in record:
             losses = "  ".join(f"{name} {loss:.4f}" for name, loss in record["validation"].items())
             print(f"step {record['step']}  {record['seconds']:.1f} s  {losses}")
+    if run.stopped:
+        newest = options.folder and latest_checkpoint(options.folder)
+        print("stopped early" + (f"; the same command continues from {newest}" if newest else ""))
     return 0
 
 

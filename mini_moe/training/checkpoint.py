@@ -120,8 +120,13 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
 
 
 def cut_log(folder: Path, step: int) -> list[dict]:
-    """Keep the log's whole lines up to a step: what a killed run wrote after it happens again."""
+    """Keep the log's whole lines up to a step: what a killed run wrote after it happens again.
+
+    Raises: ValueError where the log belongs to a saved model rather than to a run.
+    """
     path = folder / LOG
+    if path.exists() and (folder / "config.json").exists() and not checkpoints(folder):
+        raise ValueError(f"folder={str(folder)!r} holds a model and its log; use another folder")
     kept = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -1,15 +1,19 @@
 """A checkpoint is whole, fits the run that continues from it, or is refused by name."""
 
 import dataclasses
+import itertools
 import json
+import os
 import resource
 import shutil
+import signal
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mini_moe.huggingface import load_hf
+from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.training import latest_checkpoint
 from mini_moe.training.checkpoint import checkpoints, cut_log, restore_checkpoint
 from mini_moe.training.loop import fresh_state
@@ -188,6 +192,15 @@ def test_the_log_is_cut_to_whole_lines_of_done_steps(tmp_path):
     assert cut_log(tmp_path / "new", 3) == []
 
 
+def test_a_saved_model_keeps_its_log(corpus, tmp_path):
+    save_hf(small_train(corpus, steps=1).model, tmp_path)
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="holds a model and its log"):
+        small_train(corpus, folder=tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path):
     def fill(record):  # from now on no file may be longer than the log
         if record["step"] == 4:
@@ -214,6 +227,46 @@ def test_a_full_disk_at_the_first_checkpoint_says_so(corpus, tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left on device; there is none before it"):
         small_train(corpus, folder=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def die_at_file_operation(number):
+    """Kill this process just before its so manieth creation, renaming or removal of a file."""
+
+    def count(event, arguments):
+        nonlocal number
+        opens = event == "open" and (arguments[1] is None or set(arguments[1]) & set("wax"))
+        if opens or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+            number -= 1
+            if number == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def test_death_at_any_file_operation_of_a_checkpoint_loses_nothing(corpus, interrupted, tmp_path):
+    whole = small_train(corpus, checkpoint_every=2)
+    for number in itertools.count(1):
+        folder = shutil.copytree(interrupted, tmp_path / str(number))
+        child = os.fork()
+        if child == 0:
+            try:
+                die_at_file_operation(number)
+                resume(corpus, folder)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitpid(child, 0)[1]
+        resumed = resume(corpus, folder)
+        assert [r["step"] for r in resumed.log] == [1, 2, 3, 4, 5, 6]
+        for name, tensor in whole.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], tensor), (number, name)
+        assert [p.name for p in checkpoints(folder)][-2:] == ["step_000004", "step_000006"]
+        assert not list(folder.glob(".step_*"))
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    print(f"killed at each of {number - 1} file operations")
+    assert number > 20  # cutting the log, writing six files, dropping the oldest checkpoint
 
 
 def test_checkpoint_remembers_both_configurations(corpus, interrupted):

@@ -1,5 +1,6 @@
 """A run that is killed at any moment and started again ends with the same bits."""
 
+import contextlib
 import json
 import os
 import random
@@ -52,7 +53,7 @@ class Run:
         return subprocess.Popen(
             [sys.executable, "-m", "mini_moe.training", *self.arguments],
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
@@ -74,14 +75,21 @@ def wait_for(process: subprocess.Popen, wanted: re.Pattern) -> bytes:
     return shown
 
 
-def kill_within(process: subprocess.Popen, seconds: float) -> bool:
-    """Kill a process after so many seconds, unless it ends before; whether it was killed."""
-    try:
+def steps_logged(folder: Path) -> int:
+    log = folder / "log.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
+    """Look at the log until it has a step, or the process ends."""
+    while process.poll() is None and steps_logged(folder) < step:
+        wait(process, 0.005)
+
+
+def wait(process: subprocess.Popen, seconds: float) -> None:
+    """Wait so long, or to the end of the process."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-    return process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -106,23 +114,28 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_killed_run_ends_with_the_same_bits(uninterrupted, tmp_path, name, record_property):
     expected, training_seconds = uninterrupted(name)
+    seconds_a_step = training_seconds / STEPS
     draw = random.Random()  # other moments each time; each is printed
     kills = half_written = 0
     while kills < KILLS[name]:
         run = Run(tmp_path / f"run{kills}", name)
         while True:
+            before = steps_logged(run.folder)
             process = run.start()
-            while_starting = draw.random() < 0.15
-            if not while_starting:
-                wait_for(process, BEFORE_FIRST_STEP)
-            moment = draw.uniform(0, 1.5 if while_starting else training_seconds / 2)
-            if not kill_within(process, moment):
+            if draw.random() < 0.15:  # somewhere between the first import and the first step
+                wait(process, draw.uniform(0, 2.0))
+            else:
+                wait_for_step(process, run.folder, before + draw.randint(1, 4))
+                wait(process, draw.uniform(0, 2 * seconds_a_step))
+            process.kill()
+            _, said = process.communicate()
+            if process.returncode == 0:
                 break
+            assert process.returncode == -signal.SIGKILL, said.decode()
             kills += 1
             left = [p.name for p in run.folder.glob(".*writing*")]
             half_written += bool(left)
-            print(f"kill {kills} of {name}: {moment:.3f} s, starting={while_starting}, left {left}")
-        assert process.returncode == 0
+            print(f"kill {kills} of {name}: after {steps_logged(run.folder)} steps, left {left}")
         result = run.result()
         assert [record["step"] for record in result["log"]] == list(range(1, STEPS + 1))
         assert [name for name in expected if result[name] != expected[name]] == []
@@ -138,9 +151,9 @@ def test_ctrl_c_saves_and_the_run_goes_on_with_the_same_bits(uninterrupted, tmp_
     process = run.start()
     wait_for(process, AFTER_A_STEP)
     process.send_signal(signal.SIGINT)
-    process.communicate()
+    printed, _ = process.communicate()
     log = run.result()["log"]
-    assert process.returncode == 0
+    assert process.returncode == 0 and b"stopped early; the same command continues" in printed
     assert 0 < log[-1]["step"] < STEPS
     assert latest_checkpoint(run.folder).name == f"step_{log[-1]['step']:06}"
     assert main(run.arguments) == 0
