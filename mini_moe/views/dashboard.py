@@ -111,7 +111,9 @@ def empty_dashboard(model_config: ModelConfig, train_config: TrainConfig) -> Any
     """The four fields before the first step."""
     titles = ("Training loss", "MaxVio, mean of the layers", "Expert load",
               "Validation loss per domain")  # fmt: skip
-    figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.16)
+    figure = make_subplots(
+        2, 2, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.16
+    )
     figure.update_layout(
         template=TEMPLATE, width=WIDTH, height=HEIGHT, showlegend=False, bargap=0.2,
         margin={"l": 60, "r": 20, "t": 40, "b": 50}, meta={"summary": "No step has been made yet."},
