@@ -47,10 +47,11 @@ class BlockwiseAttention(torch.autograd.Function):
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         outputs, weights = [], []
         scaled = query * scale
+        mask = torch.full((QUERY_BLOCK, QUERY_BLOCK), float("-inf")).triu(1).to(query)
         for rows, seen in query_blocks(query.shape[-2], key.shape[-2]):
             scores = scaled[..., rows, :] @ key[..., :seen, :].transpose(-1, -2)
             n_rows = rows.stop - rows.start
-            scores[..., seen - n_rows :].masked_fill_(future(n_rows, n_rows, query), float("-inf"))
+            scores[..., seen - n_rows :] += mask[:n_rows, :n_rows]
             weights.append(scores.softmax(dim=-1))
             outputs.append(weights[-1] @ value[..., :seen, :])
         ctx.save_for_backward(scaled, key, value, *weights)
@@ -61,17 +62,21 @@ class BlockwiseAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         scaled, key, value, *weights = ctx.saved_tensors
-        grad_scaled = torch.empty_like(scaled)
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+        grad_query = torch.empty_like(scaled)
         spans = query_blocks(scaled.shape[-2], key.shape[-2])
-        for p, (rows, seen) in zip(weights, spans, strict=True):
+        for p, (rows, seen) in reversed(list(zip(weights, spans, strict=True))):
             back = grad[..., rows, :]
-            grad_value[..., :seen, :] += p.transpose(-1, -2) @ back
             grad_p = back @ value[..., :seen, :].transpose(-1, -2)
             grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
-            grad_scaled[..., rows, :] = grad_scores @ key[..., :seen, :]
-            grad_key[..., :seen, :] += grad_scores.transpose(-1, -2) @ scaled[..., rows, :]
-        return grad_scaled * ctx.scale, grad_key, grad_value, None
+            grad_query[..., rows, :] = (grad_scores @ key[..., :seen, :]) * ctx.scale
+            to_key = grad_scores.transpose(-1, -2) @ scaled[..., rows, :]
+            to_value = p.transpose(-1, -2) @ back
+            if seen == key.shape[-2]:  # the last block, which comes first, sees every key
+                grad_key, grad_value = to_key, to_value
+            else:
+                grad_key[..., :seen, :] += to_key
+                grad_value[..., :seen, :] += to_value
+        return grad_query, grad_key, grad_value, None
 
 
 def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:

@@ -26,9 +26,10 @@ def forward(
     experts, _, d_expert, d_model = gate_up_proj.shape
     multiple = row_multiple(expert_ids.numel(), experts)
     rows = sort_rows(expert_ids, experts, multiple)
-    x_rows = x.index_select(0, rows.token)
-    saved = x.new_zeros(most_rows(expert_ids.numel(), experts), 2 * d_expert)
-    gate_up = saved[: len(x_rows)]
+    x_rows = gather_sum(x, rows.token[:, None])
+    saved = x.new_empty(most_rows(expert_ids.numel(), experts), 2 * d_expert)
+    gate_up, unused = saved.split([len(x_rows), len(saved) - len(x_rows)])
+    unused.zero_()
     for expert, block in blocks(rows):
         torch.mm(x_rows[block], gate_up_proj[expert].flatten(0, 1).T, out=gate_up[block])
     gate, up = gate_up.chunk(2, dim=-1)
@@ -56,12 +57,11 @@ def backward(
     """
     experts, _, d_expert, d_model = gate_up_proj.shape
     rows = sort_rows(expert_ids, experts, row_multiple(expert_ids.numel(), experts))
-    grad_rows, x_rows = grad.index_select(0, rows.token), x.index_select(0, rows.token)
+    grad_rows, x_rows = gather_sum(grad, rows.token[:, None]), gather_sum(x, rows.token[:, None])
     gate, up = saved[: len(x_rows)].chunk(2, dim=-1)
     gate_rows = x.new_zeros(len(x_rows), 1)
     gate_rows[rows.place] = gates.to(x.dtype).unsqueeze(-1)
-    sigmoid = gate.sigmoid()
-    silu = gate * sigmoid
+    silu = F.silu(gate)
     hidden = silu * up
 
     back = torch.empty_like(hidden)
@@ -70,11 +70,11 @@ def backward(
     for expert, block in blocks(rows):
         torch.mm(grad_rows[block], down_proj[expert], out=back[block])
         torch.mm(grad_rows[block].T, weighted[block], out=grad_down[expert])
-    grad_gates = (back * hidden).sum(dim=-1, dtype=gates.dtype)[rows.place]
+    grad_gates = (back * hidden).sum(dim=-1)[rows.place].to(gates.dtype)
     back *= gate_rows
 
     grad_gate_up = x.new_empty(len(x_rows), 2 * d_expert)
-    torch.mul(back * up, sigmoid + silu * (1 - sigmoid), out=grad_gate_up[:, :d_expert])
+    grad_gate_up[:, :d_expert] = torch.ops.aten.silu_backward(back * up, gate)
     torch.mul(back, silu, out=grad_gate_up[:, d_expert:])
     grad_x_rows = torch.empty_like(x_rows)
     grad_weights = torch.zeros_like(gate_up_proj)

@@ -1,11 +1,15 @@
 """Training tokens per second: ours and transformers' DeepseekV3ForCausalLM, same weights' shapes.
 
 12.3 million parameters (`presets.small()`), batches of 16 × 256 tokens, AdamW (fused) for all.
-Every model takes one step in turn. transformers is measured with each of its two expert
-implementations, in float32 and under bfloat16 autocast; the best of them is what ours is held to.
+Every model lives in a process of its own, and they take steps in turn. transformers is measured
+with each of its two expert implementations, in float32 and under bfloat16 autocast; the best of
+them is what ours is held to.
 """
 
+import multiprocessing
+import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F
@@ -17,24 +21,20 @@ from mini_moe.config import TrainConfig
 from mini_moe.hf_config import config_to_hf
 from mini_moe.training.losses import training_losses
 from mini_moe.training.speed import flops_per_token, keep_freed_memory, matmul_peak
-from tests.benchmarks.common import alternate, report, spread
+from tests.benchmarks.common import report, spread
 
 BATCH, SEQ = 16, 256
 
 
 def main(rounds: int = 9) -> None:
     """Measure, print, write results/training_speed.json."""
-    transformers.logging.set_verbosity_error()
-    keep_freed_memory()
-    torch.manual_seed(0)
-    tokens = torch.randint(presets.small().vocab_size, (BATCH, SEQ + 1))
-    peers = {}
-    for bf16 in (False, True):
-        kind = "bf16" if bf16 else "fp32"
-        for experts in ("eager", "grouped_mm"):
-            peers[f"transformers {experts} {kind}"] = theirs(tokens, experts, bf16)
-        peers[f"mini_moe {kind}"] = ours(tokens, bf16)
-    seconds = alternate(peers, rounds)
+    peers = [("mini_moe", kind) for kind in ("fp32", "bf16")]
+    peers += [
+        (f"transformers {experts}", kind)
+        for experts in ("eager", "grouped_mm")
+        for kind in ("fp32", "bf16")
+    ]
+    seconds = steps_in_turn(peers, rounds)
     speeds = {name: spread([BATCH * SEQ / s for s in values]) for name, values in seconds.items()}
     best = max(v["median"] for name, v in speeds.items() if name.startswith("transformers"))
     flops = flops_per_token(Transformer(presets.small()), SEQ)
@@ -59,6 +59,42 @@ def main(rounds: int = 9) -> None:
         flops_per_token=flops,
         transformers=transformers.__version__,
     )
+
+
+def steps_in_turn(peers: list[tuple[str, str]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of `rounds` steps of every peer, each in its own process, one step each in turn."""
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for peer in peers:
+        here, there = context.Pipe()
+        context.Process(target=work, args=(there, *peer), daemon=True).start()
+        here.recv()  # built and warm
+        workers[" ".join(peer)] = here
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            worker.send("step")
+            seconds[name].append(worker.recv())
+    return seconds
+
+
+def work(connection: Connection, name: str, kind: str) -> None:
+    """A peer's process: build, take three steps, then one for each message."""
+    transformers.logging.set_verbosity_error()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    tokens = torch.randint(presets.small().vocab_size, (BATCH, SEQ + 1))
+    if name == "mini_moe":
+        step = ours(tokens, kind == "bf16")
+    else:
+        step = theirs(tokens, name.removeprefix("transformers "), kind == "bf16")
+    for _ in range(3):
+        step()
+    connection.send("ready")
+    while connection.recv() == "step":
+        start = time.perf_counter()
+        step()
+        connection.send(time.perf_counter() - start)
 
 
 def ours(tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
