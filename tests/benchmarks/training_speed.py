@@ -3,7 +3,8 @@
 12.3 million parameters (`presets.small()`), batches of 16 × 256 tokens, AdamW (fused) for all.
 Every model lives in a process of its own, and they take steps in turn. transformers is measured
 with each of its two expert implementations, in float32 and under bfloat16 autocast; the best of
-them is what ours is held to.
+them is what ours is held to. "compiled" has `layer.compile()` called on every block, ours and
+theirs, which needs a C++ compiler and half a minute before the first step.
 """
 
 import multiprocessing
@@ -28,17 +29,13 @@ BATCH, SEQ = 16, 256
 
 def main(rounds: int = 9) -> None:
     """Measure, print, write results/training_speed.json."""
-    peers = [("mini_moe", kind) for kind in ("fp32", "bf16")]
-    peers += [
-        (f"transformers {experts}", kind)
-        for experts in ("eager", "grouped_mm")
-        for kind in ("fp32", "bf16")
-    ]
-    seconds = steps_in_turn(peers, rounds)
+    peak = {"fp32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)}
+    kinds = ("fp32", "bf16", "bf16 compiled")
+    names = ("mini_moe", "transformers eager", "transformers grouped_mm")
+    seconds = steps_in_turn([(name, kind) for name in names for kind in kinds], rounds)
     speeds = {name: spread([BATCH * SEQ / s for s in values]) for name, values in seconds.items()}
     best = max(v["median"] for name, v in speeds.items() if name.startswith("transformers"))
     flops = flops_per_token(Transformer(presets.small()), SEQ)
-    peak = {"fp32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)}
     rows = [
         {
             "peer": name,
@@ -46,7 +43,9 @@ def main(rounds: int = 9) -> None:
             "min": round(v["min"]),
             "max": round(v["max"]),
             "× best transformers": round(v["median"] / best, 2),
-            "% of matmul peak": round(100 * v["median"] * flops / peak[name[-4:]], 1),
+            "% of matmul peak": round(
+                100 * v["median"] * flops / peak["bf16" if "bf16" in name else "fp32"], 1
+            ),
         }
         for name, v in speeds.items()
     ]
@@ -85,9 +84,16 @@ def work(connection: Connection, name: str, kind: str) -> None:
     torch.manual_seed(0)
     tokens = torch.randint(presets.small().vocab_size, (BATCH, SEQ + 1))
     if name == "mini_moe":
-        step = ours(tokens, kind == "bf16")
+        model = Transformer(presets.small())
+        step = ours(model, tokens, kind != "fp32")
+        blocks = model.layers
     else:
-        step = theirs(tokens, name.removeprefix("transformers "), kind == "bf16")
+        model = reference_model(name.removeprefix("transformers "))
+        step = theirs(model, tokens, kind != "fp32")
+        blocks = model.model.layers
+    if kind.endswith("compiled"):
+        for block in blocks:
+            block.compile()
     for _ in range(3):
         step()
     connection.send("ready")
@@ -97,10 +103,8 @@ def work(connection: Connection, name: str, kind: str) -> None:
         connection.send(time.perf_counter() - start)
 
 
-def ours(tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
+def ours(model: Transformer, tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
     """One training step of this package, the balance loss and the routing record included."""
-    torch.manual_seed(0)
-    model = Transformer(presets.small())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     config = TrainConfig()
 
@@ -112,14 +116,17 @@ def ours(tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
     return step
 
 
-def theirs(tokens: torch.Tensor, experts: str, bf16: bool) -> Callable[[], None]:
-    """One training step of transformers' model with the same sizes."""
-    torch.manual_seed(0)
+def reference_model(experts: str) -> DeepseekV3ForCausalLM:
+    """transformers' model with the sizes of ours."""
     content = config_to_hf(presets.small())
     settings = {k: v for k, v in content.items() if k not in ("architectures", "model_type")}
-    model = DeepseekV3ForCausalLM._from_config(
+    return DeepseekV3ForCausalLM._from_config(
         DeepseekV3Config(**settings), experts_implementation=experts
     )
+
+
+def theirs(model: DeepseekV3ForCausalLM, tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
+    """One training step of transformers' model."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
