@@ -1,6 +1,7 @@
 """What every test shares: seeds, one thread, GPU tests only where there is a GPU."""
 
 import random
+import shutil
 
 import numpy
 import pytest
@@ -16,12 +17,15 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA device")
+    lacking = {}
+    if not torch.cuda.is_available():
+        lacking["gpu"] = "needs a CUDA device"
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        lacking["compile"] = "needs a C++ compiler"
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+        for mark, reason in lacking.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """The dashboard draws the log, stops when asked, and hides no error."""
 
+import signal
 import threading
 
 import pytest
@@ -158,6 +159,15 @@ def test_a_second_interrupt_gives_up_waiting(monkeypatch, dashboard):
     release.set()
 
 
+@pytest.fixture
+def interrupts_are_heard():
+    """A process that a shell started in the background ignores them otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts_are_heard")
 def test_a_real_interrupt_is_not_taken_for_the_end_of_the_run(monkeypatch, dashboard):
     import _thread
 
