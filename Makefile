@@ -44,7 +44,7 @@ bench: venv corpus  ## Measure the speed against other implementations
 
 kernels:  ## Compile the kernels where a compiler is found
 	@found=$$(for tool in g++ clang++ nvcc; do command -v $$tool; done); \
-	if ls kernels/*.cu kernels/*.cpp >/dev/null 2>&1; then \
+	if [ -n "$$(ls kernels/*.cu kernels/*.cpp 2>/dev/null)" ]; then \
 	  echo "kernels: there are sources in kernels/ but no rule here to build them" >&2; exit 1; \
 	fi; \
 	echo "kernels: none written yet, PyTorch does the work (compilers found:" $${found:-none}")"

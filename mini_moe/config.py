@@ -101,6 +101,8 @@ class ModelConfig:
             require_at_least(self, name, 1)
         for name in ("n_dense_layers", "n_mtp_layers", "n_shared_experts"):
             require_at_least(self, name, 0)
+        for name in ("n_routed_experts", "top_k", "d_expert"):
+            require_at_least(self, name, 0)
         if self.q_lora_rank is not None:
             require_at_least(self, "q_lora_rank", 1)
         if self.n_dense_layers > self.n_layers:
@@ -159,7 +161,8 @@ class TrainConfig:
     """One training run: data order, optimizer, balance, logging.
 
     Raises: ValueError that names the field, what was expected and what came.
-    Source: DeepSeek-V3 (arXiv 2412.19437) §4.2 for the schedule and balance, scaled down.
+    Source: DeepSeek-V3 (arXiv 2412.19437) §4.2 for betas, clipping and balance, scaled down; the
+    schedule is that of arXiv 2404.06395 §4.
     """
 
     steps: int = 400  # optimizer steps
@@ -169,7 +172,7 @@ class TrainConfig:
 
     # optimizer
     optimizer: Literal["muon", "adamw"] = "muon"  # of matrices; the rest always takes AdamW
-    learning_rate: float = 0.02  # peak, of matrices
+    learning_rate: float = 0.02  # peak, of matrices; with adamw take about 0.004
     adamw_learning_rate: float = 0.006  # peak, of embeddings, head, norms and router
     weight_decay: float = 0.0  # decoupled, per unit of learning rate
     momentum: float = 0.95  # Muon

@@ -1,4 +1,4 @@
-"""Write several files so that a reader finds all of the old ones or all of the new ones whole."""
+"""Write several files so that each is whole, and none is touched before all are written."""
 
 import json
 import os
@@ -19,6 +19,8 @@ def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...]
     Files are written and flushed in a temporary folder inside it, then renamed into place, the
     last named last. Old files that match `stale` and are not among the new are removed, pattern by
     pattern; so is a temporary folder that a killed process left more than an hour ago.
+    A process killed between two renames leaves some new files beside some old ones: where that
+    matters, write to a fresh folder and rename that, as training does.
     Raises: OSError when something can't be written; the temporary folder is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)

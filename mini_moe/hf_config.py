@@ -113,8 +113,8 @@ def _rope_from_hf(content: dict) -> dict:
         return {"rope_theta": theta}
     if kind != "yarn":
         raise ValueError(f"config.json: rope type 'default' or 'yarn' expected, got {kind!r}")
-    for name in ("attention_factor", "truncate"):
-        if rope.get(name) not in (None, True):
+    for name, only in (("attention_factor", None), ("truncate", True)):
+        if rope.get(name) is not None and rope[name] is not only:
             raise ValueError(f"config.json: rope setting {name}={rope[name]!r} is not supported")
     defaults = {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.0, "mscale_all_dim": 0.0}
     given = defaults | {name: value for name, value in rope.items() if value is not None}

@@ -79,8 +79,8 @@ def save_hf(
 
     A model that is not exactly DeepSeek-V3's (another router, other norms) gets a config.json that
     only `load_hf` accepts, so nothing else can misread it. Files are written beside the old ones
-    and take their place only once all are whole. With `dtype`, matrices are rounded to it; the
-    expert bias stays fp32.
+    and take their place only once all are whole. With `dtype`, all but the expert bias is
+    rounded to it.
 
     Raises: OSError when the disk is full or the folder can't be written; the old files stay.
     """

@@ -28,6 +28,8 @@ def generate(
     Raises: ValueError for an empty prompt, a text without a tokenizer, a prompt longer than the
     model accepts, a negative temperature, or a top_p outside (0, 1].
     """
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 0")
     if not temperature >= 0:
         raise ValueError(f"temperature={temperature} must not be negative")
     if not 0 < top_p <= 1:

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mini_moe.ops.precision import autocast_dtype
+
 
 class RMSNorm(nn.Module):
     """Scale a vector to mean square one, then by a learned weight per channel.
@@ -21,9 +23,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         normed = rms_norm(x, self.weight, self.eps)
-        if torch.is_autocast_enabled(x.device.type):
-            return normed.to(torch.get_autocast_dtype(x.device.type))
-        return normed
+        return normed.to(autocast_dtype(x) or normed.dtype)
 
 
 class SwiGLU(nn.Module):

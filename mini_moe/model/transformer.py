@@ -108,8 +108,8 @@ class Transformer(nn.Module):
         """Raise ValueError unless tokens are [batch, seq] ids of this vocabulary that fit."""
         if tokens.ndim != 2 or not tokens.numel():
             raise ValueError(f"tokens: [batch, seq], not empty, expected; got {list(tokens.shape)}")
-        if tokens.is_floating_point() or tokens.dtype == torch.bool:
-            raise ValueError(f"tokens: integers expected, got {tokens.dtype}")
+        if tokens.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"tokens: integers (int32, int64) expected, got {tokens.dtype}")
         end = start + tokens.shape[1]
         if end > self.config.max_seq_len:
             raise ValueError(f"tokens reach position {end}, max_seq_len={self.config.max_seq_len}")

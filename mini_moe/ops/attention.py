@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mini_moe.ops.precision import autocast_dtype
+
 LONGEST_EXPLICIT = 1024  # keys up to which the [queries, keys] weights are kept for the backward
 QUERY_BLOCK = 128  # queries that are multiplied together with all keys before them
 
@@ -28,8 +30,7 @@ def causal_attention(
         raise ValueError(
             f"query: at most as many as the {key.shape[-2]} keys expected, got {query.shape[-2]}"
         )
-    if torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
+    if dtype := autocast_dtype(query):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if key.shape[-2] > LONGEST_EXPLICIT:
         return _flash(query, key, value, scale)

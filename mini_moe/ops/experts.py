@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.ops import reference, sorted_experts
+from mini_moe.ops.precision import autocast_dtype
 
 FORWARD_SCHEMA = (
     "(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, Tensor down_proj)"
@@ -56,14 +57,14 @@ def moe_experts(
 ) -> Float[Tensor, "tokens d_model"]:
     """Send each token through its experts and add their outputs, weighted by the gates.
 
-    Defined by `reference.moe_experts`. Under autocast the products run in its type; the gates keep
-    theirs. Gradients reach x, gates and both weights; they can't be differentiated again.
+    Defined by `reference.moe_experts`. Under autocast the products run in its type, and gates are
+    rounded to it where they multiply. Gradients reach x, gates and both weights; they can't be
+    differentiated again.
 
     Raises: ValueError when shapes don't fit each other or an expert id is out of range.
     """
     check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    if dtype := autocast_dtype(x):
         x, gate_up_proj, down_proj = x.to(dtype), gate_up_proj.to(dtype), down_proj.to(dtype)
     return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj)[0]
 

@@ -12,7 +12,8 @@ def expert_load(
 ) -> Float[Tensor, "*layers experts"]:
     """Share of all choices that went to each expert; sums to one in every layer.
 
-    An even load is 1 / n_experts. Source: DeepSeek-V3, arXiv 2412.19437 §5.5 (relative load).
+    An even load is 1 / n_experts. Source: DeepSeek-V3, arXiv 2412.19437 §4.5.3, whose
+    relative expert load is this times n_experts.
     Raises: ValueError for no choices at all, or an expert that does not exist.
     """
     if not expert_ids.numel():

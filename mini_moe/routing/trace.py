@@ -64,7 +64,7 @@ def _to_batch(model: Transformer, text: str | list[int] | Tensor) -> Int[Tensor,
         if model.tokenizer is None:
             raise ValueError("text: this model has no tokenizer; pass token ids, or set one")
         text = model.tokenizer.encode(text)
-    tokens = torch.as_tensor(text, dtype=torch.long, device=model.embed_tokens.weight.device)
+    tokens = torch.as_tensor(text, device=model.embed_tokens.weight.device)
     if not tokens.numel():
         raise ValueError("text: at least one token expected, got an empty text")
     return tokens[None] if tokens.ndim == 1 else tokens

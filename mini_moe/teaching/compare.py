@@ -57,6 +57,8 @@ def _match_numbers(got: Any, wanted: int | float, what: str) -> None:
 
 
 def _match_tensors(got: Any, wanted: Tensor, what: str) -> None:
+    if wanted.ndim == 0 and isinstance(got, numbers.Real) and not isinstance(got, bool):
+        return _match_numbers(got, wanted.item(), what)
     if not isinstance(got, Tensor):
         raise Mistake(f"{what} is {_describe(got)}; a tensor {list(wanted.shape)} expected")
     if got.shape != wanted.shape:

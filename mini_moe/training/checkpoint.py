@@ -14,6 +14,7 @@ from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.files import replace_files, sync_folder
 from mini_moe.huggingface import load_hf, read_json, save_hf, slots
 from mini_moe.model import Transformer
+from mini_moe.training.optimizer import Muon
 
 LOG = "log.jsonl"
 KEPT = 2  # newest checkpoints that stay
@@ -93,8 +94,9 @@ def restore_checkpoint(
     that is not whole.
     """
     about = read_json(folder / "training.json")
-    _check_same("model", model_config, about.get("model_config", {}))
-    _check_same("training", train_config, about.get("train_config", {}))
+    _check_about(about, folder)
+    _check_same("model", model_config, about["model_config"])
+    _check_same("training", train_config, about["train_config"])
     if about.get("corpus") != corpus_id:
         raise ValueError(f"{folder} was trained on another corpus than this; use another folder")
     state.model.load_state_dict(load_hf(folder).state_dict())
@@ -103,7 +105,7 @@ def restore_checkpoint(
         tensors = load_file(folder / "optimizer.safetensors")
         torch.set_rng_state(tensors.pop("torch_random_state"))
         _restore_optimizers(state, tensors)
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder / 'optimizer.safetensors'} is not whole: {error}") from error
 
 
@@ -122,6 +124,8 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
 def cut_log(folder: Path, step: int) -> list[dict]:
     """Keep the log's whole lines up to a step: what a killed run wrote after it happens again.
 
+    A log of which no line can be kept is renamed to log.jsonl.old.
+
     Raises: ValueError where the log belongs to a saved model rather than to a run.
     """
     path = folder / LOG
@@ -131,10 +135,13 @@ def cut_log(folder: Path, step: int) -> list[dict]:
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
-        except ValueError:
+            happens_again = record["step"] > step
+        except (ValueError, KeyError, TypeError):
             break
-        if record["step"] <= step:
+        if not happens_again:
             kept.append(record)
+    if path.exists() and path.stat().st_size and not kept:
+        path.replace(path.with_name(LOG + ".old"))  # of a run whose checkpoints are gone
     replace_files(folder, {LOG: "".join(json.dumps(record) + "\n" for record in kept)})
     return kept
 
@@ -156,17 +163,40 @@ def _optimizer_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
 def _restore_optimizers(state: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
     names = _names(state)
     for optimizer in state.optimizers:
+        kept = ("momentum",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
         for group in optimizer.param_groups:
             if "bf16" in group:
                 group["bf16"] = state.bf16
             for parameter in group["params"]:
-                prefix = names[id(parameter)] + "/"
-                values = {
-                    k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-                }
-                if not values:
-                    raise KeyError(f"no state of {prefix}")
+                name = names[id(parameter)]
+                values = {key: tensors.pop(f"{name}/{key}") for key in kept}
+                for key, value in values.items():
+                    shape = [] if key == "step" else list(parameter.shape)
+                    if list(value.shape) != shape or not torch.isfinite(value).all():
+                        raise ValueError(
+                            f"{name}/{key}: finite {shape} expected, got {list(value.shape)}"
+                        )
                 optimizer.state[parameter] = values
+    if tensors:
+        raise ValueError(f"unknown tensor {min(tensors)}")
+
+
+def _check_about(about: dict, folder: Path) -> None:
+    """Raise ValueError naming training.json where it is not what `save_checkpoint` writes."""
+    expected = {
+        "step": int,
+        "seconds": (int, float),
+        "bf16": bool,
+        "model_config": dict,
+        "train_config": dict,
+    }
+    for name, kind in expected.items():
+        if not isinstance(about.get(name), kind):
+            raise ValueError(f"{folder / 'training.json'} is not whole: {name}={about.get(name)!r}")
+    if folder.name != f"step_{about['step']:06}":
+        raise ValueError(
+            f"{folder / 'training.json'} is of step {about['step']}, not of its folder"
+        )
 
 
 def _check_same(kind: str, wanted: object, found: dict) -> None:

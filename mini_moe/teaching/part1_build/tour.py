@@ -82,6 +82,8 @@ def _(value):
         raise Mistake(f"{value:.3g} is the fraction; as a percentage that is {100 * value:.2g}")
     if abs(value - 94.4) < 0.1:
         raise Mistake(f"{value:.3g} percent is the part that rests")
+    if abs(value - 5.51) < 0.02:
+        raise Mistake(f"{value:.3g} comes from the rounded 37 billion; take the exact counts")
 
 
 memory_gigabytes = value_exercise(

@@ -18,7 +18,8 @@ learning_rate_factor = exercise(
     hints=(
         "Three lines: rising, flat, falling. The factor is the lowest of the three at each step.",
         "Rising: (step + 1) / (warmup_steps + 1), so that step 0 already learns a little.",
-        "Falling: (steps − step) / (decay_fraction · steps) is 1 where the fall begins.",
+        "Falling: (steps − step) / (decay_fraction · steps) is 1 where the fall begins; take "
+        "max(1, decay_fraction · steps), since decay_fraction may be 0.",
     ),
 )
 
