@@ -8,6 +8,8 @@ from typing import Literal, get_args, get_origin
 LARGEST = 2**31  # no width, count or factor comes near; anything beyond is a mistake
 ScoreFunction = Literal["sigmoid", "softmax"]
 GroupScore = Literal["top2_sum", "max"]
+BiasUpdate = Literal["sign", "proportional"]
+BalanceLoss = Literal["sequence", "batch", "switch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +187,12 @@ class TrainConfig:
     )
 
     # balance
-    bias_update_rate: float = 0.003  # γ: step of the expert bias against the sign of its load error
+    bias_update_rate: float = 0.003  # γ: step of the expert bias against its load error; 0 is off
+    bias_update: BiasUpdate = "sign"  # of the load error alone, or in proportion to it
     bias_freeze_fraction: float = 0.03  # last part of the run in which the bias stands still
-    sequence_loss_weight: float = 1e-4  # α of the sequence-wise balance loss
+    balance_loss: BalanceLoss = "sequence"  # what is evened: each sequence, the batch; see losses
+    balance_loss_weight: float = 1e-4  # α of the balance loss; 0 is off
+    z_loss_weight: float = 0.0  # of the router's z-loss; 0 is off
     mtp_loss_weight: float = 0.3  # λ of the multi-token prediction loss
 
     # logging and checkpoints
@@ -204,9 +209,10 @@ class TrainConfig:
             require_at_least(self, name, 0)
         for name in ("learning_rate", "adamw_learning_rate"):
             require_positive(self, name)
-        for name in ("weight_decay", "grad_clip", "bias_update_rate", "sequence_loss_weight"):
+        for name in ("weight_decay", "grad_clip", "bias_update_rate", "balance_loss_weight"):
             require_not_negative(self, name)
-        require_not_negative(self, "mtp_loss_weight")
+        for name in ("z_loss_weight", "mtp_loss_weight"):
+            require_not_negative(self, name)
         for name in ("decay_fraction", "bias_freeze_fraction"):
             require_between(self, name, 0.0, 1.0)
         for name, value in (("momentum", self.momentum), *(("betas", b) for b in self.betas)):

@@ -27,6 +27,14 @@ def expert_load(
     return counts / flat.shape[-1]
 
 
+def relative_load(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers experts"]:
+    """Each expert's load over the mean load: 1 is even, 2 is twice its share.
+
+    Source: DeepSeek-V3, arXiv 2412.19437 §4.5.3 and figure 9.
+    """
+    return load / load.mean(dim=-1, keepdim=True)
+
+
 def max_violation(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
     """MaxVio: how far the busiest expert is above the mean load; 0 is even, 1 is twice the mean.
 
@@ -36,9 +44,23 @@ def max_violation(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*lay
 
 
 def load_entropy(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
-    """Entropy of the load divided by its maximum ln n_experts: 1 is even, 0 is one expert only."""
+    """Entropy of the load divided by its maximum ln n_experts: 1 is even, 0 is one expert only.
+
+    −Σ p ln p / ln n_experts, after Shannon (1948) §6. One expert alone is as even as can be: 1.
+    """
     share = load / load.sum(dim=-1, keepdim=True)
+    if load.shape[-1] == 1:
+        return torch.ones_like(share[..., 0])
     return torch.special.entr(share).sum(dim=-1) / math.log(load.shape[-1])
+
+
+def load_variation(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
+    """Coefficient of variation: standard deviation of the load over its mean; 0 is even.
+
+    √(mean((load − mean)²)) / mean, over all experts and not a sample of them. Source: Shazeer et
+    al., arXiv 1701.06538 §4, whose balance loss is its square.
+    """
+    return load.std(dim=-1, correction=0) / load.mean(dim=-1)
 
 
 def dead_experts(load: Float[Tensor, "*layers experts"]) -> Int[Tensor, "*layers"]:
@@ -46,13 +68,21 @@ def dead_experts(load: Float[Tensor, "*layers experts"]) -> Int[Tensor, "*layers
     return (load == 0).sum(dim=-1)
 
 
+def dead_share(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
+    """Share of the experts that no token chose, from 0 to 1."""
+    return dead_experts(load) / load.shape[-1]
+
+
 def noise_floor(n_experts: int, tokens_per_expert: float) -> float:
     """MaxVio that even, random routing shows by chance: about √(2 ln N / m) for N experts that
     expect m tokens each.
 
     The largest of N normal deviations of relative size 1/√m. A measured MaxVio below this says
-    nothing.
+    nothing. 0 for a single expert.
+    Raises: ValueError unless there is at least one expert and more than 0 tokens for it.
     """
+    if n_experts < 1:
+        raise ValueError(f"n_experts={n_experts} must be at least 1")
     if tokens_per_expert <= 0:
         raise ValueError(f"tokens_per_expert={tokens_per_expert} must be above 0")
     return math.sqrt(2 * math.log(n_experts) / tokens_per_expert)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.config import BiasUpdate
 from mini_moe.model import Routing, Transformer
 from mini_moe.model.router import Router
 
@@ -29,9 +30,27 @@ def update_expert_bias(
     bias += rate * torch.sign(counts.mean() - counts)
 
 
-def update_all_biases(model: Transformer, counts: Tensor, rate: float) -> None:
-    """`update_expert_bias` for every router of the model, in the order in which they ran."""
+@torch.no_grad()
+def update_expert_bias_proportionally(
+    bias: Float[Tensor, "experts"], counts: Int[Tensor, "experts"], rate: float
+) -> None:
+    """bias += rate · (mean count − count) / mean count, in place: the larger the error, the more.
+
+    Source: arXiv 2408.15664 §4.3 compares it with the sign; dividing by the mean, which makes the
+    rate independent of the batch's size, is ours.
+    """
+    mean = counts.to(bias.dtype).mean()
+    bias += rate * (mean - counts) / mean
+
+
+UPDATES = {"sign": update_expert_bias, "proportional": update_expert_bias_proportionally}
+
+
+def update_all_biases(
+    model: Transformer, counts: Tensor, rate: float, update: BiasUpdate = "sign"
+) -> None:
+    """One update of every router's bias, in the order in which the routers ran."""
     routers = [module for module in model.modules() if isinstance(module, Router)]
     for router, layer_counts in zip(routers, counts, strict=True):
         if router.e_score_correction_bias is not None:
-            update_expert_bias(router.e_score_correction_bias, layer_counts, rate)
+            UPDATES[update](router.e_score_correction_bias, layer_counts, rate)

@@ -160,13 +160,14 @@ def train_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dic
         "loss": losses.next_token.item(),
         "mtp_loss": losses.mtp.item(),
         "balance_loss": losses.balance.item(),
+        "z_loss": losses.z.item(),
         "gradient_norm": norm.item(),
         "learning_rate": factor * config.learning_rate,
     }
     if routings:
         counts = count_choices(routings)
         if state.step <= (1 - config.bias_freeze_fraction) * config.steps:
-            update_all_biases(model, counts, config.bias_update_rate)
+            update_all_biases(model, counts, config.bias_update_rate, config.bias_update)
         load = counts / counts.sum(dim=-1, keepdim=True)
         record["load"] = [[round(share, 6) for share in layer] for layer in load.tolist()]
         record["max_violation"] = max_violation(load).tolist()

@@ -14,12 +14,13 @@ from mini_moe.model.router import choose
 
 
 class Losses(NamedTuple):
-    """In nats per token; `total` is what gradients are taken of."""
+    """`total` is what gradients are taken of; the others are unweighted and carry none."""
 
-    total: Float[Tensor, ""]
+    total: Float[Tensor, ""]  # nats per token, as next_token and mtp
     next_token: Float[Tensor, ""]
-    mtp: Float[Tensor, ""]  # mean over MTP modules, unweighted
-    balance: Float[Tensor, ""]  # mean over MoE layers; 1 where every sequence is even
+    mtp: Float[Tensor, ""]  # mean over MTP modules
+    balance: Float[Tensor, ""]  # mean over MoE layers; 1 where the load is even
+    z: Float[Tensor, ""]  # mean over MoE layers
 
 
 def training_losses(
@@ -30,7 +31,7 @@ def training_losses(
 ) -> Losses:
     """All losses of rows of seq_len + 1 + n_mtp_layers tokens; fills `routings`, MTP's included.
 
-    total = next_token + λ · mtp + α · Σ over layers of the balance loss.
+    total = next_token + λ · mtp + Σ over layers of (α · balance loss + weight · z-loss).
     Source: DeepSeek-V3, arXiv 2412.19437, equations 17–20 and 24–25.
     """
     depths = model.config.n_mtp_layers
@@ -43,14 +44,17 @@ def training_losses(
         hidden = model.mtp_hidden(hidden, tokens[:, first : first + seq], depth, routings)
         further.append(cross_entropy(model, hidden, tokens[:, first + 1 : first + 1 + seq]))
     mtp = torch.stack(further).mean() if further else torch.zeros(())
-    balance = torch.stack(
-        [sequence_balance_loss(r.scores, model.config.top_k, len(tokens)) for r in routings]
-        or [torch.ones(())]
-    )
     total = next_token + config.mtp_loss_weight * mtp
-    if routings:
-        total = total + config.sequence_loss_weight * balance.sum()
-    return Losses(total, next_token.detach(), mtp.detach(), balance.mean().detach())
+    if not routings:
+        return Losses(total, next_token.detach(), mtp.detach(), torch.ones(()), torch.zeros(()))
+    balance = torch.stack([balance_loss(r, config, len(tokens)) for r in routings])
+    z = torch.stack([z_loss(r.logits) for r in routings])
+    total = total + config.balance_loss_weight * balance.sum()
+    if config.z_loss_weight:
+        total = total + config.z_loss_weight * z.sum()
+    return Losses(
+        total, next_token.detach(), mtp.detach(), balance.mean().detach(), z.mean().detach()
+    )
 
 
 def cross_entropy(
@@ -59,6 +63,19 @@ def cross_entropy(
     """−ln p(target), averaged over all tokens."""
     logits = rearrange(model.lm_head(hidden), "batch seq vocab -> (batch seq) vocab")
     return F.cross_entropy(logits, targets.flatten())
+
+
+def balance_loss(routing: Routing, config: TrainConfig, n_sequences: int) -> Float[Tensor, ""]:
+    """The balance loss that `config.balance_loss` names, of one layer: 1 where the load is even.
+
+    "sequence" evens every sequence, "batch" the batch as a whole, both counting what the scores
+    alone would choose; "switch" evens the batch, counting what was chosen, the bias included.
+    Source: arXiv 2412.19437 §2.1.2 (sequence) and §4.5.3 (batch); arXiv 2101.03961 §2.2 (switch).
+    """
+    if config.balance_loss == "switch":
+        return switch_loss(routing.scores, routing.expert_ids)
+    sequences = n_sequences if config.balance_loss == "sequence" else 1
+    return sequence_balance_loss(routing.scores, routing.expert_ids.shape[-1], sequences)
 
 
 def sequence_balance_loss(
@@ -77,3 +94,26 @@ def sequence_balance_loss(
     frequency = reduce(chosen, per_sequence, "mean", batch=n_sequences) * (experts / top_k)
     probability = reduce(share, per_sequence, "mean", batch=n_sequences)
     return (frequency * probability).sum(dim=-1).mean()
+
+
+def switch_loss(
+    scores: Float[Tensor, "tokens experts"], expert_ids: Int[Tensor, "tokens top_k"]
+) -> Float[Tensor, ""]:
+    """experts · Σ_i f_i · P_i: 1 where choices or scores are even, up to experts / top_k.
+
+    f_i = share of all choices that went to expert i, P_i = mean share of the scores it got.
+    Source: Fedus et al., arXiv 2101.03961 §2.2, equations 4–6, there for one choice a token.
+    """
+    experts = scores.shape[-1]
+    counts = torch.bincount(expert_ids.flatten(), minlength=experts)
+    frequency = counts / expert_ids.numel()
+    probability = (scores / scores.sum(dim=-1, keepdim=True)).mean(dim=0)
+    return experts * (frequency * probability).sum()
+
+
+def z_loss(logits: Float[Tensor, "tokens experts"]) -> Float[Tensor, ""]:
+    """Mean over tokens of (ln Σ_i exp logit_i)²: keeps the router's logits small.
+
+    Source: Zoph et al. (ST-MoE), arXiv 2202.08906 §3.3, equation 5.
+    """
+    return logits.logsumexp(dim=-1).square().mean()

@@ -82,7 +82,7 @@ def test_bias_updates_even_out_a_skewed_start(corpus, monkeypatch):
         biases(self)[0].copy_(torch.tensor([0.4, 0.0, 0.0, -0.4]))
 
     monkeypatch.setattr(Transformer, "__init__", skewed)
-    options = {"steps": 60, "batch_size": 8, "sequence_loss_weight": 0.0, "learning_rate": 1e-3}
+    options = {"steps": 60, "batch_size": 8, "balance_loss_weight": 0.0, "learning_rate": 1e-3}
     options |= {"adamw_learning_rate": 1e-3, "bias_freeze_fraction": 0.0}
     violation = {}
     for rate in (0.0, 0.02):

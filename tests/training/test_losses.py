@@ -68,7 +68,7 @@ def test_total_adds_the_parts_with_lambda_and_alpha():
     model = small_model(n_mtp_layers=1)
     tokens = random_tokens(model.config)
     routings = []
-    config = small_train_config(mtp_loss_weight=0.25, sequence_loss_weight=0.5)
+    config = small_train_config(mtp_loss_weight=0.25, balance_loss_weight=0.5)
     losses = training_losses(model, tokens, config, routings)
     assert len(routings) == 3  # two layers of experts and the MTP module's
     expected = losses.next_token + 0.25 * losses.mtp + 0.5 * 3 * losses.balance
@@ -79,7 +79,7 @@ def test_total_adds_the_parts_with_lambda_and_alpha():
 @torch.no_grad()
 def test_a_dense_model_without_mtp_has_one_loss():
     model = small_model(n_dense_layers=3)
-    losses = losses_of(model, random_tokens(model.config), sequence_loss_weight=1.0)
+    losses = losses_of(model, random_tokens(model.config), balance_loss_weight=1.0)
     assert torch.equal(losses.total, losses.next_token)
     assert (losses.mtp, losses.balance) == (0, 1)
 
@@ -128,7 +128,7 @@ def test_balance_is_per_sequence_not_per_batch():
 def test_balance_loss_pulls_router_and_lowers_itself():
     model = small_model()
     tokens = random_tokens(model.config, batch=4)
-    config = small_train_config(sequence_loss_weight=1.0)
+    config = small_train_config(balance_loss_weight=1.0)
     before = training_losses(model, tokens, config, [])
     routers = [layer.mlp.gate.weight for layer in model.layers if layer.is_moe]
     gradients = torch.autograd.grad(before.total - losses_of(model, tokens).next_token, routers)
