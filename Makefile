@@ -97,9 +97,10 @@ unit:
 	  -n $(WORKERS) --jaxtyping-packages=mini_moe,beartype.beartype
 	$(SHARED_CORES) $(PY) -m pytest tests --ignore=tests/browser -m compile -q
 
+# Lessons are sized for two cores of their own; here they share them, hence the long limit.
 nbval:
 	$(SHARED_CORES) $(PY) -m pytest notebooks -q -n $(WORKERS) --dist loadfile \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout 120
+	  -p tests.notebooks.timeouts --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
 browser:
 	$(PY) -m pytest tests/browser -q
