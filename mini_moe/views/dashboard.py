@@ -27,39 +27,26 @@ WIDTH, HEIGHT = 840, 580
 LOSS, VIOLATION, FLOOR, LOAD, EVEN, DOMAINS = range(6)  # traces of the figure, in their order
 
 
-class TrainingDashboard:
-    """The widgets (`view`) that draw what `update` is told; `stop` is set by the Stop button.
+class LiveView:
+    """What the views of a running training share: its records, a Stop button, visible errors.
 
     `update` may be called from any thread, as often as there are steps; it draws at most four
-    times a second. Records are those of `mini_moe.training.train`.
+    times a second. A view has a `figure` and a `view`, and draws all its records in `show_records`.
     """
 
-    def __init__(self, model_config: ModelConfig, train_config: TrainConfig) -> None:
+    def __init__(self) -> None:
         import ipywidgets as widgets
 
-        self.model_config, self.train_config = model_config, train_config
         self.records: list[dict[str, Any]] = []
         self.stop = threading.Event()
         self._lock, self._drawn = threading.RLock(), 0.0
-        self.figure = as_widget(empty_dashboard(model_config, train_config))
         self.status, self.error = widgets.HTML("Waiting for the first step …"), widgets.HTML()
+        self.remark = widgets.HTML()
         self.button = widgets.Button(
             description="Stop", button_style="danger", icon="stop", disabled=False,
             tooltip="End the training after this step and keep the model",
         )  # fmt: skip
-        self.bar = widgets.IntProgress(
-            max=train_config.steps, layout={"width": "260px"}, description="Step"
-        )
-        layers = list(range(model_config.n_dense_layers, model_config.n_layers))
-        self.layer = widgets.SelectionSlider(
-            options=layers or [0], description="Layer", layout={"width": "260px"},
-            disabled=not layers,
-        )  # fmt: skip
         self.button.on_click(lambda button: self.request_stop())
-        self.layer.observe(lambda change: self.draw(), names="value")
-        self.remark = widgets.HTML()
-        controls = widgets.HBox([self.button, self.bar, self.layer])
-        self.view = widgets.VBox([controls, self.remark, self.status, self.error, self.figure])
 
     def request_stop(self) -> None:
         """What the button does: the run ends after its current step."""
@@ -80,10 +67,7 @@ class TrainingDashboard:
             if not self.records:
                 return
             try:
-                with self.figure.batch_update():
-                    draw_records(self.figure, self.records, self._layer_place())
-                self.status.value = status_line(self.records, self.train_config.steps)
-                self.bar.value = int(self.records[-1]["step"])
+                self.show_records()
                 self.error.value = ""
             except Exception as error:
                 self.error.value = error_html(error)
@@ -97,14 +81,42 @@ class TrainingDashboard:
         if error is not None:
             self.button.description, self.error.value = "Failed", error_html(error)
 
-    def _layer_place(self) -> int:
-        return self.layer.options.index(self.layer.value)
-
     def __repr__(self) -> str:
         return summary_of(self.figure)
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
         return (self.view._repr_mimebundle_(**named) or {}) | {"text/plain": repr(self)}
+
+
+class TrainingDashboard(LiveView):
+    """The widgets (`view`) that draw what `update` is told, records of `mini_moe.training.train`.
+
+    `stop` is set by the Stop button.
+    """
+
+    def __init__(self, model_config: ModelConfig, train_config: TrainConfig) -> None:
+        import ipywidgets as widgets
+
+        super().__init__()
+        self.model_config, self.train_config = model_config, train_config
+        self.figure = as_widget(empty_dashboard(model_config, train_config))
+        wide = {"width": "260px"}
+        self.bar = widgets.IntProgress(max=train_config.steps, layout=wide, description="Step")
+        layers = list(range(model_config.n_dense_layers, model_config.n_layers))
+        self.layer = widgets.SelectionSlider(
+            options=layers or [0], description="Layer", layout=wide, disabled=not layers
+        )
+        self.layer.observe(lambda change: self.draw(), names="value")
+        controls = widgets.HBox([self.button, self.bar, self.layer])
+        self.view = widgets.VBox([controls, self.remark, self.status, self.error, self.figure])
+
+    def show_records(self) -> None:
+        """Figure, status line and bar as of the newest record."""
+        with self.figure.batch_update():
+            place = self.layer.options.index(self.layer.value)
+            draw_records(self.figure, self.records, place)
+        self.status.value = status_line(self.records, self.train_config.steps)
+        self.bar.value = int(self.records[-1]["step"])
 
 
 def empty_dashboard(model_config: ModelConfig, train_config: TrainConfig) -> Any:
@@ -207,7 +219,7 @@ def status_line(records: list[dict[str, Any]], steps: int) -> str:
 class LiveRun:
     """A training run in its own thread; `result` waits for it."""
 
-    def __init__(self, dashboard: TrainingDashboard, work: Callable[[], Any]) -> None:
+    def __init__(self, dashboard: LiveView, work: Callable[[], Any]) -> None:
         self.dashboard, self._work = dashboard, work
         self._outcome: Any = None
         self._error: BaseException | None = None
@@ -258,23 +270,28 @@ class LiveRun:
             pass
 
 
-def train_live(
-    model_config: ModelConfig, train_config: TrainConfig, corpus: Any = None, *,
-    folder: Any = None, train: Callable[..., Any] = train,
-) -> LiveRun:  # fmt: skip
-    """Show the dashboard and train in a thread; the next cell's `.result()` waits for the end.
+def run_live(view: LiveView, work: Callable[[], Any]) -> LiveRun:
+    """Show a view and work in a thread; the next cell's `.result()` waits for the end.
 
     Until then the notebook stays alive: the figure moves and the Stop button is heard. Without a
     browser nothing else happens than that `result()` waits.
     """
-    dashboard = TrainingDashboard(model_config, train_config)
     try:
         from IPython.display import display
 
-        display(dashboard)
+        display(view)
     except ImportError:  # a plain Python program: no view, the same run
         pass
-    return LiveRun(
+    return LiveRun(view, work)
+
+
+def train_live(
+    model_config: ModelConfig, train_config: TrainConfig, corpus: Any = None, *,
+    folder: Any = None, train: Callable[..., Any] = train,
+) -> LiveRun:  # fmt: skip
+    """Show the dashboard and train in a thread, as `run_live` does; its result is a TrainRun."""
+    dashboard = TrainingDashboard(model_config, train_config)
+    return run_live(
         dashboard,
         lambda: train(
             model_config, train_config, corpus, folder=folder, on_step=dashboard.update,
