@@ -39,7 +39,7 @@ class Tokenizer:
         """The bytes that a vocabulary entry stands for."""
         if self._is_characters:
             return token.encode()
-        return bytes(_BYTE_OF[character] for character in token if character in _BYTE_OF)
+        return bytes(BYTE_OF[character] for character in token if character in BYTE_OF)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `decode` gives exactly the same text back.
@@ -189,6 +189,6 @@ def _byte_alphabet() -> dict[str, int]:
     return shown | {chr(256 + n): byte for n, byte in enumerate(hidden)}
 
 
-_BYTE_OF = _byte_alphabet()
+BYTE_OF = _byte_alphabet()
 _VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {127: "␡"}
 _VISIBLE |= {ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥"}

@@ -1,0 +1,237 @@
+"""What the recorder needs to know of a model: one of ours, or a mixture of experts by others."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mini_moe.config import ModelConfig
+from mini_moe.model import Routing, Transformer
+
+# Routers of transformers 5 whose rules are known, and the models that have them.
+SUPPORTED = {
+    "DeepseekV2TopkRouter": "DeepSeek-V2",
+    "DeepseekV3TopkRouter": "DeepSeek-V3, R1, Moonlight, Kimi K2",
+    "Glm4MoeTopkRouter": "GLM-4.5 to 4.7",
+    "GptOssTopKRouter": "gpt-oss",
+    "MixtralTopKRouter": "Mixtral",
+    "OlmoeTopKRouter": "OLMoE",
+    "Qwen2MoeTopKRouter": "Qwen1.5-MoE, Qwen2-MoE",
+    "Qwen3MoeTopKRouter": "Qwen3-MoE",
+}
+
+Run = Callable[[Tensor, Tensor | None], tuple[Tensor | None, list[Routing]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model as the recorder sees it.
+
+    `run(tokens [batch, seq], inside)` gives the logits, or None, and each MoE layer's decisions;
+    `inside` is False for padding, or None where there is none.
+    """
+
+    run: Run
+    layers: tuple[int, ...]  # index in the model of each MoE layer
+    score_function: str
+    device: torch.device
+    vocab_size: int | None = None
+    max_seq_len: int | None = None
+    tokenizer: Any = None
+    config: ModelConfig | None = None
+
+
+def subject_of(model: nn.Module) -> Subject:
+    """Ours, or one of transformers with experts and routers that are known.
+
+    Raises: ValueError for no model, a model without experts, or experts of an unknown kind.
+    """
+    if isinstance(model, Transformer):
+        return _our_subject(model)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: an nn.Module expected, got {type(model).__name__}")
+    blocks = find_blocks(model)
+    embedding = model.get_input_embeddings().weight
+
+    def run(tokens: Tensor, inside: Tensor | None) -> tuple[Tensor | None, list[Routing]]:
+        mask = None if inside is None else inside.long()
+        with recording(blocks) as seen:
+            output = model(input_ids=tokens, attention_mask=mask, use_cache=False, return_dict=True)
+        routings = [_decision(n, router, seen[n]) for n, (router, _) in blocks.items()]
+        return getattr(output, "logits", None), routings
+
+    return Subject(
+        run=run,
+        layers=tuple(blocks),
+        score_function=score_function(next(iter(blocks.values()))[0]),
+        device=embedding.device,
+        vocab_size=embedding.shape[0],
+        max_seq_len=getattr(model.config, "max_position_embeddings", None),
+    )
+
+
+def _our_subject(model: Transformer) -> Subject:
+    config = model.config
+    if config.n_dense_layers >= config.n_layers:
+        raise ValueError("model: a mixture of experts expected, this one has only dense layers")
+
+    def run(tokens: Tensor, inside: Tensor | None) -> tuple[Tensor | None, list[Routing]]:
+        """Attention looks back only, so padding on the right reaches no token of the text."""
+        routings: list[Routing] = []
+        return model(tokens, routings=routings), routings
+
+    return Subject(
+        run=run,
+        layers=tuple(range(config.n_dense_layers, config.n_layers)),
+        score_function=config.score_function,
+        device=model.embed_tokens.weight.device,
+        vocab_size=config.vocab_size,
+        max_seq_len=config.max_seq_len,
+        tokenizer=model.tokenizer,
+        config=config,
+    )
+
+
+def find_blocks(model: nn.Module) -> dict[int, tuple[nn.Module, nn.Module]]:
+    """Layer index → its router and its experts.
+
+    A block is a module with `experts` and a router named `gate` or `router`; its layer is the last
+    number in its name.
+    Raises: ValueError where there are none, or two in one layer.
+    """
+    blocks: dict[int, tuple[nn.Module, nn.Module]] = {}
+    for name, module in model.named_modules():
+        experts = getattr(module, "experts", None)
+        router = getattr(module, "gate", None) or getattr(module, "router", None)
+        if not (isinstance(experts, nn.Module) and isinstance(router, nn.Module)):
+            continue
+        numbers = re.findall(r"(?:^|\.)(\d+)(?=\.|$)", name)
+        layer = int(numbers[-1]) if numbers else len(blocks)
+        if layer in blocks:
+            raise ValueError(f"model: one MoE block a layer expected, got {name} beside another")
+        blocks[layer] = router, experts
+    if not blocks:
+        kinds = {type(module).__name__ for module in model.modules()}
+        suspects = sorted(kind for kind in kinds if re.search("moe|expert", kind, re.IGNORECASE))
+        if suspects:
+            raise ValueError(_unknown(f"{', '.join(suspects)} without a router that can be found"))
+        raise ValueError("model: a mixture of experts expected, this one has only dense layers")
+    return blocks
+
+
+@contextmanager
+def recording(
+    blocks: dict[int, tuple[nn.Module, nn.Module]],
+) -> Iterator[dict[int, dict[str, Tensor]]]:
+    """Collect, for each layer, the router's logits and what its experts are given.
+
+    `logits` is the first tensor that the router returns, `expert_ids` and `gates` are the
+    integers and the weights of the same shape among the arguments of the experts. Hooks only look,
+    and are gone afterwards, also after an exception.
+    """
+    seen: dict[int, dict[str, Tensor]] = {layer: {} for layer in blocks}
+    handles = []
+
+    def watch(layer: int, router: nn.Module, experts: nn.Module) -> None:
+        def routed(module: nn.Module, args: tuple, output: Any) -> None:
+            if not isinstance(output, tuple) or len(output) != 3:
+                raise ValueError(_unknown(f"{type(module).__name__} of layer {layer}"))
+            seen[layer]["logits"] = output[0].detach().clone()
+
+        def given(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            ids = next((x for x in tensors if not x.is_floating_point()), None)
+            gates = [x for x in tensors[1:] if x.is_floating_point()]
+            if ids is None or not gates or gates[0].shape != ids.shape:
+                raise ValueError(_unknown(f"{type(module).__name__} of layer {layer}"))
+            seen[layer] |= {"expert_ids": ids.detach().clone(), "gates": gates[0].detach().clone()}
+
+        handles.append(router.register_forward_hook(routed))
+        handles.append(experts.register_forward_pre_hook(given, with_kwargs=True))
+
+    try:
+        for layer, (router, experts) in blocks.items():
+            watch(layer, router, experts)
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def score_function(router: nn.Module) -> str:
+    """ "sigmoid" for routers with a bias that only chooses, "softmax" for all others."""
+    return "sigmoid" if hasattr(router, "e_score_correction_bias") else "softmax"
+
+
+def scores_from_logits(
+    router: nn.Module, logits: Float[Tensor, "tokens experts"]
+) -> tuple[Float[Tensor, "tokens experts"], Float[Tensor, "tokens experts"]]:
+    """Scores and choice scores of a router's own logits, in fp32, by its own expressions.
+
+    DeepSeek-V3, GLM-4-MoE: the sigmoid; to choose, plus `e_score_correction_bias`, and −inf
+    outside the `topk_group` groups with the largest sum of two.
+    DeepSeek-V2: the softmax; to choose with "group_limited_greedy", −inf outside the groups with
+    the largest maximum.
+    Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE: the softmax, also to choose.
+    gpt-oss: the softmax over all experts. The model never forms it: it takes the softmax of the
+    chosen logits alone, which is these scores divided by their sum over the chosen ones.
+    """
+    logits = logits.float()
+    if score_function(router) == "sigmoid":
+        scores = logits.sigmoid()
+        choice_scores = scores + router.e_score_correction_bias
+    else:
+        scores = choice_scores = logits.softmax(dim=-1)
+    groups, limited = getattr(router, "num_group", None) or 1, True
+    if hasattr(router, "topk_method"):
+        limited = router.topk_method == "group_limited_greedy"
+    if groups == 1 or not limited:
+        return scores, choice_scores
+    grouped = rearrange(choice_scores, "tokens (g e) -> tokens g e", g=groups)
+    n_best = 2 if score_function(router) == "sigmoid" else 1
+    worth = grouped.topk(n_best, dim=-1).values.sum(dim=-1)
+    kept = worth.topk(router.topk_group, dim=-1, sorted=False).indices
+    allowed = torch.zeros_like(worth, dtype=torch.bool).scatter(-1, kept, True)
+    allowed = repeat(allowed, "tokens g -> tokens (g e)", e=grouped.shape[-1])
+    return scores, choice_scores.masked_fill(~allowed, float("-inf"))
+
+
+def _decision(layer: int, router: nn.Module, seen: dict[str, Tensor]) -> Routing:
+    """One layer's record, best choice first; half precision is widened, which changes no value."""
+    kind = type(router).__name__
+    if len(seen) < 3:
+        raise ValueError(f"model: layer {layer} ran without its {kind} or experts; nothing to see")
+    logits = rearrange(seen["logits"], "... experts -> (...) experts").float()
+    scores, choice_scores = scores_from_logits(router, logits)
+    expert_ids = rearrange(seen["expert_ids"], "... k -> (...) k").long()
+    gates = rearrange(seen["gates"], "... k -> (...) k").float()
+    order = choice_scores.gather(-1, expert_ids).argsort(dim=-1, descending=True, stable=True)
+    expert_ids, gates = expert_ids.gather(-1, order), gates.gather(-1, order)
+    routing = Routing(logits, scores, choice_scores, expert_ids, gates)
+    if kind not in SUPPORTED and not _explains(routing):
+        raise ValueError(_unknown(f"{kind}, whose choices or gates follow another rule"))
+    return routing
+
+
+def _explains(routing: Routing) -> bool:
+    """Whether the scores give what was chosen, and gates in proportion to the chosen scores.
+
+    An unknown router that looks like a known one is recorded only then.
+    """
+    chosen = routing.scores.gather(-1, routing.expert_ids)
+    best = routing.choice_scores.topk(chosen.shape[-1], dim=-1).values
+    if not torch.allclose(routing.choice_scores.gather(-1, routing.expert_ids), best):
+        return False
+    shares = [x / x.sum(dim=-1, keepdim=True) for x in (chosen, routing.gates)]
+    return torch.allclose(*shares, rtol=0.02, atol=0.002)
+
+
+def _unknown(what: str) -> str:
+    known = ", ".join(f"{router} ({models})" for router, models in SUPPORTED.items())
+    return f"model: routers of transformers 5 expected ({known}), got {what}"
