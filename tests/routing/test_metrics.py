@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from mini_moe.routing import (
     dead_experts,
+    dead_share,
     expert_load,
     load_entropy,
+    load_variation,
     max_violation,
     noise_floor,
+    relative_load,
 )
 
 
@@ -42,6 +45,11 @@ def test_metrics_are_what_counting_by_hand_gives(case):
         expected = -sum(p * math.log(p) for p in by_hand if p) / math.log(experts)
         assert entropy.item() == pytest.approx(expected, abs=1e-5)
         assert dead == experts - len(counts)
+        relative = [share * experts for share in by_hand]
+        assert relative_load(shares).tolist() == pytest.approx(relative)
+        spread = math.sqrt(sum((r - 1) ** 2 for r in relative) / experts)
+        assert load_variation(shares).item() == pytest.approx(spread, abs=1e-5)
+        assert dead_share(shares).item() == pytest.approx(dead.item() / experts)
 
 
 def test_even_load_has_no_violation_and_full_entropy():
@@ -69,6 +77,31 @@ def test_noise_floor_is_about_what_random_routing_shows(experts, per_expert):
     load = expert_load(torch.randint(experts, shape), experts)
     measured = max_violation(load).mean().item()
     assert 0.6 < measured / noise_floor(experts, float(per_expert)) < 1.1
+
+
+def test_four_experts_worked_out_on_paper():
+    load = torch.tensor([0.5, 0.25, 0.25, 0.0])
+    assert max_violation(load) == 1 and dead_experts(load) == 1 and dead_share(load) == 0.25
+    assert relative_load(load).tolist() == [2, 1, 1, 0]
+    assert load_entropy(load).item() == pytest.approx(0.75)  # 1.5 of 2 bits
+    assert load_variation(load).item() == pytest.approx(math.sqrt(0.5))
+
+
+def test_a_single_expert_is_even():
+    load = expert_load(torch.zeros(6, 1, dtype=torch.long), 1)
+    assert (max_violation(load), load_entropy(load), load_variation(load)) == (0, 1, 0)
+    assert noise_floor(1, 100.0) == 0
+
+
+def test_every_expert_chosen_by_every_token_is_even():
+    load = expert_load(torch.arange(4).expand(7, 4), 4)
+    assert max_violation(load) == 0 and load_variation(load) == 0
+
+
+@pytest.mark.parametrize("bad", [0, -3])
+def test_floor_of_no_experts_is_refused(bad):
+    with pytest.raises(ValueError, match="n_experts"):
+        noise_floor(bad, 10.0)
 
 
 @pytest.mark.parametrize("bad", [0, -1.0])
