@@ -1,8 +1,9 @@
 """A training run before the reader's eyes: loss, balance, load and domains, with a Stop button."""
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from plotly.subplots import make_subplots
@@ -41,7 +42,6 @@ class LiveView:
         self.stop = threading.Event()
         self._lock, self._drawn = threading.RLock(), 0.0
         self.status, self.error = widgets.HTML("Waiting for the first step …"), widgets.HTML()
-        self.remark = widgets.HTML()
         self.button = widgets.Button(
             description="Stop", button_style="danger", icon="stop", disabled=False,
             tooltip="End the training after this step and keep the model",
@@ -75,7 +75,7 @@ class LiveView:
     def finish(self, error: BaseException | None = None) -> None:
         """Draw the last records and close the button; show why a run failed."""
         self.draw()
-        self.button.disabled, self.remark.value = True, ""
+        self.button.disabled = True
         self.button.description = "Stopped" if self.stop.is_set() else "Done"
         self.button.button_style = ""
         if error is not None:
@@ -108,7 +108,7 @@ class TrainingDashboard(LiveView):
         )
         self.layer.observe(lambda change: self.draw(), names="value")
         controls = widgets.HBox([self.button, self.bar, self.layer])
-        self.view = widgets.VBox([controls, self.remark, self.status, self.error, self.figure])
+        self.view = widgets.VBox([controls, self.status, self.error, self.figure])
 
     def show_records(self) -> None:
         """Figure, status line and bar as of the newest record."""
@@ -217,7 +217,7 @@ def status_line(records: list[dict[str, Any]], steps: int) -> str:
 
 
 class LiveRun:
-    """A training run in its own thread; `result` waits for it."""
+    """A training run in its own thread; `await` it in a notebook, or call `result`."""
 
     def __init__(self, dashboard: LiveView, work: Callable[[], Any]) -> None:
         self.dashboard, self._work = dashboard, work
@@ -246,21 +246,40 @@ class LiveRun:
         """End the run after its current step, as the button does."""
         self.dashboard.request_stop()
 
-    def result(self) -> Any:
-        """Wait for the end and return what `train` returned.
+    def __await__(self) -> Generator[Any, None, Any]:
+        """`run = await live` waits for the end and gives what `train` returned.
 
-        A cell that waits keeps the Stop button's message from arriving, so here Jupyter's own ■
-        (KeyboardInterrupt) ends the training after its step; a second one gives up waiting.
+        Meanwhile the notebook stays alive: Stop and the sliders are heard. Jupyter's own ■ ends the
+        training after its step, too.
         Raises: whatever stopped the training.
         """
-        if self.is_running:
-            self.dashboard.remark.value = "A cell waits for the end: stop with ■ in the toolbar."
+        try:
+            while self.is_running:
+                yield from asyncio.sleep(0.05).__await__()
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            self._stopped_by_hand()
+        return self._given()
+
+    def result(self) -> Any:
+        """Wait for the end and return what `train` returned; for programs outside a notebook.
+
+        In a notebook `await` the run instead: a cell that waits here keeps the Stop button's
+        message from arriving. ■ (KeyboardInterrupt) ends the training after its step; a second one
+        gives up waiting.
+        Raises: whatever stopped the training.
+        """
         try:
             self._wait()
         except KeyboardInterrupt:
-            self.stop()
-            print("Training stops after this step. The lesson goes on with the model so far.")
-            self._wait()
+            self._stopped_by_hand()
+        return self._given()
+
+    def _stopped_by_hand(self) -> None:
+        self.stop()
+        print("Training stops after this step. The lesson goes on with the model so far.")
+        self._wait()
+
+    def _given(self) -> Any:
         if self._error is not None:
             raise self._error
         return self._outcome
@@ -271,10 +290,10 @@ class LiveRun:
 
 
 def run_live(view: LiveView, work: Callable[[], Any]) -> LiveRun:
-    """Show a view and work in a thread; the next cell's `.result()` waits for the end.
+    """Show a view and work in a thread; in the next cell `await` waits for the end.
 
     Until then the notebook stays alive: the figure moves and the Stop button is heard. Without a
-    browser nothing else happens than that `result()` waits.
+    browser the same is computed.
     """
     try:
         from IPython.display import display

@@ -1,5 +1,6 @@
 """The dashboard draws the log, stops when asked, and hides no error."""
 
+import asyncio
 import signal
 import threading
 
@@ -204,3 +205,43 @@ def test_train_is_told_what_it_needs():
     assert live.result() == "run"
     assert (seen["corpus"], seen["folder"], seen["progress"]) == ("text", "here", False)
     assert seen["should_stop"]() is False
+
+
+def awaited(live):
+    """What a notebook's `await live` gives."""
+
+    async def cell():
+        return await live
+
+    return asyncio.run(cell())
+
+
+def test_awaiting_gives_the_outcome_and_raises_what_stopped_the_run(dashboard):
+    assert awaited(LiveRun(dashboard, lambda: "run")) == "run"
+
+    def fails():
+        raise ArithmeticError("loss is nan at step 7")
+
+    with pytest.raises(ArithmeticError, match="step 7"):
+        awaited(LiveRun(dashboard, fails))
+
+
+def test_while_a_cell_awaits_other_callbacks_run(dashboard):
+    async def cell():
+        live = LiveRun(dashboard, lambda: dashboard.stop.wait(30))
+        asyncio.get_running_loop().call_later(0.01, dashboard.request_stop)
+        return await live
+
+    assert asyncio.run(cell()) is True
+
+
+def test_an_awaiting_cell_that_is_cancelled_stops_the_training(dashboard, capsys):
+    async def cell():
+        live = LiveRun(dashboard, lambda: dashboard.stop.wait(30) and "the model so far")
+        waiting = asyncio.ensure_future(live)
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        return await waiting
+
+    assert asyncio.run(cell()) == "the model so far"
+    assert "Training stops after this step" in capsys.readouterr().out
