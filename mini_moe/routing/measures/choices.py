@@ -1,0 +1,84 @@
+"""One token's choice: which experts, by how much they won, and whether they are still the same."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def chosen_by(
+    expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
+) -> Bool[Tensor, "*layers tokens experts"]:
+    """True where a token chose an expert.
+
+    Raises: ValueError for an expert that does not exist, or one that a token names twice.
+    """
+    check_choices(expert_ids, n_experts)
+    empty = torch.zeros(
+        *expert_ids.shape[:-1], n_experts, dtype=torch.bool, device=expert_ids.device
+    )
+    chosen = empty.scatter(-1, expert_ids.long(), True)
+    if int(chosen.sum()) != expert_ids.numel():
+        raise ValueError("expert_ids: every token must choose top_k different experts")
+    return chosen
+
+
+def check_choices(expert_ids: Tensor, n_experts: int) -> None:
+    """Raise ValueError for no choices, or an expert outside [0, n_experts)."""
+    if not expert_ids.numel():
+        raise ValueError(f"expert_ids: at least one choice expected, got {list(expert_ids.shape)}")
+    low, high = int(expert_ids.min()), int(expert_ids.max())
+    if low < 0 or high >= n_experts:
+        raise ValueError(f"expert_ids must lie in [0, {n_experts}), got {low} to {high}")
+
+
+def saturation(
+    early: Int[Tensor, "*layers tokens top_k"], late: Int[Tensor, "*layers tokens top_k"]
+) -> Float[Tensor, "*layers"]:
+    """Share of a token's final experts that an earlier checkpoint chose too: mean |E_t ∩ E_T| / k.
+
+    Both are choices for the same tokens, in any order. Chance level: k / n_experts where loads are
+    even; Σ_e a_e b_e / k for uneven ones, a_e and b_e being the shares of tokens that choose e.
+    Noise: with n tokens, at most √(1/4n), about 0.01 for 2,500.
+    Source: OLMoE, arXiv 2409.02060 §5.1.
+    Raises: ValueError for choices of different shape.
+    """
+    if early.shape != late.shape or not early.numel():
+        raise ValueError(
+            f"early: the same choices as late expected, {list(late.shape)}, got {list(early.shape)}"
+        )
+    same = early.unsqueeze(-1) == late.unsqueeze(-2)
+    return same.any(dim=-1).float().mean(dim=(-2, -1))
+
+
+def gate_entropy(gates: Float[Tensor, "*any top_k"]) -> Float[Tensor, "*any"]:
+    """How evenly a token weighs its experts: entropy of its gates / ln k. 1 equal, 0 one alone.
+
+    Gates are divided by their sum first, so `route_scale` makes no difference. A router that
+    knows nothing gives equal scores and hence 1. For all scores of a token instead of its gates,
+    this is how decided its router is before the choice.
+    Source: entropy of a share, as in `load_entropy`.
+    Raises: ValueError for fewer than two gates, or a negative one.
+    """
+    if gates.shape[-1] < 2 or bool((gates < 0).any()):
+        raise ValueError(f"gates: at least two, none negative, expected, got {list(gates.shape)}")
+    shares = gates.float() / gates.float().sum(dim=-1, keepdim=True)
+    return torch.special.entr(shares).sum(dim=-1) / math.log(gates.shape[-1])
+
+
+def choice_margin(
+    choice_scores: Float[Tensor, "*any experts"], top_k: int
+) -> Float[Tensor, "*any"]:
+    """By how much the last chosen expert beat the first one left out: k-th − (k+1)-th score.
+
+    In units of the choice scores, bias included, since these decide. A margin below the change
+    of a bias in one step (γ = 0.001 in DeepSeek-V3, arXiv 2412.19437 §4.2) is a choice that the
+    next step may reverse. Chance level: N independent scores leave gaps of about their spread / N.
+    Raises: ValueError unless 1 ≤ top_k < experts.
+    """
+    n_experts = choice_scores.shape[-1]
+    if not 1 <= top_k < n_experts:
+        raise ValueError(f"top_k={top_k}: 1 to {n_experts - 1} expected")
+    best = choice_scores.topk(top_k + 1, dim=-1).values
+    return best[..., -2] - best[..., -1]

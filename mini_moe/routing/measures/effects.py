@@ -1,0 +1,96 @@
+"""What an expert is for, asked by switching it off: cause instead of correlation."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mini_moe.model import Transformer
+from mini_moe.routing.intervene import intervene
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What each knock-out does to each label's passages; all in means over their tokens."""
+
+    loss_before: Float[Tensor, "labels"]  # nats a token
+    loss_change: Float[Tensor, "knock_outs labels"]  # after − before, nats a token
+    error: Float[Tensor, "knock_outs labels"]  # standard error of loss_change, over passages
+    divergence: Float[Tensor, "knock_outs labels"]  # KL(before ‖ after) of the next token, nats
+    total_variation: Float[Tensor, "knock_outs labels"]  # ½ Σ |before − after|, 0 to 1
+
+
+@torch.no_grad()
+def knock_out_effects(
+    model: Transformer,
+    passages: Int[Tensor, "rows seq"],
+    labels: Int[Tensor, "rows"],
+    knock_outs: Sequence[Collection[tuple[int, int]]],
+    n_labels: int,
+) -> Effects:
+    """Run the passages with each set of (layer, expert) switched off, and compare.
+
+    The model is really run again: tokens that would choose a switched-off expert take their next
+    best, and later layers see the difference. Chance level: the effect of other experts of that
+    layer (knock out all of them, or some as controls). Noise floor: `error`, the standard error
+    over passages of one label; a change within two of them says nothing.
+    Source: DeepSeekMoE, arXiv 2401.06066 §4.5, which masks the experts most used.
+    Raises: ValueError for a label with fewer than two passages, passages of fewer than two tokens,
+    and as `intervene` does.
+    """
+    sizes = torch.bincount(labels, minlength=n_labels)
+    if len(sizes) != n_labels or int(sizes.min()) < 2 or passages.shape[1] < 2:
+        raise ValueError(
+            f"passages: of two tokens or more, two or more for each of {n_labels} labels, expected"
+            f", got {passages.shape[1]} tokens and {sizes.tolist()} passages"
+        )
+    before = _log_probabilities(model, passages)
+    loss = _losses(before, passages)
+    rows = []
+    for off in knock_outs:
+        with intervene(model, off=off):
+            after = _log_probabilities(model, passages)
+        rows.append(_compare(before, after, passages))
+    change, divergence, variation = (
+        torch.stack([row[n] for row in rows]) if rows else loss.new_zeros(0, len(loss))
+        for n in range(3)
+    )
+    return Effects(
+        _mean(loss, labels, sizes),
+        _mean(change, labels, sizes),
+        _standard_error(change, labels, sizes),
+        _mean(divergence, labels, sizes),
+        _mean(variation, labels, sizes),
+    )
+
+
+def _log_probabilities(model: Transformer, passages: Tensor) -> Tensor:
+    """Of every next token, after all tokens of a passage but the last."""
+    return model(passages[:, :-1]).float().log_softmax(dim=-1)
+
+
+def _losses(log_probabilities: Tensor, passages: Tensor) -> Tensor:
+    """Mean nats a token, one number a passage."""
+    return -log_probabilities.gather(-1, passages[:, 1:, None]).mean(dim=(1, 2))
+
+
+def _compare(before: Tensor, after: Tensor, passages: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Change of loss, KL divergence and total variation, each one number a passage."""
+    was, now = before.exp(), after.exp()
+    divergence = (was * (before - after)).sum(dim=-1).mean(dim=-1)
+    variation = (was - now).abs().sum(dim=-1).mean(dim=-1) / 2
+    return _losses(after, passages) - _losses(before, passages), divergence, variation
+
+
+def _mean(values: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
+    """Mean over the passages of each label; values [..., rows]."""
+    sums = values.new_zeros(*values.shape[:-1], len(sizes)).index_add(-1, labels, values)
+    return sums / sizes
+
+
+def _standard_error(values: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
+    """Of those means: √(variance / passages), variance with n − 1."""
+    off = values - _mean(values, labels, sizes)[..., labels]
+    return (_mean(off.square(), labels, sizes) / (sizes - 1)).sqrt()

@@ -1,0 +1,80 @@
+"""Which experts work together: in one layer, and from one layer to the next."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mini_moe.routing.measures.choices import chosen_by
+
+
+def count_pairs(
+    expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
+) -> Int[Tensor, "*layers experts experts"]:
+    """N_ij: tokens that chose both i and j; the diagonal is N_i. Counts of several texts add up."""
+    chosen = chosen_by(expert_ids, n_experts).double()
+    return (chosen.mT @ chosen).round().long()
+
+
+def coactivation(
+    expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
+) -> Float[Tensor, "*layers experts experts"]:
+    """Of the tokens that chose expert i (row), the share that chose j as well: N_ij / N_i.
+
+    All pairs of a token's k experts count. Counting only neighbours in the ranking, as a script of
+    OLMoE's repository does (scripts/run_moe_analysis.py, `pairwise`), finds k − 1 of k(k−1)/2
+    pairs and favours experts of similar rank. Rows sum to k, the diagonal is 1, an expert that
+    nobody chose is NaN. Chance level: `coactivation_chance`; noise √(c(1−c)/N_i).
+    Source: OLMoE, arXiv 2409.02060 §5.2.
+    """
+    pairs = count_pairs(expert_ids, n_experts)
+    return pairs / pairs.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+
+
+def coactivation_chance(
+    load: Float[Tensor, "*layers experts"], top_k: int
+) -> Float[Tensor, "*layers experts experts"]:
+    """Co-activation if experts were drawn one after the other in proportion to their load.
+
+    Given i, the other k − 1 choices fall on j with (k−1) · load_j / Σ_{m≠i} load_m. Exactly
+    (k−1)/(N−1) for even loads; for uneven ones an approximation that is good to a few hundredths
+    while no load is far from even. The diagonal is 1.
+    """
+    n_experts = load.shape[-1]
+    shares = load / load.sum(dim=-1, keepdim=True)
+    others = 1 - shares.unsqueeze(-1)
+    expected = (top_k - 1) * shares.unsqueeze(-2) / others
+    itself = torch.eye(n_experts, dtype=torch.bool, device=load.device)
+    return expected.masked_fill(itself, 1.0)
+
+
+def count_paths(
+    expert_ids: Int[Tensor, "layers tokens top_k"], n_experts: int
+) -> Int[Tensor, "steps experts experts"]:
+    """N_ij: tokens that chose i in one layer and j in the next; one table for each two layers.
+
+    Raises: ValueError for fewer than two layers.
+    """
+    if len(expert_ids) < 2:
+        raise ValueError(f"expert_ids: at least two layers expected, got {len(expert_ids)}")
+    chosen = chosen_by(expert_ids, n_experts).double()
+    return (chosen[:-1].mT @ chosen[1:]).round().long()
+
+
+def path_shares(
+    paths: Int[Tensor, "*steps experts experts"], top_k: int
+) -> Float[Tensor, "*steps experts experts"]:
+    """Of the tokens that chose i, the share that chooses j in the next layer: N_ij / N_i.
+
+    N_i = Σ_j N_ij / k. Rows sum to k; an expert that nobody chose is NaN. Chance level:
+    `path_chance`; noise √(p(1−p)/N_i).
+    Source: transition probabilities of choices, as for pairs in arXiv 2409.02060 §5.2.
+    """
+    return paths * top_k / paths.sum(dim=-1, keepdim=True)
+
+
+def path_chance(
+    paths: Int[Tensor, "*steps experts experts"], top_k: int
+) -> Float[Tensor, "*steps experts"]:
+    """Share of all tokens that choose j: what every row of `path_shares` would show if the two
+    layers chose independently of each other."""
+    return paths.sum(dim=-2) * top_k / paths.sum(dim=(-2, -1)).unsqueeze(-1)
