@@ -99,6 +99,16 @@ def read_text(model: Transformer, text: str) -> tuple[RoutingTrace | None, str]:
 
     No text gives no trace. Halves of characters that a browser may send become "?".
     """
+    ids, remark = clip_text(model, text)
+    if ids is None:
+        return None, remark
+    if not remark and len(ids) > MAX_TOKENS:
+        remark = f"{len(ids)} tokens; the heatmap draws the last {MAX_TOKENS}."
+    return trace_routing(model, ids), remark
+
+
+def clip_text(model: Transformer, text: str) -> tuple[list[int] | None, str]:
+    """The tokens of any text that the model can read, and a remark (HTML) about what it can't."""
     limit = model.config.max_seq_len
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     clipped = whole[: CHARACTERS_PER_TOKEN * limit]
@@ -108,12 +118,9 @@ def read_text(model: Transformer, text: str) -> tuple[RoutingTrace | None, str]:
         return None, html.escape(str(error))
     if not ids:
         return None, "Type at least one character."
-    remark = ""
     if len(ids) > limit or len(clipped) < len(whole):
-        remark = f"The model reads {limit} tokens; the rest of your text is left out."
-    elif len(ids) > MAX_TOKENS:
-        remark = f"{len(ids)} tokens; the heatmap draws the last {MAX_TOKENS}."
-    return trace_routing(model, ids[:limit]), remark
+        return ids[:limit], f"The model reads {limit} tokens; the rest of your text is left out."
+    return ids, ""
 
 
 def next_tokens(trace: RoutingTrace, model: Transformer, count: int = 5) -> Html:

@@ -55,17 +55,19 @@ def draw_routing(
     scores = trace.scores[place, first:].float().cpu().numpy()
     ids, gates = trace.expert_ids[place, first:].tolist(), trace.gates[place, first:].tolist()
     pieces = trace.pieces[first:]
-    named = [f"token {n} “{piece}”" for n, piece in zip(columns, pieces, strict=True)]
+    named = [
+        f"token {n} “{short_label(piece, 60)}”" for n, piece in zip(columns, pieces, strict=True)
+    ]
     heat, outline, text = figure.data
     heat.update(
         x=columns, y=list(range(trace.n_experts)), z=scores.T,
         customdata=np.tile(np.array(named, dtype=object), (trace.n_experts, 1)).tolist(),
-        zmax=1 if trace.config.score_function == "sigmoid" else float(scores.max()),
+        zmax=1 if trace.score_function == "sigmoid" else float(scores.max()),
     )  # fmt: skip
     outline.update(**outlines(columns, ids))
     text.update(**gate_labels(columns, ids, gates, scores))
     figure.update_xaxes(
-        tickvals=columns, ticktext=[_short(p) for p in pieces],
+        tickvals=columns, ticktext=[short_label(p) for p in pieces],
         range=[first - 0.5, first + max(len(columns), 8) - 0.5],
     )  # fmt: skip
     left_out = f", the last {len(columns)} of {len(trace.pieces)} tokens" if first else ""
@@ -115,8 +117,10 @@ def gate_labels(
     }
 
 
-def _short(piece: str) -> str:
-    return piece if len(piece) <= 9 else piece[:8] + "…"
+def short_label(piece: str, longest: int = 9) -> str:
+    """A token as a tick label: shortened, and its angle brackets no markup to plotly."""
+    short = piece if len(piece) <= longest else piece[: longest - 1] + "…"
+    return short.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def load_bars(

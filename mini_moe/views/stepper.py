@@ -1,5 +1,6 @@
 """One token's routing, step by step, with the numbers of every expert."""
 
+import html
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from mini_moe.config import ModelConfig
 from mini_moe.model.router import allowed_experts, route
 from mini_moe.routing import RoutingTrace
+from mini_moe.routing.intervene import OFF
 from mini_moe.views.sentence import layer_place
 from mini_moe.views.style import Html, safe_callback
 
@@ -22,6 +24,7 @@ STEPS = (
     "Their scores without the bias{normalised}",
     "Times route_scale = {route_scale}: the gates",
 )
+MIXED = "The chosen experts' answers times their gates, added up: the length of each part"
 
 
 class RoutingSteps(NamedTuple):
@@ -62,16 +65,10 @@ def routing_steps(
 
 
 def token_steps(trace: RoutingTrace, token: int, layer: int | None, model: Any) -> RoutingSteps:
-    """The steps of one token of a trace; the logits come back from the recorded scores.
-
-    A softmax forgets a common summand of its logits, so they come back with the sum exp(·) = 1.
-    """
+    """The steps of one token of a trace, from the recorded logits of the router."""
     place = layer_place(trace, layer)
-    scores = trace.scores[place, token].float()
-    sigmoid = trace.config.score_function == "sigmoid"
-    logits = scores.logit(1e-7) if sigmoid else scores.clamp_min(1e-30).log()
     bias = model.layers[trace.layers[place]].mlp.gate.e_score_correction_bias
-    return routing_steps(logits, bias, trace.config)
+    return routing_steps(trace.router_logits[place, token].float(), bias, trace.config)
 
 
 def step_titles(config: ModelConfig) -> list[str]:
@@ -84,18 +81,25 @@ def step_titles(config: ModelConfig) -> list[str]:
     return [title.format(normalised=normalised, **fields) for title in titles]
 
 
-def step_routing(steps: RoutingSteps, config: ModelConfig, step: int = len(STEPS)) -> Html:
+def step_routing(
+    steps: RoutingSteps, config: ModelConfig, step: int = len(STEPS), *,
+    mixed: Float[Tensor, "experts"] | None = None, shared: float | None = None,
+    before: str = "", font: int = 13,
+) -> Html:  # fmt: skip
     """A table of the first `step` steps: experts as rows, the newest column marked.
 
-    Experts that fell out are grey, chosen ones bold.
+    Experts that fell out are grey, chosen ones bold. With `mixed`, the length of each expert's
+    contribution, there is an eighth step; `shared` is the shared experts' length. `before` is said
+    first; `font` is the size of the numbers in pixels.
     Raises: ValueError for a step that does not exist.
     """
-    if not 1 <= step <= len(STEPS):
-        raise ValueError(f"step={step}: 1 to {len(STEPS)} expected")
+    last = len(STEPS) + (mixed is not None)
+    if not 1 <= step <= last:
+        raise ValueError(f"step={step}: 1 to {last} expected")
     columns = (
         ("logit", steps.logits), ("score", steps.scores), ("+ bias", steps.biased),
         ("group", steps.groups), ("rank", steps.rank), ("share", steps.shares),
-        ("gate", steps.gates),
+        ("gate", steps.gates), ("length", mixed),
     )[:step]  # fmt: skip
     head = "".join(_cell("th", name, new=n == step - 1) for n, (name, _) in enumerate(columns))
     rows = []
@@ -103,18 +107,27 @@ def step_routing(steps: RoutingSteps, config: ModelConfig, step: int = len(STEPS
         style = _row_style(steps, expert, step)
         cells = [_cell("td", _shown(v[expert]), n == step - 1) for n, (_, v) in enumerate(columns)]
         rows.append(f'<tr style="{style}">{_cell("th", f"expert {expert}")}{"".join(cells)}</tr>')
-    titles = step_titles(config)
-    text = f"Step {step} of {len(STEPS)}. {titles[step - 1]}."
+    if shared is not None and step > len(STEPS):
+        blank = _cell("td", "") * len(STEPS)
+        rows.append(f"<tr>{_cell('th', 'shared')}{blank}{_cell('td', f'{shared:.3f}', True)}</tr>")
+    text = before + _step_text(steps, config, step, last)
+    body = (
+        f'<div style="font-size:{font + 2}px;margin-bottom:4px"><b>{html.escape(text)}</b></div>'
+        f'<table style="border-collapse:collapse;font-size:{font}px;'
+        'font-variant-numeric:tabular-nums">'
+        f"<thead><tr>{_cell('th', '')}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+    return Html(body, text)
+
+
+def _step_text(steps: RoutingSteps, config: ModelConfig, step: int, last: int) -> str:
+    titles = [*step_titles(config), MIXED]
+    text = f"Step {step} of {last}. {titles[step - 1]}."
     if step >= 5:
         text += f" Chosen: {', '.join(map(str, _chosen(steps)))}."
     if step == len(STEPS):
         text += f" The gates sum to {float(steps.gates.nansum()):.3f}."
-    body = (
-        f'<div style="font-size:15px;margin-bottom:4px"><b>{text}</b></div>'
-        '<table style="border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums">'
-        f"<thead><tr>{_cell('th', '')}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
-    return Html(body, text)
+    return text
 
 
 def _chosen(steps: RoutingSteps) -> list[int]:
@@ -140,6 +153,8 @@ def _shown(value: Tensor) -> str:
     number = value.item()
     if isinstance(number, int):
         return f"{number}." if number else ""
+    if number <= OFF / 2:
+        return "off"
     return "" if number != number else f"{number:.3f}"
 
 

@@ -1,0 +1,120 @@
+"""A row of chips to click or to walk along with the arrow keys: tokens of a text, experts."""
+
+from typing import Any
+
+import anywidget
+import traitlets
+
+# One listener for all chips; nodes are kept and only what differs is written, so nothing flickers.
+# Texts go through textContent and title: hostile text stays text.
+_ESM = """
+function render({ model, el }) {
+  const box = document.createElement("div");
+  box.className = "moe-chips";
+  box.tabIndex = 0;
+  box.dir = "ltr";
+  box.setAttribute("role", "listbox");
+  box.setAttribute("data-lm-suppress-shortcuts", "true");
+  const name = "moe-" + Math.random().toString(36).slice(2);
+  const put = (node, key, value) => { if (node[key] !== value) node[key] = value; };
+
+  function add(n) {
+    const chip = document.createElement("span");
+    chip.dataset.n = n;
+    chip.id = name + "-" + n;
+    chip.setAttribute("role", "option");
+    const piece = document.createElement("bdi");
+    const label = document.createElement("small");
+    const inner = document.createElement("span");
+    inner.append(piece, label);
+    chip.append(inner);
+    box.append(chip);
+    return chip;
+  }
+  function draw() {
+    const items = model.get("items"), selected = model.get("selected");
+    while (box.children.length > items.length) box.lastChild.remove();
+    items.forEach((item, n) => {
+      const chip = box.children[n] || add(n), [piece, label] = chip.firstChild.children;
+      put(piece, "textContent", item.text);
+      put(label, "textContent", item.label);
+      put(chip.firstChild, "title", item.title);
+      put(piece.style, "backgroundColor", item.colour);
+      put(piece.style, "color", item.ink);
+      put(chip, "className", (item.off ? "off " : "") + (item.end ? "end " : "")
+        + (n === selected ? "here" : ""));
+      chip.setAttribute("aria-selected", n === selected);
+      chip.setAttribute("aria-label", item.title);
+    });
+    put(box, "className", "moe-chips" + (model.get("large") ? " large" : ""));
+    box.setAttribute("aria-label", model.get("name"));
+    box.setAttribute("aria-activedescendant", name + "-" + selected);
+  }
+  function choose(n) {
+    const last = model.get("items").length - 1;
+    model.set("selected", Math.max(0, Math.min(last, n)));
+    model.save_changes();
+    box.children[model.get("selected")]?.scrollIntoView({ block: "nearest" });
+  }
+  const click = event => {
+    const chip = event.target.closest("[data-n]");
+    if (chip) choose(Number(chip.dataset.n));
+  };
+  const key = event => {
+    const now = model.get("selected"), last = model.get("items").length - 1;
+    const to = { ArrowLeft: now - 1, ArrowRight: now + 1, ArrowUp: now - 1, ArrowDown: now + 1,
+                 Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    choose(to);
+  };
+  box.addEventListener("click", click);
+  box.addEventListener("keydown", key);
+  for (const trait of ["items", "selected", "large", "name"]) model.on("change:" + trait, draw);
+  el.append(box);
+  draw();
+  return () => {
+    for (const trait of ["items", "selected", "large", "name"]) model.off("change:" + trait, draw);
+  };
+}
+export default { render };
+"""
+
+_CSS = """
+.moe-chips { line-height: 1.15; font-size: 15px; padding: 4px; max-height: 330px;
+  overflow-y: auto; border-radius: 4px; }
+.moe-chips:focus-visible { outline: 2px solid #0072B2; }
+.moe-chips > span > span { display: inline-block; text-align: center; margin: 2px 1px 3px;
+  padding: 2px; border: 2px solid transparent; border-radius: 5px; cursor: pointer; }
+.moe-chips bdi { display: block; white-space: pre; border-radius: 3px; padding: 2px 4px;
+  min-width: 0.6em; min-height: 1.15em; }
+.moe-chips small { display: block; font-size: 11px; white-space: pre; }
+.moe-chips > .end::after { content: "\\A"; white-space: pre; }
+.moe-chips > .here > span { border-color: currentColor; background: rgba(128, 128, 128, 0.22); }
+.moe-chips > .here small { font-weight: 700; }
+.moe-chips > .off bdi { text-decoration: line-through 2px; border: 1px dashed currentColor; }
+.moe-chips.large { font-size: 28px; max-height: 480px; }
+.moe-chips.large small { font-size: 20px; }
+"""
+
+
+class Chips(anywidget.AnyWidget):
+    """Chips with one selected. An item is {text, label, title, colour, ink, off, end}.
+
+    `off` strikes the text through, `end` begins a new line after it.
+    """
+
+    _esm, _css = _ESM, _CSS
+    items = traitlets.List(traitlets.Dict()).tag(sync=True)
+    selected = traitlets.Int(0).tag(sync=True)
+    large = traitlets.Bool(False).tag(sync=True)
+    name = traitlets.Unicode("").tag(sync=True)  # what a screen reader says
+
+
+def chip(
+    text: str, label: str, title: str, colour: str, ink: str, off: bool = False, end: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """One item of `Chips`."""
+    return {"text": text, "label": label, "title": title, "colour": colour, "ink": ink,
+            "off": off, "end": end}  # fmt: skip

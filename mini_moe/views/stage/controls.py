@@ -1,0 +1,99 @@
+"""The stage's widgets, without what they do."""
+
+import json
+from typing import Any
+
+from mini_moe.text import data_folder
+from mini_moe.views.stage.chips import Chips
+
+NO_PROMPT = "prepared prompts …"
+TITLES = {"code": "code", "docs": "documentation", "stories_en": "story (English)",
+          "stories_de": "story (German)", "math": "sums", "tables": "tables"}  # fmt: skip
+
+
+def prepared_prompts(prompts: dict[str, list[str]] | None = None) -> list[tuple[str, str]]:
+    """(label, text) of every prepared prompt, domain by domain; None reads data/prompts.json."""
+    if prompts is None:
+        prompts = json.loads((data_folder() / "prompts.json").read_text("utf-8"))
+    choices = [(NO_PROMPT, "")]
+    for domain, texts in prompts.items():
+        for text in texts:
+            line = " ".join(text.split())
+            label = line if len(line) <= 44 else line[:43] + "…"
+            choices.append((f"{TITLES.get(domain, domain)}: {label}", text))
+    return choices
+
+
+class Controls:
+    """Every widget of the stage; `view` arranges them."""
+
+    def __init__(
+        self, layers: tuple[int, ...], n_experts: int, top_k: int, n_steps: int, records: int,
+        prompts: dict[str, list[str]] | None, text: str,
+    ) -> None:  # fmt: skip
+        import ipywidgets as widgets
+
+        def slider(kind: str, description: str, width: str = "270px", **named: Any) -> Any:
+            layout = {"width": width}
+            return getattr(widgets, kind)(description=description, layout=layout, **named)
+
+        self.prompt = widgets.Dropdown(
+            options=prepared_prompts(prompts), description="Prompt", layout={"width": "420px"}
+        )
+        self.text = widgets.Textarea(
+            value=text, description="Text", rows=2, layout={"width": "98%", "max_width": "1060px"}
+        )
+        self.layer = slider("SelectionSlider", "Layer", options=list(layers))
+        self.temperature = slider("FloatLogSlider", "Temperature", value=1.0, base=2, min=-3, max=3,
+                                  step=0.5, readout_format=".2f")  # fmt: skip
+        self.top_k = slider("IntSlider", "Experts/token", value=top_k, min=1, max=min(8, n_experts))
+        self.bias = slider("FloatSlider", "Bias", value=0.0, min=-0.5, max=0.5, step=0.02,
+                           readout_format="+.2f", width="320px")  # fmt: skip
+        self.step = slider("IntSlider", "Step", value=n_steps, min=1, max=n_steps, width="420px")
+        self.record = slider("IntSlider", "Log record", value=max(0, records - 1), min=0,
+                             max=max(1, records - 1), readout=False, width="560px")  # fmt: skip
+        self.play = widgets.Play(min=0, max=max(1, records - 1), interval=120, step=2,
+                                 description="replay")  # fmt: skip
+        widgets.jslink((self.play, "value"), (self.record, "value"))
+        wide = {"width": "auto"}
+        toggle = widgets.ToggleButton
+        self.off = toggle(description="Switch expert off", icon="power-off", layout=wide)
+        self.shared = toggle(description="Switch shared expert off", icon="power-off", layout=wide)
+        self.find = widgets.Button(
+            description="Find the strongest switch", icon="search", layout=wide,
+            tooltip="Tries every expert alone and selects the one that matters most here",
+        )  # fmt: skip
+        self.reset = widgets.Button(description="Reset the model", icon="undo", layout=wide)
+        self.large = toggle(description="Presentation size", icon="expand", layout=wide)
+        self.tables = toggle(description="Show as tables", icon="table", layout=wide)
+        self.tokens = Chips(name="tokens; arrow keys choose one")
+        self.experts = Chips(name="experts; arrow keys choose one")
+        names = ("remark", "error", "status", "next", "summary", "steps", "table", "replayed",
+                 "replay_table", "sizes")  # fmt: skip
+        for name in names:
+            setattr(self, name, widgets.HTML())
+
+    def view(self, picture: Any, replay: Any | None) -> Any:
+        """Everything in one column that reads from the text down to the training."""
+        import ipywidgets as widgets
+
+        row = {"flex_flow": "row wrap", "align_items": "center"}
+
+        def line(*children: Any) -> Any:
+            return widgets.Box(children, layout=row)
+
+        parts = [
+            self.sizes,
+            line(self.prompt, self.reset, self.large, self.tables),
+            self.text,
+            line(self.layer, self.top_k, self.temperature),
+            line(self.experts),
+            line(self.off, self.bias, self.shared, self.find),
+            self.status, self.remark, self.error, self.tokens, self.next, picture,
+            self.summary, self.table, self.step, self.steps,
+        ]  # fmt: skip
+        if replay is not None:
+            parts += [line(self.play, self.record), replay, self.replayed, self.replay_table]
+        box = widgets.VBox(parts)
+        box.add_class("moe-stage")
+        return box

@@ -1,0 +1,322 @@
+"""`open_stage`: type, route, switch experts off, step through one token, replay the training."""
+
+import html
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mini_moe.model import Transformer
+from mini_moe.views.explorer import clip_text
+from mini_moe.views.stage import panels
+from mini_moe.views.stage.controls import Controls
+from mini_moe.views.stage.picture import (
+    DESK,
+    ROOM,
+    draw_moment,
+    resize_picture,
+    stage_picture,
+    window_start,
+)
+from mini_moe.views.stage.replay import (
+    History,
+    draw_replay,
+    replay_picture,
+    replay_rows,
+    resize_replay,
+)
+from mini_moe.views.stage.state import UNTOUCHED, Changes, run_moment, strongest_switches
+from mini_moe.views.style import as_widget, error_html, summary_of
+
+FIRST_TEXT = "Anna found a small key under the old tree."
+LARGE = """<style>
+.moe-stage .widget-label, .moe-stage .widget-readout, .moe-stage textarea, .moe-stage select,
+.moe-stage button { font-size: 22px !important; }
+.moe-stage .widget-label { width: 150px !important; }
+.moe-stage .widget-slider { width: 520px !important; height: 44px !important; }
+.moe-stage .widget-readout { min-width: 90px !important; }
+.moe-stage button, .moe-stage select { height: 44px !important; line-height: 40px !important; }
+.moe-stage .widget-html-content { font-size: 22px !important; line-height: 1.3 !important; }
+</style>"""
+
+
+def open_stage(
+    model: Transformer,
+    text: str = FIRST_TEXT,
+    *,
+    run_log: str | Path | Sequence[dict[str, Any]] | None = None,
+    choices_per_step: int | None = None,
+    capacity_factor: float | None = None,
+    prompts: dict[str, list[str]] | None = None,
+) -> "Stage":
+    """One view in which text, token, layer and expert are linked, of a model that really runs.
+
+    run_log: a log file, its folder or its records: adds the replay of the training.
+    choices_per_step: tokens · top_k of a training step: draws chance's MaxVio in the replay.
+    capacity_factor: draws a capacity of that many even shares in the load.
+    prompts: domain → texts; without it those of data/prompts.json.
+    Raises: ValueError for a model without a tokenizer or without experts, or an empty text.
+    """
+    return Stage(model, text, run_log, choices_per_step, capacity_factor, prompts)
+
+
+class Stage:
+    """The widgets (`view`) and the selection they show: text, `token`, `layer`, `expert`."""
+
+    def __init__(
+        self, model: Transformer, text: str, run_log: Any = None,
+        choices_per_step: int | None = None, capacity_factor: float | None = None,
+        prompts: dict[str, list[str]] | None = None,
+    ) -> None:  # fmt: skip
+        if model.tokenizer is None:
+            raise ValueError("model: one with a tokenizer expected; load_hf attaches it")
+        ids, remark = clip_text(model, text)
+        if ids is None:
+            raise ValueError(f"text: {remark}")
+        self.model, self.capacity_factor = model, capacity_factor
+        self.history = None if run_log is None else History(run_log)
+        self.changes: Changes = UNTOUCHED
+        self.moment = run_moment(model, ids, UNTOUCHED)
+        self.layer, self.expert, self.look, self.milliseconds = (
+            self.moment.after.layers[0],
+            0,
+            DESK,
+            0.0,
+        )
+        self.token, self._first = len(ids) - 1, 0
+        self._lock, self._quiet = threading.RLock(), False
+        n_experts, layers = self.moment.after.n_experts, self.moment.after.layers
+        records = 0 if self.history is None else len(self.history.steps)
+        self.controls = Controls(layers, n_experts, model.config.top_k, panels.MIXED_STEP, records,
+                                 prompts, text)  # fmt: skip
+        self.picture = as_widget(stage_picture(n_experts))
+        self.replay = None
+        if self.history is not None:
+            self.replay = as_widget(replay_picture(self.history, DESK, choices_per_step))
+        self.view = self.controls.view(self.picture, self.replay)
+        self.controls.remark.value = remark
+        self._connect()
+        self._draw()
+        self._draw_replay()
+
+    # ------------------------------------------------------------ what Python may call
+
+    def select(
+        self, text: str | None = None, *, token: int | None = None, layer: int | None = None,
+        expert: int | None = None,
+    ) -> None:  # fmt: skip
+        """Choose a text, a token, a layer, an expert; whatever is not named stays.
+
+        Raises: ValueError for a layer, token or expert that does not exist.
+        """
+        if layer is not None and layer not in self.moment.after.layers:
+            raise ValueError(f"layer={layer}: one of {list(self.moment.after.layers)} expected")
+        if expert is not None and not 0 <= expert < self.moment.after.n_experts:
+            raise ValueError(f"expert={expert}: below {self.moment.after.n_experts} expected")
+        with self._lock:
+            self.layer = self.layer if layer is None else layer
+            self.expert = self.expert if expert is None else expert
+            if text is not None:
+                self._read(text)
+            n_tokens = len(self.moment.after.pieces)
+            if token is not None and not -n_tokens <= token < n_tokens:
+                raise ValueError(f"token={token}: below {n_tokens} expected")
+            self.token = self.token if token is None else token % n_tokens
+            self._draw()
+            self._draw_replay()
+
+    def change(self, changes: Changes) -> None:
+        """Run the model with these changes; ones that cannot be are refused and said so."""
+        with self._lock:
+            try:
+                ids = self.moment.before.tokens.tolist()
+                self.moment = run_moment(self.model, ids, changes, self.moment.before)
+                self.changes, self.controls.remark.value = changes, ""
+            except ValueError as error:
+                self.controls.remark.value = f"Not possible: {html.escape(str(error))}"
+            self._draw()
+
+    def switch(self, layer: int, expert: int, off: bool = True) -> None:
+        """Select an expert and switch it off, or on again."""
+        self.layer, self.expert = layer, expert
+        self.change(self.changes.switch((layer, expert), off))
+
+    def reset(self) -> None:
+        """The model as it was trained; the text and the selection stay."""
+        self.change(UNTOUCHED)
+
+    def find_strongest(self) -> None:
+        """Select, but do not switch off, the expert whose absence changes the next token most."""
+        with self._lock:
+            ids = self.moment.before.tokens.tolist()[: self.token + 1]
+            best = strongest_switches(self.model, ids, count=1)[0]
+            self.select(layer=best.layer, expert=best.expert)
+            self.controls.remark.value = (
+                f"Of all experts, expert {best.expert} of layer {best.layer} matters most for "
+                f"what comes next. Guess first, then switch it off."
+            )
+
+    def enlarge(self, large: bool) -> None:
+        """Presentation size, readable from the last row, or desk size."""
+        with self._lock:
+            self.look, controls = ROOM if large else DESK, self.controls
+            controls.tokens.large = controls.experts.large = large
+            controls.sizes.value = LARGE if large else ""
+            with self.picture.batch_update():
+                resize_picture(self.picture, self.moment.after.n_experts, self.look)
+            if self.replay is not None:
+                with self.replay.batch_update():
+                    resize_replay(self.replay, self.look)
+            self._draw()
+            self._draw_replay()
+
+    # ------------------------------------------------------------ what the widgets call
+
+    def _connect(self) -> None:
+        controls = self.controls
+        actions: dict[str, Callable[[Any], None]] = {
+            "text": lambda text: self.select(text),
+            "layer": lambda layer: self.select(layer=layer),
+            "top_k": self._set_top_k,
+            "temperature": lambda t: self.change(replace(self.changes, temperature=t)),
+            "bias": lambda value: self.change(self.changes.push(self._place, round(value, 4))),
+            "off": lambda off: self.change(self.changes.switch(self._place, off)),
+            "shared": lambda off: self.change(self.changes.switch_shared(self.layer, off)),
+            "prompt": self._take_prompt,
+            "step": lambda step: self._draw_steps(),
+            "record": lambda record: self._draw_replay(),
+            "large": self.enlarge,
+            "tables": lambda shown: (self._draw(), self._draw_replay()),
+        }
+        for name, action in actions.items():
+            getattr(controls, name).observe(self._guarded(action), names="value")
+        controls.tokens.observe(self._guarded(lambda n: self.select(token=n)), names="selected")
+        controls.experts.observe(self._guarded(lambda n: self.select(expert=n)), names="selected")
+        controls.reset.on_click(self._guarded(lambda button: self.reset()))
+        controls.find.on_click(self._guarded(lambda button: self.find_strongest()))
+        self.picture.data[0].on_click(self._clicked)
+
+    def _guarded(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Errors are shown; what the stage sets itself is no event; time is measured."""
+
+        def run(event: Any) -> None:
+            if self._quiet:
+                return
+            started = time.perf_counter()
+            try:
+                with self._lock:
+                    action(event["new"] if isinstance(event, dict) else event)
+                self.controls.error.value = ""
+            except Exception as error:
+                self.controls.error.value = error_html(error)
+            self.milliseconds = 1000 * (time.perf_counter() - started)
+
+        return run
+
+    @contextmanager
+    def _silence(self) -> Iterator[None]:
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return self.layer, self.expert
+
+    def _set_top_k(self, top_k: int) -> None:
+        self.change(
+            replace(self.changes, top_k=None if top_k == self.model.config.top_k else top_k)
+        )
+
+    def _take_prompt(self, text: str) -> None:
+        if text:
+            self.controls.text.value = text
+
+    def _clicked(self, trace: Any, points: Any, state: Any) -> None:
+        """A click into the heatmap selects its token and its expert."""
+        if points.xs:
+            self._guarded(lambda cell: self.select(token=cell[0], expert=cell[1]))(
+                (int(points.xs[0]), int(points.ys[0]))
+            )
+
+    # ------------------------------------------------------------ drawing
+
+    def _read(self, text: str) -> None:
+        ids, remark = clip_text(self.model, text)
+        self.controls.remark.value = remark
+        if ids is not None:
+            self.moment = run_moment(self.model, ids, self.changes)
+            self.token, self._first = len(ids) - 1, 0
+
+    def _draw(self) -> None:
+        controls, moment = self.controls, self.moment
+        self._first = window_start(
+            self._first, self.token, len(moment.after.pieces), self.look.window
+        )
+        with self.picture.batch_update():
+            draw_moment(self.picture, moment, self.layer, self.token, self.expert, self._first,
+                        self.look, self.capacity_factor)  # fmt: skip
+        with self._silence():
+            controls.tokens.items = panels.token_chips(moment.after, self.layer)
+            controls.tokens.selected = self.token
+            controls.experts.items = panels.expert_chips(moment, self.layer)
+            controls.experts.selected = self.expert
+            controls.layer.value, controls.off.value = self.layer, self._place in self.changes.off
+            controls.shared.value = self.layer in self.changes.shared_off
+            controls.bias.value = self.changes.bias.get(self._place, 0.0)
+            controls.bias.description = f"Bias of {self.expert}"
+            controls.temperature.value = self.changes.temperature
+            controls.top_k.value = self.changes.top_k or self.model.config.top_k
+            controls.off.description = f"Switch expert {self.expert} off"
+        controls.status.value = panels.status_line(self.changes)
+        font = 22 if self.look is ROOM else 14
+        controls.next.value = panels.next_table(moment, self.model, self.token, font=font).html
+        controls.summary.value = f"<i>{html.escape(summary_of(self.picture))}</i>"
+        tables = panels.picture_tables(moment, self.layer) if controls.tables.value else ""
+        controls.table.value = tables
+        self._draw_steps()
+
+    def _draw_steps(self) -> None:
+        self.controls.steps.value = panels.step_table(
+            self.moment, self.model, self.layer, self.token, self.controls.step.value,
+            font=self.look.stepper,
+        ).html  # fmt: skip
+
+    def _draw_replay(self) -> None:
+        if self.replay is None:
+            return
+        place, controls = self.moment.after.layers.index(self.layer), self.controls
+        with self.replay.batch_update():
+            draw_replay(self.replay, self.history, controls.record.value, place, self.expert)
+        controls.replayed.value = f"<i>{html.escape(summary_of(self.replay))}</i>"
+        shown = controls.tables.value
+        controls.replay_table.value = self._replay_table() if shown else ""
+
+    def _replay_table(self) -> str:
+        rows = replay_rows(self.history, self.moment.after.layers.index(self.layer))
+        return panels.html_table(["step", "MaxVio", "entropy", "busiest"], rows)
+
+    # ------------------------------------------------------------ without widgets
+
+    def __repr__(self) -> str:
+        words = [str(self.changes) or "untouched", summary_of(self.picture)]
+        words += [panels.next_table(self.moment, self.model, self.token).text]
+        return " ".join(words)
+
+    def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
+        """The widgets, and for readers without them every view as still HTML and in words."""
+        summaries = [summary_of(self.picture)]
+        tables = []
+        if self.replay is not None:
+            summaries.append(summary_of(self.replay))
+            tables.append(("The training as a table", self._replay_table()))
+        still = panels.still_page(
+            self.moment, self.model, self.layer, self.token, summaries, tables
+        )
+        bundle = self.view._repr_mimebundle_(**named) or {}
+        return bundle | {"text/html": still, "text/plain": repr(self)}
