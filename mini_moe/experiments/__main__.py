@@ -1,0 +1,114 @@
+"""`python -m mini_moe.experiments NAME`: run what is missing, a line of results a run."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mini_moe.experiments.designs import DESIGNS, Arm
+from mini_moe.experiments.measures import machine, measure, settings
+from mini_moe.experiments.records import (
+    append_run,
+    check_same_settings,
+    drop_unfinished,
+    read_lines,
+    replace_runs,
+    results_path,
+)
+from mini_moe.experiments.step_time import step_times
+from mini_moe.text import Corpus, load_corpus
+from mini_moe.training import TrainingDiverged
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run an experiment; the exit status is 0 where every run asked for is in the file.
+
+    `step_time` is no list of runs: it always measures anew, and wants a quiet machine.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "mini_moe.experiments", *arguments])
+    try:
+        path = results_path(options.name, options.folder)
+        if options.name == "step_time":
+            return time_steps(options.arms, path, load_corpus(), command)
+        jobs = chosen(DESIGNS[options.name](), options.arms, options.seeds, options.part)
+        whole = run_jobs(options.name, jobs, path, load_corpus(), command)
+    except (ValueError, OSError, TrainingDiverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not whole:
+        print("stopped early; the same command continues")
+    return 0 if whole else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of the command line."""
+    made = argparse.ArgumentParser(prog="python -m mini_moe.experiments", description=__doc__)
+    add = made.add_argument
+    add("name", choices=[*DESIGNS, "step_time"], help="the experiment")
+    add("--seeds", type=int, default=3, help="runs of each arm, seeds 0, 1, … (default: 3)")
+    add("--arms", nargs="+", help="only these arms (default: all)")
+    add("--part", default="1/1", help="I/N: every N-th run, for N processes side by side")
+    add("--folder", type=Path, help="where NAME.jsonl lies (default: data/experiments)")
+    return made
+
+
+def chosen(
+    arms: Mapping[str, Arm], names: list[str] | None, seeds: int, part: str = "1/1"
+) -> list[tuple[str, Arm, int]]:
+    """(name, arm, seed) of every run asked for, seed by seed.
+
+    Raises: ValueError for an arm that does not exist, fewer than one seed, or a part not I/N.
+    """
+    for name in names or ():
+        if name not in arms:
+            raise ValueError(f"arms: one of {', '.join(arms)} expected, got {name!r}")
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} must be at least 1")
+    first, slash, of = part.partition("/")
+    if not (slash and first.isdigit() and of.isdigit() and 1 <= int(first) <= int(of)):
+        raise ValueError(f"part={part!r}: I/N with I from 1 to N expected")
+    jobs = [(name, arms[name], seed) for seed in range(seeds) for name in names or arms]
+    return jobs[int(first) - 1 :: int(of)]
+
+
+def time_steps(names: list[str] | None, path: Path, corpus: Corpus, command: str) -> int:
+    """Measure a step of every arm of `sparsity`, or of those named, and write the file anew."""
+    arms = DESIGNS["sparsity"]()
+    jobs = chosen(arms, names, seeds=1)
+    records = step_times({name: arms[name] for name, _, _ in jobs}, corpus, command)
+    replace_runs(path, records)
+    for record in records:
+        print(f"{record['arm']}: {1000 * record['median']:.0f} ms a step (median)")
+    return 0
+
+
+def run_jobs(
+    experiment: str, jobs: list[tuple[str, Arm, int]], path: Path, corpus: Corpus, command: str
+) -> bool:
+    """Run what the file lacks and append it; False where Ctrl-C ended it early.
+
+    Raises: ValueError when the file holds one of these runs with another setting.
+    """
+    drop_unfinished(path)
+    stored = read_lines(path) if path.is_file() else []
+    done = {(run["arm"], run["seed"]): run for run in stored}
+    for name, arm, seed in jobs:
+        if (name, seed) in done:
+            check_same_settings(path, done[name, seed], settings(arm, seed))
+    for name, arm, seed in jobs:
+        if (name, seed) in done:
+            continue
+        record = measure(experiment, name, arm, seed, corpus)
+        if record is None:
+            return False
+        append_run(path, record | {"machine": machine(), "command": command})
+        seconds, loss = record["curve"][-1][1], record["validation"]["all"]
+        print(f"{name}, seed {seed}: validation {loss:.4f}, {seconds:.0f} s", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Which models are compared, arm by arm, and why their sizes are what they are."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from mini_moe import presets
+from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.model import Transformer
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model and one way to train it, run once a seed."""
+
+    model: ModelConfig
+    training: TrainConfig
+    knock_outs: bool = False  # afterwards, switch experts off and measure again
+
+    def at_seed(self, seed: int) -> TrainConfig:
+        """The training of one run: the seed sets first weights and the order of the data."""
+        return dataclasses.replace(self.training, seed=seed)
+
+
+def balance_arms() -> dict[str, Arm]:
+    """One small model under each way of balancing, all else equal; 200 steps of 8 × 128 tokens.
+
+    The sequence-wise and the batch-wise loss have the same large weight, so that what differs is
+    only the scope over which load is evened.
+    """
+    off = training(200, bias_update_rate=0.0, balance_loss_weight=0.0)
+    changes = {
+        "none": {},
+        "auxiliary": {"balance_loss": "switch", "balance_loss_weight": 0.01},
+        "auxiliary weak": {"balance_loss": "switch", "balance_loss_weight": 0.001},
+        "auxiliary strong": {"balance_loss": "switch", "balance_loss_weight": 0.1},
+        "loss-free": {"bias_update_rate": 0.003},
+        "loss-free fast": {"bias_update_rate": 0.01},
+        "loss-free proportional": {"bias_update_rate": 0.003, "bias_update": "proportional"},
+        "z-loss": {"z_loss_weight": 0.001},
+        "sequence-wise": {"balance_loss": "sequence", "balance_loss_weight": 0.1},
+        "batch-wise": {"balance_loss": "batch", "balance_loss_weight": 0.1},
+    }
+    return {
+        name: Arm(presets.lab(), dataclasses.replace(off, **fields))
+        for name, fields in changes.items()
+    }
+
+
+def sparsity_arms() -> dict[str, Arm]:
+    """Mixtures against dense networks: what sparsity, expert count, grain and sharing buy.
+
+    `moe` has 32 experts of width 64 a layer: one shared, and 3 of 31 routed. Its twins, finer and
+    coarser relatives keep 256 as the width that works on a token and 8 × 256 as the width that
+    exists. With one expert a token the chosen score is not divided by the sum of the chosen (it
+    would always be 1, and the router would get no gradient); it is doubled instead, so that gates
+    begin at about 1. In all other mixtures the gates of a token sum to 1.
+    """
+    moe, plan = sparse_model(31, 3, 64, shared=1), training(400)
+    dense, dense_total = dense_twin(moe, "active"), dense_twin(moe, "total")
+    arms = {
+        "dense": Arm(dense, plan),
+        "moe": Arm(moe, plan, knock_outs=True),
+        "dense total": Arm(dense_total, plan),
+        "no shared": Arm(sparse_model(32, 4, 64), plan, knock_outs=True),
+    }
+    for count in (1, 2, 4, 8, 16, 32):
+        arms[f"experts {count}"] = Arm(sparse_model(count, 1, 256), plan)
+    for grain in (2, 8, 16):  # 1 is "experts 8", 4 is "no shared"
+        arms[f"grain {grain}"] = Arm(sparse_model(8 * grain, grain, 256 // grain), plan)
+    arms["dense 800 steps"] = Arm(dense, training(800))
+    arms["dense 1200 steps"] = Arm(dense, training(1200))
+    arms["moe 200 steps"] = Arm(moe, training(200))
+    arms["moe 600 steps"] = Arm(moe, training(600))
+    for name, model in (("dense", dense), ("moe", moe)):
+        arms[f"{name} half rate"] = Arm(model, scaled_rate(plan, 0.5))
+        arms[f"{name} double rate"] = Arm(model, scaled_rate(plan, 2.0))
+    return arms
+
+
+def sparse_model(experts: int, top_k: int, d_expert: int, shared: int = 0) -> ModelConfig:
+    """Four layers, the first of them dense, with the given experts in the other three."""
+    gate = {"norm_topk_prob": False, "route_scale": 2.0} if top_k == 1 else {}
+    return dataclasses.replace(
+        presets.lab(), n_layers=4, n_routed_experts=experts, top_k=top_k, d_expert=d_expert,
+        n_shared_experts=shared, **gate,
+    )  # fmt: skip
+
+
+def dense_twin(moe: ModelConfig, equal: str) -> ModelConfig:
+    """The dense model with as many "active", or as many "total", parameters.
+
+    Its d_ff is what remains when everything else is subtracted, divided by what one unit of width
+    costs in all layers and rounded: equal to within half a unit of width.
+    Raises: ValueError for another word, or a model without experts.
+    """
+    if equal not in ("active", "total") or not moe.n_moe_layers:
+        raise ValueError(f"equal={equal!r} of a model with experts: 'active' or 'total' expected")
+    narrow = dataclasses.replace(moe, n_dense_layers=moe.n_layers, d_ff=1)
+    unit = 3 * moe.d_model * moe.n_layers  # gate, up and down projection in every layer
+    missing = parameters(moe)[equal] - parameters(narrow)[equal]
+    return dataclasses.replace(narrow, d_ff=1 + max(0, round(missing / unit)))
+
+
+def parameters(config: ModelConfig) -> dict[str, int]:
+    """Total and active parameters, counted without making any."""
+    with torch.device("meta"):
+        total, active = Transformer(config).count_parameters()
+    return {"total": total, "active": active}
+
+
+def scaled_rate(config: TrainConfig, factor: float) -> TrainConfig:
+    """Both learning rates times a factor."""
+    return dataclasses.replace(
+        config,
+        learning_rate=config.learning_rate * factor,
+        adamw_learning_rate=config.adamw_learning_rate * factor,
+    )
+
+
+def training(steps: int, **changes) -> TrainConfig:
+    """What all arms share: batches of 8 × 128 tokens, bfloat16 products, one last evaluation."""
+    fixed = {"batch_size": 8, "seq_len": 128, "bf16": True, "eval_every": steps, "eval_tokens": 0}
+    return TrainConfig(steps=steps, **fixed | changes)
+
+
+DESIGNS: dict[str, Callable[[], dict[str, Arm]]] = {
+    "balance": balance_arms,
+    "sparsity": sparsity_arms,
+}

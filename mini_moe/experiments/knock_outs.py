@@ -1,0 +1,57 @@
+"""After training, without training again: switch experts off and measure the loss."""
+
+from collections.abc import Collection
+
+import torch
+
+from mini_moe.config import TrainConfig
+from mini_moe.model import Transformer
+from mini_moe.routing import intervene
+from mini_moe.text import Corpus
+from mini_moe.training.evaluation import validation_losses
+
+OFF_COUNTS = (1, 2, 4, 8)  # routed experts a layer
+DRAWS = 2  # random choices of as many experts
+TOKENS = 8192  # of each domain that every measurement reads
+
+
+def knock_out_losses(
+    model: Transformer, load: list[list[float]], corpus: Corpus, config: TrainConfig
+) -> list[dict]:
+    """Validation loss with experts off: {"off": what, "count": a layer, "loss": nats per token}.
+
+    The shared expert alone, and with one more routed expert in its place, which keeps the FLOPs;
+    then the most used routed experts of every layer, and as many drawn at random. `load` is the
+    share of choices of each expert, layer by layer, over the validation text.
+    Source: DeepSeekMoE, arXiv 2401.06066 §4.5, which switches the shared expert off likewise, but
+    masks routed experts token by token, those with the highest scores; here whole experts go.
+    """
+
+    def loss(**changes) -> float:
+        with intervene(model, **changes), torch.autocast("cpu", torch.bfloat16, config.bf16):
+            return round(validation_losses(model, corpus, config.seq_len, TOKENS)["all"], 6)
+
+    first, layers = (
+        model.config.n_dense_layers,
+        range(model.config.n_dense_layers, model.config.n_layers),
+    )
+    results = [{"off": "nothing", "count": 0, "loss": loss()}]
+    if model.config.n_shared_experts:
+        more = model.config.top_k + 1
+        alone = {"off": "shared", "count": 1, "loss": loss(shared_off=layers)}
+        replaced = {"off": "shared, one more routed", "count": 1}
+        results += [alone, replaced | {"loss": loss(shared_off=layers, top_k=more)}]
+    draw = torch.Generator().manual_seed(config.seed)
+    for count in OFF_COUNTS:
+        most = [torch.tensor(shares).topk(count).indices.tolist() for shares in load]
+        results.append({"off": "most used", "count": count, "loss": loss(off=pairs(first, most))})
+        for _ in range(DRAWS):
+            some = [torch.randperm(len(s), generator=draw)[:count].tolist() for s in load]
+            lost = loss(off=pairs(first, some))
+            results.append({"off": "random", "count": count, "loss": lost})
+    return results
+
+
+def pairs(first_layer: int, experts: list[list[int]]) -> Collection[tuple[int, int]]:
+    """(layer, expert) of experts that are listed layer by layer."""
+    return {(first_layer + n, e) for n, layer in enumerate(experts) for e in layer}

@@ -1,0 +1,140 @@
+"""One run of an arm, from its first weights to everything that is kept of it."""
+
+import dataclasses
+import datetime
+import os
+import platform
+import statistics
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mini_moe.config import TrainConfig
+from mini_moe.experiments.designs import Arm
+from mini_moe.experiments.knock_outs import knock_out_losses
+from mini_moe.model import Routing, Transformer
+from mini_moe.routing import max_violation
+from mini_moe.text import Corpus, windows
+from mini_moe.training import train
+from mini_moe.training.balance import count_choices
+from mini_moe.training.speed import flops_per_token
+
+EVERY = 10  # steps that one point of a curve averages
+LAST = 20  # training batches whose MaxVio is averaged at the end
+
+
+def measure(experiment: str, name: str, arm: Arm, seed: int, corpus: Corpus) -> dict | None:
+    """Train an arm at one seed; the record of it, or None where it was interrupted."""
+    config = arm.at_seed(seed)
+    run = train(arm.model, config, corpus, progress=False)
+    if run.stopped:
+        return None
+    total, active = run.model.count_parameters()
+    record = {
+        "experiment": experiment,
+        "arm": name,
+        "seed": seed,
+        **settings(arm, seed),
+        "parameters": {"total": total, "active": active},
+        "flops_per_token": flops_per_token(run.model, config.seq_len),
+        "curve": curve(run.log, "loss"),  # [step, seconds, training loss over EVERY steps]
+        "validation": rounded(run.log[-1]["validation"]),
+    }
+    if arm.model.n_moe_layers:
+        record |= routing_record(run.model, run.log, config, corpus)
+    if arm.knock_outs:
+        record["knock_outs"] = knock_out_losses(run.model, record["load"], corpus, config)
+    return record
+
+
+def settings(arm: Arm, seed: int) -> dict[str, dict]:
+    """Both configurations whole, as they stand in the file."""
+    return {
+        "model_config": dataclasses.asdict(arm.model),
+        "train_config": dataclasses.asdict(arm.at_seed(seed)),
+    }
+
+
+def curve(log: list[dict], field: str) -> list[list[int | float]]:
+    """[step, seconds of training, mean of the field over the EVERY steps up to it]."""
+    points = []
+    for end in range(EVERY, len(log) + 1, EVERY):
+        values = [statistics.fmean(as_list(record[field])) for record in log[end - EVERY : end]]
+        last = log[end - 1]
+        mean = statistics.fmean(values)
+        points.append([last["step"], round(last["seconds"], 3), round(mean, 5)])
+    return points
+
+
+def as_list(value: float | list[float]) -> list[float]:
+    """A number alone as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def routing_record(
+    model: Transformer, log: list[dict], config: TrainConfig, corpus: Corpus
+) -> dict:
+    """Load by domain over the whole validation text, and MaxVio of all of it and by batch.
+
+    Source: arXiv 2408.15664 §4.1 for MaxVio over a whole validation set and over single batches.
+    """
+    counts = torch.stack(
+        [domain_counts(model, corpus, name, config) for name in corpus.domain_names]
+    )  # [domains, layers, experts]
+    load = counts / counts.sum(dim=-1, keepdim=True)
+    everything = counts.sum(dim=0)
+    last = [record["max_violation"] for record in log[-LAST:]]
+    return {
+        "max_violation": {
+            "global": max_violation(everything.double()).tolist(),  # one number a layer
+            "batch": [statistics.fmean(layer) for layer in zip(*last, strict=True)],
+        },
+        "violation_curve": curve(log, "max_violation"),  # mean over layers
+        "load": rounded((everything / everything.sum(dim=-1, keepdim=True)).tolist()),
+        "load_by_domain": {
+            name: rounded(layers.tolist())
+            for name, layers in zip(corpus.domain_names, load, strict=True)
+        },
+    }
+
+
+@torch.no_grad()
+def domain_counts(
+    model: Transformer, corpus: Corpus, domain: str, config: TrainConfig
+) -> Int[Tensor, "layers experts"]:
+    """How often each expert is chosen over a domain's validation text, rows of seq_len tokens."""
+    rows = windows(corpus.validation_by_domain[domain], config.seq_len + 1)
+    total = 0
+    for tokens in rows.tokens[:, :-1].split(64):
+        routings: list[Routing] = []
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(config.bf16)):
+            model.hidden(tokens, routings=routings)
+        total = total + count_choices(routings)
+    return total
+
+
+def rounded(value, digits: int = 6):
+    """Numbers inside dicts and lists to a few digits: files stay small and readable."""
+    if isinstance(value, dict):
+        return {key: rounded(inner, digits) for key, inner in value.items()}
+    return [rounded(v, digits) for v in value] if isinstance(value, list) else round(value, digits)
+
+
+def machine() -> dict:
+    """Where and when figures were made; the load says how much else was running."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,110 @@
+"""Results on disk: JSON lines, one finished run a line, appended whole or not at all."""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mini_moe.files import replace_files
+from mini_moe.text import data_folder
+
+NEEDED = ("experiment", "arm", "seed", "model_config", "train_config", "machine", "command")
+
+
+def load_results(name: str, folder: str | Path | None = None) -> list[dict]:
+    """Every finished run of an experiment, in the order in which they finished.
+
+    Raises: FileNotFoundError that names the command to run; ValueError that names the line which
+    is not a whole run, or is there twice.
+    """
+    path = results_path(name, folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; `python -m mini_moe.experiments {name}`")
+    return read_lines(path)
+
+
+def results_path(name: str, folder: str | Path | None = None) -> Path:
+    """Where an experiment's results lie: data/experiments/NAME.jsonl."""
+    return (data_folder() / "experiments" if folder is None else Path(folder)) / f"{name}.jsonl"
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The runs in a file; see `load_results`."""
+    runs, seen = [], {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            run = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        lacking = [key for key in NEEDED if not isinstance(run, dict) or key not in run]
+        if lacking:
+            raise ValueError(f"{path}, line {number}: a run with {', '.join(lacking)} expected")
+        key = (run["arm"], run["seed"])
+        if key in seen:
+            raise ValueError(
+                f"{path}: arm {key[0]!r}, seed {key[1]} in lines {seen[key]}, {number}"
+            )
+        seen[key] = number
+        runs.append(run)
+    return runs
+
+
+def append_run(path: Path, run: dict) -> None:
+    """Add one run in one write, behind a lock, so that two processes may share a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(run, allow_nan=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_unfinished(path: Path) -> None:
+    """Cut off a last line without its end: a process was killed, or the disk full, while writing.
+
+    Raises: OSError when the file can't be changed.
+    """
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+
+
+def check_same_settings(path: Path, run: dict, settings: dict[str, dict]) -> None:
+    """Raise ValueError naming the first field in which a stored run differs from what is asked."""
+    for group, fields in settings.items():
+        fields = json.loads(json.dumps(fields))
+        stored = run[group]
+        for field in fields.keys() | stored.keys():
+            old, new = stored.get(field, "nothing"), fields.get(field, "nothing")
+            if old != new:
+                raise ValueError(
+                    f"{path}: arm {run['arm']!r}, seed {run['seed']} was run with {field}={old!r}, "
+                    f"asked for is {new!r}; move the file away, or give another --folder"
+                )
+
+
+def replace_runs(path: Path, runs: Sequence[dict]) -> None:
+    """Write a file anew, whole or not at all."""
+    lines = "".join(json.dumps(run, allow_nan=False) + "\n" for run in runs)
+    replace_files(path.parent, {path.name: lines})
+
+
+def final_losses(runs: Sequence[dict], arm: str, domain: str = "all") -> list[float]:
+    """Last validation loss of an arm in nats per token, one number a seed, by rising seed.
+
+    Raises: ValueError for an arm without runs, or a domain that was not evaluated.
+    """
+    of_arm = sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"])
+    if not of_arm:
+        known = ", ".join(sorted({run["arm"] for run in runs}))
+        raise ValueError(f"arm={arm!r}: one of {known} expected")
+    known = of_arm[0].get("validation", {})
+    if domain not in known:
+        raise ValueError(f"domain={domain!r}: one of {list(known)} expected")
+    return [run["validation"][domain] for run in of_arm]

@@ -1,0 +1,52 @@
+"""Seconds of a training step of every model, taken in turn, for comparisons at equal wall clock."""
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+
+from mini_moe.config import ModelConfig
+from mini_moe.experiments.designs import Arm
+from mini_moe.experiments.measures import machine, settings
+from mini_moe.text import Corpus
+from mini_moe.training.loop import fresh_state, train_step
+from mini_moe.training.speed import keep_freed_memory
+
+STEPS, WARM_UP, THREADS = 20, 4, 2
+
+
+def distinct_models(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """The first arm of each model: a step costs the same however many there are of it."""
+    seen: dict[ModelConfig, str] = {}
+    for name, arm in arms.items():
+        seen.setdefault(arm.model, name)
+    return {name: arms[name] for name in seen.values()}
+
+
+def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[dict]:
+    """One record an arm with the seconds of STEPS training steps on two threads.
+
+    Every arm takes one step in turn, so all share the fast and the slow moments of the machine;
+    the first WARM_UP rounds are left out. A step is all of it: batch, forward, backward, optimizer.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    keep_freed_memory()
+    models = distinct_models(arms)
+    states = {name: fresh_state(arm.model, arm.at_seed(0), corpus) for name, arm in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(WARM_UP + STEPS):
+        for name, arm in models.items():
+            start = time.perf_counter()
+            train_step(states[name], arm.at_seed(0), corpus)
+            seconds[name].append(round(time.perf_counter() - start, 5))
+    facts = machine()
+    torch.set_num_threads(before)
+    records = []
+    for name, arm in models.items():
+        kept = seconds[name][WARM_UP:]
+        record = {"experiment": "step_time", "arm": name, "seed": 0, **settings(arm, 0)}
+        record |= {"seconds": kept, "median": statistics.median(kept)}
+        records.append(record | {"machine": facts, "command": command})
+    return records

@@ -1,0 +1,66 @@
+"""Experts off after training: what is off, and that nothing stays off."""
+
+import pytest
+import torch
+
+from mini_moe import Transformer
+from mini_moe.experiments.knock_outs import knock_out_losses, pairs
+from mini_moe.experiments.measures import domain_counts
+from mini_moe.routing import intervene
+from mini_moe.training.evaluation import validation_losses
+
+
+@pytest.fixture
+def model(arms):
+    return Transformer(arms["moe"].model).eval()
+
+
+@pytest.fixture
+def load(model, corpus, arms):
+    counts = domain_counts(model, corpus, corpus.domain_names[0], arms["moe"].training)
+    return (counts / counts.sum(dim=-1, keepdim=True)).tolist()
+
+
+def test_the_model_is_as_before(model, load, corpus, arms):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = model.config
+    knock_out_losses(model, load, corpus, arms["moe"].training)
+    after = model.state_dict()
+    assert before.keys() == after.keys() and model.config == config
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(block.mlp.shared_experts is not None for block in model.layers if block.is_moe)
+
+
+def test_every_condition_is_measured(model, load, corpus, arms):
+    results = knock_out_losses(model, load, corpus, arms["moe"].training)
+    conditions = [(r["off"], r["count"]) for r in results]
+    assert conditions[:3] == [("nothing", 0), ("shared", 1), ("shared, one more routed", 1)]
+    assert [c for c in conditions if c[0] == "most used"] == [
+        ("most used", n) for n in (1, 2, 4, 8)
+    ]
+    assert len([c for c in conditions if c[0] == "random"]) == 8
+
+
+def test_the_losses_are_those_of_the_interventions(model, load, corpus, arms):
+    training = arms["moe"].training
+    results = knock_out_losses(model, load, corpus, training)
+    by_hand = {(1 + n, max(range(12), key=shares.__getitem__)) for n, shares in enumerate(load)}
+    for changes, off, count in [
+        ({}, "nothing", 0),
+        ({"shared_off": {1, 2}, "top_k": 3}, "shared, one more routed", 1),
+        ({"off": by_hand}, "most used", 1),
+    ]:
+        with intervene(model, **changes):
+            expected = validation_losses(model, corpus, training.seq_len)["all"]
+        (measured,) = [r["loss"] for r in results if (r["off"], r["count"]) == (off, count)]
+        assert measured == pytest.approx(expected, abs=2e-6)
+
+
+def test_the_draws_follow_the_seed(model, load, corpus, arms):
+    first, again = (knock_out_losses(model, load, corpus, arms["moe"].at_seed(3)) for _ in range(2))
+    other = knock_out_losses(model, load, corpus, arms["moe"].at_seed(4))
+    assert first == again != other
+
+
+def test_pairs_name_layers_as_the_model_does():
+    assert pairs(1, [[0, 4], [2]]) == {(1, 0), (1, 4), (2, 2)}

@@ -1,0 +1,89 @@
+"""Intervals against quantiles from printed tables, and cases done by hand."""
+
+import math
+import statistics
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mini_moe.experiments import claim, mean_interval, paired_difference, t_quantile
+from mini_moe.experiments.statistics import t_within
+
+# Two-sided 95 %, 99 % and 90 %, as in every printed table of Student's t.
+TABLE = {
+    (0.975, 1): 12.7062, (0.975, 2): 4.30265, (0.975, 3): 3.18245, (0.975, 4): 2.77645,
+    (0.975, 9): 2.26216, (0.975, 10): 2.22814, (0.975, 30): 2.04227, (0.995, 2): 9.92484,
+    (0.995, 5): 4.03214, (0.95, 4): 2.13185, (0.95, 7): 1.89458,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_quantiles_are_those_of_the_printed_table(case):
+    assert t_quantile(*case) == pytest.approx(TABLE[case], rel=3e-6)
+
+
+def test_many_degrees_approach_the_normal_distribution():
+    normal = statistics.NormalDist().inv_cdf(0.975)
+    assert t_quantile(0.975, 2000) == pytest.approx(normal, abs=2e-3)
+
+
+@given(st.integers(1, 40), st.floats(0.51, 0.999))
+def test_the_quantile_inverts_the_probability(degrees, probability):
+    t = t_quantile(probability, degrees)
+    assert t_within(t, degrees) == pytest.approx(2 * probability - 1, abs=1e-9)
+
+
+def test_median_of_the_distribution_is_zero():
+    assert t_quantile(0.5, 3) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("case", [(0.4, 2), (1.0, 2), (0.975, 0)])
+def test_quantiles_that_do_not_exist_are_refused(case):
+    with pytest.raises(ValueError, match="probability="):
+        t_quantile(*case)
+
+
+def test_interval_of_three_values_by_hand():
+    # mean 2, s = 1, error 1/√3, t(0.975, 2) = 4.30265: half = 2.48414
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval.mean == 2
+    assert interval.half == pytest.approx(2.48414, abs=1e-5)
+    assert (interval.low, interval.high) == pytest.approx((-0.48414, 4.48414), abs=1e-5)
+    assert interval.holds_zero
+
+
+def test_equal_values_have_no_width():
+    assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [1.0, math.inf]])
+def test_too_few_or_strange_values_are_refused(values):
+    with pytest.raises(ValueError, match="at least two finite numbers"):
+        mean_interval(values)
+
+
+def test_pairs_cancel_what_the_seed_does_to_both():
+    seeds = [3.0, 5.0, 1.0]
+    better = [value - 0.1 for value in seeds]
+    difference = paired_difference(better, seeds)
+    assert difference.mean == pytest.approx(-0.1)
+    assert difference.half < 1e-9 < mean_interval(seeds).half
+
+
+def test_pairs_need_equal_numbers():
+    with pytest.raises(ValueError, match="pairs expected, got 2 and 3"):
+        paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_a_claim_needs_an_interval_without_zero():
+    assert claim(mean_interval([-0.3, -0.31, -0.29]), "a", "b").startswith("a has the lower loss")
+    assert claim(mean_interval([0.3, 0.31, 0.29]), "a", "b").startswith("b has the lower loss")
+    assert claim(mean_interval([-1.0, 1.0, 0.5]), "a", "b").startswith("no difference")
+
+
+def test_the_interval_holds_the_true_mean_as_often_as_it_says():
+    draws = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)).tolist()
+    held = sum(mean_interval(values).holds_zero for values in draws)
+    assert held / len(draws) == pytest.approx(0.95, abs=0.012)  # three standard errors
