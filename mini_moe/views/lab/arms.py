@@ -1,0 +1,74 @@
+"""Several trainings of one model in turn, a step of each, so that they can be watched together."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.text import Corpus, load_corpus
+from mini_moe.training.loop import TrainRun, check_fit, fresh_state, train_step
+from mini_moe.training.speed import keep_freed_memory
+
+NONE, AUXILIARY, LOSS_FREE = "no balancing", "auxiliary loss", "loss-free bias"
+
+
+def balance_arms(config: TrainConfig, rate: float, weight: float) -> dict[str, TrainConfig]:
+    """One training without balancing, one with the Switch loss of that weight, one with a bias
+    of that rate; all else equal.
+    """
+    off = dataclasses.replace(
+        config, bias_update_rate=0.0, balance_loss_weight=0.0, balance_loss="switch"
+    )
+    return {
+        NONE: off,
+        AUXILIARY: dataclasses.replace(off, balance_loss_weight=weight),
+        LOSS_FREE: dataclasses.replace(off, bias_update_rate=rate),
+    }
+
+
+@torch.random.fork_rng(devices=[])  # the caller's random numbers stay as they were
+def train_arms(
+    model_config: ModelConfig,
+    arms: Mapping[str, TrainConfig],
+    corpus: Corpus | None = None,
+    *,
+    adjust: Callable[[str, TrainConfig], TrainConfig] | None = None,
+    on_step: Callable[[dict], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, TrainRun]:
+    """Train one model a name: step 1 of every arm, then step 2 of every arm, to the end.
+
+    Arms of the same seed read the same batches and begin with the same weights. `adjust` may
+    change an arm's configuration at every step; each record remembers the γ and α it was made
+    with. `should_stop` is asked after each round, so all arms have the same number of steps.
+    Raises: ValueError for no arms, arms of different length, or a text that doesn't fit.
+    """
+    lengths = {config.steps for config in arms.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"arms: one number of steps for all expected, got {sorted(lengths)}")
+    corpus = load_corpus() if corpus is None else corpus
+    for config in arms.values():
+        check_fit(model_config, config, corpus)
+    keep_freed_memory()
+    states = {name: fresh_state(model_config, config, corpus) for name, config in arms.items()}
+    runs = {name: TrainRun(state.model, []) for name, state in states.items()}
+    started = time.perf_counter()
+    for _ in range(lengths.pop()):
+        for name, state in states.items():
+            config = adjust(name, arms[name]) if adjust else arms[name]
+            record = train_step(state, config, corpus)
+            record["arm"] = name
+            record["bias_update_rate"] = config.bias_update_rate
+            record["balance_loss_weight"] = config.balance_loss_weight
+            record["seconds"] = time.perf_counter() - started
+            runs[name].log.append(record)
+            if on_step is not None:
+                on_step(record)
+        if should_stop is not None and should_stop():
+            break
+    for name, run in runs.items():
+        run.stopped = states[name].step < arms[name].steps
+        run.model.eval()
+    return runs
