@@ -78,14 +78,8 @@ def train(
     check_fit(model_config, train_config, corpus)
     keep_freed_memory()
     state = fresh_state(model_config, train_config, corpus)
-    corpus_id = hashlib.sha256(json.dumps(corpus.manifest, sort_keys=True).encode()).hexdigest()
-    log: list[dict] = []
-    if folder is not None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if newest := latest_checkpoint(folder):
-            restore_checkpoint(newest, model_config, train_config, corpus_id, state)
-        log = cut_log(folder, state.step)
+    folder = None if folder is None else Path(folder)
+    log = [] if folder is None else continue_run(folder, model_config, train_config, corpus, state)
     peak = matmul_peak(torch.bfloat16 if state.bf16 else torch.float32)
     flops = flops_per_token(state.model, train_config.seq_len)
     run = TrainRun(state.model, log)
@@ -98,14 +92,8 @@ def train(
         ) as bar,
     ):
         while state.step < train_config.steps and not run.stopped:
-            started = time.perf_counter()
-            record = train_step(state, train_config, corpus)
-            elapsed = time.perf_counter() - started
-            state.seconds += elapsed
-            rate = train_config.batch_size * train_config.seq_len / elapsed
-            record |= {"seconds": state.seconds, "tokens_per_second": rate}
-            record["flops_utilisation"] = rate * flops / peak
-
+            record = timed_step(state, train_config, corpus)
+            record["flops_utilisation"] = record["tokens_per_second"] * flops / peak
             last = state.step == train_config.steps
             if last or state.step % train_config.eval_every == 0:
                 record["validation"] = evaluate(state, train_config, corpus)
@@ -115,15 +103,43 @@ def train(
             if on_step is not None:
                 on_step(record)
             bar.update()
-            bar.set_postfix(loss=f"{record['loss']:.3f}", tokens_per_s=f"{rate:.0f}")
+            bar.set_postfix(
+                loss=f"{record['loss']:.3f}", tokens_per_s=f"{record['tokens_per_second']:.0f}"
+            )
 
             run.stopped = interrupted() or bool(should_stop and should_stop())
             due = train_config.checkpoint_every and state.step % train_config.checkpoint_every == 0
             if folder is not None and (last or due or run.stopped):
-                save_checkpoint(folder, state, train_config, corpus_id)
+                save_checkpoint(folder, state, train_config, corpus_id(corpus))
     run.stopped = run.stopped and state.step < train_config.steps
     state.model.eval()
     return run
+
+
+def continue_run(
+    folder: Path, model_config: ModelConfig, train_config: TrainConfig, corpus: Corpus,
+    state: TrainingState,
+) -> list[dict]:  # fmt: skip
+    """Bring a fresh state to a folder's newest checkpoint, if it has one; the log up to there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if newest := latest_checkpoint(folder):
+        restore_checkpoint(newest, model_config, train_config, corpus_id(corpus), state)
+    return cut_log(folder, state.step)
+
+
+def corpus_id(corpus: Corpus) -> str:
+    """A digest that tells two corpora apart."""
+    return hashlib.sha256(json.dumps(corpus.manifest, sort_keys=True).encode()).hexdigest()
+
+
+def timed_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict:
+    """`train_step`, its record with the seconds since the run's beginning and tokens a second."""
+    started = time.perf_counter()
+    record = train_step(state, config, corpus)
+    elapsed = time.perf_counter() - started
+    state.seconds += elapsed
+    rate = config.batch_size * config.seq_len / elapsed
+    return record | {"seconds": state.seconds, "tokens_per_second": rate}
 
 
 def train_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict:

@@ -15,8 +15,8 @@ from mini_moe.training.speed import flops_per_token
 from tests.training.small_run import small_train, text_corpus
 
 ALWAYS = {
-    "step", "loss", "mtp_loss", "balance_loss", "gradient_norm", "learning_rate", "seconds",
-    "tokens_per_second", "flops_utilisation",
+    "step", "loss", "mtp_loss", "balance_loss", "z_loss", "gradient_norm", "learning_rate",
+    "seconds", "tokens_per_second", "flops_utilisation",
 }  # fmt: skip
 OF_EXPERTS = {"load", "max_violation"}
 
