@@ -82,7 +82,8 @@ def read_labels(
     for n, (label, length) in enumerate(zip(labels, lengths, strict=True)):
         if isinstance(label, Tensor | np.ndarray):
             label = label.tolist()
-        values = [label] * length if isinstance(label, str | Integral) else list(label)
+        is_one = isinstance(label, str) or not isinstance(label, Sequence)
+        values = [label] * length if is_one else list(label)
         if len(values) != length:
             raise ValueError(
                 f"labels[{n}]: one for each of {length} tokens expected, got {len(values)}"
@@ -95,13 +96,18 @@ def check_stream(
     tokens: Any, labels: Any, seq_len: int, batch_tokens: int, max_seq_len: int | None
 ) -> None:
     """Raise ValueError unless a stream has tokens, a label for each, and rows that fit."""
-    shape = list(np.shape(tokens))
+    shape = _shape(tokens)
     if len(shape) != 1 or not shape[0]:
         raise ValueError(f"tokens: [n_tokens], not empty, expected; got {shape}")
-    if labels is not None and list(np.shape(labels)) != shape:
+    if labels is not None and _shape(labels) != shape:
         raise ValueError(
-            f"labels: one for each of {shape[0]} tokens expected, got {list(np.shape(labels))}"
+            f"labels: one for each of {shape[0]} tokens expected, got {_shape(labels)}"
         )
+    for name, values in (("tokens", tokens), ("labels", labels)):
+        first = None if values is None else values[0]
+        first = first.item() if isinstance(first, Tensor) else first
+        if first is not None and not isinstance(first, Integral):
+            raise ValueError(f"{name}: integers expected, got {first!r}")
     if seq_len < 1 or (max_seq_len is not None and seq_len > max_seq_len):
         raise ValueError(f"seq_len: 1 to max_seq_len={max_seq_len} expected, got {seq_len}")
     if batch_tokens < seq_len:
@@ -139,6 +145,10 @@ def _readable(token: str, in_bytes: bool) -> str:
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return readable(bytes([int(token[3:5], 16)]))
     return readable(token.replace("▁", " ").encode())
+
+
+def _shape(values: Any) -> list[int]:
+    return list(values.shape if isinstance(values, Tensor) else np.shape(values))
 
 
 def _kind(item: Any) -> str:

@@ -17,6 +17,7 @@ from mini_moe.routing.inputs import check_ids, check_stream, pieces_of, read_lab
 
 _BY_LAYER = ("router_logits", "scores", "choice_scores", "expert_ids", "gates")
 _BY_TOKEN = ("tokens", "text_ids", "targets", "logits", "predicted", "losses", "labels")
+_SLICE = 1024  # tokens whose losses are computed at once; bounds the copy of their logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,9 @@ def trace_routing(
 
 def stream_routing(
     model: nn.Module,
-    tokens: Sequence[int] | np.ndarray | Int[Tensor, "n_tokens"],
+    tokens: Sequence | np.ndarray | Int[Tensor, "n_tokens"],
     *,
-    labels: Sequence[int] | np.ndarray | Int[Tensor, "n_tokens"] | None = None,
+    labels: Sequence | np.ndarray | Int[Tensor, "n_tokens"] | None = None,
     label_names: Sequence[str] = (),
     tokenizer: Any = None,
     seq_len: int = 256,
@@ -220,8 +221,11 @@ def _trace_rows(
 def _losses(
     logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, "tokens"]
 ) -> Float[Tensor, "tokens"]:
-    """Cross-entropy of each token's successor in fp32; NaN where there is none."""
-    losses = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="none")
+    """Cross-entropy of each token's successor in fp32, in slices; NaN where none follows."""
+    slices = zip(logits.split(_SLICE), targets.split(_SLICE), strict=True)
+    losses = torch.cat(
+        [F.cross_entropy(x.float(), y, ignore_index=-1, reduction="none") for x, y in slices]
+    )
     return losses.masked_fill(targets < 0, float("nan"))
 
 
