@@ -1,8 +1,8 @@
 """All that draws: figures, the routing explorer, the training dashboard."""
 
 from mini_moe.views.comparisons import cache_bars, compare_curves, log_curves, timing_bars
-from mini_moe.views.dashboard import train_live
 from mini_moe.views.explorer import explore_routing, next_tokens
+from mini_moe.views.live.dashboard import train_live
 from mini_moe.views.routing import load_bars, routing_heatmap
 from mini_moe.views.sentence import coloured_sentence
 from mini_moe.views.shapes import matrix_heatmap, parameter_bars, parameter_treemap, rope_circles

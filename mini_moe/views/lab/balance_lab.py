@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 from mini_moe.config import ModelConfig, TrainConfig
-from mini_moe.views.dashboard import LiveRun, LiveView, run_live
 from mini_moe.views.lab.arms import AUXILIARY, LOSS_FREE, NONE, balance_arms, train_arms
 from mini_moe.views.lab.chance import chance_load
 from mini_moe.views.lab.lab_figure import draw_lab, empty_lab, numbers_html
+from mini_moe.views.live.run import LiveRun, LiveView, run_live
 from mini_moe.views.style import as_widget, safe_callback
 
 RATES = (0.0, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # γ

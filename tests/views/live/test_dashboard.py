@@ -8,8 +8,10 @@ import pytest
 
 from mini_moe import TrainConfig, presets
 from mini_moe.routing import noise_floor
-from mini_moe.views import dashboard as room
-from mini_moe.views.dashboard import LiveRun, TrainingDashboard, records_summary, train_live
+from mini_moe.views.live import dashboard as room
+from mini_moe.views.live import run as live_run
+from mini_moe.views.live.dashboard import TrainingDashboard, records_summary, train_live
+from mini_moe.views.live.run import LiveRun
 
 STEPS = 12
 CONFIG = TrainConfig(steps=STEPS, batch_size=2, seq_len=16)
@@ -70,7 +72,7 @@ def test_long_runs_are_thinned_and_keep_the_newest_step():
 
 def test_it_draws_at_most_four_times_a_second(dashboard, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(room.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(live_run.time, "monotonic", lambda: now[0])
     drawn = []
     for step in range(1, 9):
         now[0] += 0.1

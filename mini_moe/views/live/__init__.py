@@ -1,0 +1,1 @@
+"""Training before the reader's eyes."""
