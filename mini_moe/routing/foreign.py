@@ -60,6 +60,9 @@ def subject_of(model: nn.Module) -> Subject:
     if not hasattr(model, "get_input_embeddings"):
         raise ValueError(_unknown(f"{type(model).__name__}, which is no model of transformers"))
     embedding = model.get_input_embeddings().weight
+    config = (
+        model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    )
 
     def run(tokens: Tensor, inside: Tensor | None) -> tuple[Tensor | None, list[Routing]]:
         mask = None if inside is None else inside.long()
@@ -74,7 +77,7 @@ def subject_of(model: nn.Module) -> Subject:
         score_function=score_function(next(iter(blocks.values()))[0]),
         device=embedding.device,
         vocab_size=embedding.shape[0],
-        max_seq_len=getattr(model.config, "max_position_embeddings", None),
+        max_seq_len=getattr(config, "max_position_embeddings", None),
     )
 
 
@@ -208,7 +211,10 @@ def _decision(layer: int, router: nn.Module, seen: dict[str, Tensor]) -> Routing
     """One layer's record, best choice first; half precision is widened, which changes no value."""
     kind = type(router).__name__
     if len(seen) < 3:
-        raise ValueError(f"model: layer {layer} ran without its {kind} or experts; nothing to see")
+        raise ValueError(
+            f"model: {kind} and experts expected to run as modules, those of layer {layer} did not "
+            "(a compiled model, or a fused kernel?)"
+        )
     wide = {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in seen.items()}
     logits, gates = (rearrange(wide[name], "... n -> (...) n") for name in ("logits", "gates"))
     expert_ids = rearrange(seen["expert_ids"], "... k -> (...) k").long()

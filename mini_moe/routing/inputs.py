@@ -75,9 +75,13 @@ def read_labels(
         return None, tuple(names)
     if not several:
         labels = [labels]
-    elif isinstance(labels, str | Integral) or len(labels) != len(lengths):
-        got = repr(labels) if isinstance(labels, str | Integral) else len(labels)
-        raise ValueError(f"labels: one for each of {len(lengths)} texts expected, got {got}")
+    else:
+        n_labels = (
+            None if isinstance(labels, str) or not hasattr(labels, "__len__") else len(labels)
+        )
+        if n_labels != len(lengths):
+            got = repr(labels) if n_labels is None else n_labels
+            raise ValueError(f"labels: one for each of {len(lengths)} texts expected, got {got}")
     each = []
     for n, (label, length) in enumerate(zip(labels, lengths, strict=True)):
         if isinstance(label, Tensor | np.ndarray):

@@ -82,7 +82,7 @@ def trace_routing(
 
     The model computes what it would compute anyway: recording changes no bit of its result, nor
     whether it is training. `model` is one of ours or of transformers (`foreign.SUPPORTED`).
-    `text` is a string, token ids, or a list of either; a tensor [batch, seq] is one batch of
+    `text` is a string, token ids, or a list of either; an array [batch, seq] is one batch of
     texts. `tokenizer` (ours, or one of transformers with its own special tokens) defaults to the
     model's. `labels`: a number or name for each text, or a sequence of one for each token.
     Texts of a list run one by one, so that they get the numbers they get alone; `batch_size`
@@ -99,7 +99,7 @@ def trace_routing(
     numbers, names = read_labels(labels, [len(ids) for ids in texts], label_names, several)
     if batch_size < 1:
         raise ValueError(f"batch_size: at least 1 expected, got {batch_size}")
-    if isinstance(text, Tensor):
+    if isinstance(text, Tensor | np.ndarray):
         batch_size = len(texts)
     parts = []
     for first in range(0, len(texts), batch_size):
