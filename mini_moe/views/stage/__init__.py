@@ -1,6 +1,6 @@
 """The instructor's stage: one text, one token, one layer, one expert, and everything linked."""
 
 from mini_moe.views.stage.stage import Stage, open_stage
-from mini_moe.views.stage.state import Changes, strongest_switches
+from mini_moe.views.stage.state import Changes, effect, strongest_switches
 
-__all__ = ["Changes", "Stage", "open_stage", "strongest_switches"]
+__all__ = ["Changes", "Stage", "effect", "open_stage", "strongest_switches"]

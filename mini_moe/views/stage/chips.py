@@ -15,6 +15,7 @@ function render({ model, el }) {
   box.dir = "ltr";
   box.setAttribute("role", "listbox");
   box.setAttribute("data-lm-suppress-shortcuts", "true");
+  const caption = document.createElement("div");
   const name = "moe-" + Math.random().toString(36).slice(2);
   const put = (node, key, value) => { if (node[key] !== value) node[key] = value; };
 
@@ -47,6 +48,8 @@ function render({ model, el }) {
       chip.setAttribute("aria-label", item.title);
     });
     put(box, "className", "moe-chips" + (model.get("large") ? " large" : ""));
+    put(caption, "textContent", model.get("name"));
+    put(caption, "className", "moe-caption" + (model.get("large") ? " large" : ""));
     box.setAttribute("aria-label", model.get("name"));
     box.setAttribute("aria-activedescendant", name + "-" + selected);
   }
@@ -72,7 +75,7 @@ function render({ model, el }) {
   box.addEventListener("click", click);
   box.addEventListener("keydown", key);
   for (const trait of ["items", "selected", "large", "name"]) model.on("change:" + trait, draw);
-  el.append(box);
+  el.append(caption, box);
   draw();
   return () => {
     for (const trait of ["items", "selected", "large", "name"]) model.off("change:" + trait, draw);
@@ -94,6 +97,8 @@ _CSS = """
 .moe-chips > .here > span { border-color: currentColor; background: rgba(128, 128, 128, 0.22); }
 .moe-chips > .here small { font-weight: 700; }
 .moe-chips > .off bdi { text-decoration: line-through 2px; border: 1px dashed currentColor; }
+.moe-caption { font-size: 13px; padding: 0 5px; opacity: 0.8; }
+.moe-caption.large { font-size: 20px; }
 .moe-chips.large { font-size: 28px; max-height: 480px; }
 .moe-chips.large small { font-size: 20px; }
 """
@@ -109,7 +114,7 @@ class Chips(anywidget.AnyWidget):
     items = traitlets.List(traitlets.Dict()).tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)
     large = traitlets.Bool(False).tag(sync=True)
-    name = traitlets.Unicode("").tag(sync=True)  # what a screen reader says
+    name = traitlets.Unicode("").tag(sync=True)  # a caption, also for screen readers
 
 
 def chip(

@@ -34,8 +34,10 @@ class Controls:
         import ipywidgets as widgets
 
         def slider(kind: str, description: str, width: str = "270px", **named: Any) -> Any:
-            layout = {"width": width}
-            return getattr(widgets, kind)(description=description, layout=layout, **named)
+            return getattr(widgets, kind)(
+                description=description, layout={"width": width},
+                style={"description_width": "initial"}, **named,
+            )  # fmt: skip
 
         self.prompt = widgets.Dropdown(
             options=prepared_prompts(prompts), description="Prompt", layout={"width": "420px"}
@@ -46,16 +48,18 @@ class Controls:
         self.layer = slider("SelectionSlider", "Layer", options=list(layers))
         self.temperature = slider("FloatLogSlider", "Temperature", value=1.0, base=2, min=-3, max=3,
                                   step=0.5, readout_format=".2f")  # fmt: skip
-        self.top_k = slider("IntSlider", "Experts/token", value=top_k, min=1, max=min(8, n_experts))
+        self.top_k = slider(
+            "IntSlider", "Experts a token", value=top_k, min=1, max=min(8, n_experts)
+        )
         self.bias = slider("FloatSlider", "Bias", value=0.0, min=-0.5, max=0.5, step=0.02,
                            readout_format="+.2f", width="320px")  # fmt: skip
         self.step = slider("IntSlider", "Step", value=n_steps, min=1, max=n_steps, width="420px")
         self.record = slider("IntSlider", "Log record", value=max(0, records - 1), min=0,
                              max=max(1, records - 1), readout=False, width="560px")  # fmt: skip
-        self.play = widgets.Play(min=0, max=max(1, records - 1), interval=120, step=2,
+        self.play = widgets.Play(value=self.record.value, min=0, max=max(1, records - 1), interval=120, step=2,
                                  description="replay")  # fmt: skip
         widgets.jslink((self.play, "value"), (self.record, "value"))
-        wide = {"width": "auto"}
+        wide = {"width": "auto", "min_width": "11.5em"}
         toggle = widgets.ToggleButton
         self.off = toggle(description="Switch expert off", icon="power-off", layout=wide)
         self.shared = toggle(description="Switch shared expert off", icon="power-off", layout=wide)
@@ -65,9 +69,8 @@ class Controls:
         )  # fmt: skip
         self.reset = widgets.Button(description="Reset the model", icon="undo", layout=wide)
         self.large = toggle(description="Presentation size", icon="expand", layout=wide)
-        self.tables = toggle(description="Show as tables", icon="table", layout=wide)
-        self.tokens = Chips(name="tokens; arrow keys choose one")
-        self.experts = Chips(name="experts; arrow keys choose one")
+        self.tables = toggle(description="Tables", icon="table", layout=wide)
+        self.tokens, self.experts = Chips(layout={"flex": "1 1 400px"}), Chips()
         names = ("remark", "error", "status", "next", "summary", "steps", "table", "replayed",
                  "replay_table", "sizes")  # fmt: skip
         for name in names:
@@ -77,20 +80,22 @@ class Controls:
         """Everything in one column that reads from the text down to the training."""
         import ipywidgets as widgets
 
-        row = {"flex_flow": "row wrap", "align_items": "center"}
+        def line(*children: Any, **named: Any) -> Any:
+            row = {"flex_flow": "row wrap", "align_items": "center", "overflow": "visible"}
+            return widgets.Box(children, layout=row | named)
 
-        def line(*children: Any) -> Any:
-            return widgets.Box(children, layout=row)
-
+        steps = widgets.VBox([self.step, self.steps])
         parts = [
             self.sizes,
             line(self.prompt, self.reset, self.large, self.tables),
             self.text,
             line(self.layer, self.top_k, self.temperature),
-            line(self.experts),
+            self.experts,
             line(self.off, self.bias, self.shared, self.find),
-            self.status, self.remark, self.error, self.tokens, self.next, picture,
-            self.summary, self.table, self.step, self.steps,
+            self.status, self.remark, self.error,
+            line(self.tokens, self.next, align_items="flex-start"),
+            line(picture, steps, align_items="flex-start"),
+            self.summary, self.table,
         ]  # fmt: skip
         if replay is not None:
             parts += [line(self.play, self.record), replay, self.replayed, self.replay_table]

@@ -15,6 +15,7 @@ from mini_moe.views.stage.state import (
     Prospect,
     moment_mix,
     moment_steps,
+    percent,
     prospects,
 )
 from mini_moe.views.stepper import step_routing
@@ -61,7 +62,7 @@ def next_table(
     text = next_summary(moment, position, rows)
     body = "".join(_next_row(row) for row in rows)
     return Html(
-        f'<div style="font-size:{font}px"><div>After <b style="white-space:pre">{after}</b>:</div>'
+        f'<div style="font-size:{font}px;line-height:1.35"><div>After <b style="white-space:pre">{after}</b>:</div>'
         '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
         "<thead><tr><th></th><th style='text-align:left'>untouched</th>"
         "<th style='text-align:left'>now</th><th>change</th></tr></thead>"
@@ -100,11 +101,6 @@ def _bar(share: float, colour: str) -> str:
         f'background:{colour}"></span></span><span style="display:inline-block;width:3.4em;'
         f'text-align:right">{percent(share)}</span></td>'
     )
-
-
-def percent(share: float) -> str:
-    """ "42 %", and "<1 %" where rounding would say nothing is left."""
-    return "<1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
 def step_table(
@@ -155,7 +151,7 @@ def html_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
         for row in rows
     )
     return (
-        '<table style="border-collapse:collapse;margin:4px 0;font-variant-numeric:tabular-nums">'
+        '<table style="border-collapse:collapse;margin:4px 0;line-height:1.35;font-variant-numeric:tabular-nums">'
         f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
     )
 

@@ -36,7 +36,7 @@ class Look:
 
 
 DESK = Look()
-ROOM = Look(cell=46, row=36, window=16, load_width=270, left=96, font=22, gate=19, stepper=22)
+ROOM = Look(cell=46, row=31, window=14, load_width=270, left=96, font=22, gate=19, stepper=21)
 
 
 def window_start(first: int, token: int, n_tokens: int, window: int) -> int:
@@ -85,7 +85,7 @@ def resize_picture(figure: BaseFigure, n_experts: int, look: Look) -> None:
     """Give every part the sizes of a look."""
     figure.data[GATES].textfont.size = look.gate
     figure.data[LOST].marker.size = look.gate
-    top, bottom = 2 * look.font + 12, 7 * look.font + 10
+    top, bottom = 2 * look.font + 12, 6 * look.font + 12
     inner = look.width - look.left - 20
     split = look.cell * look.window / inner
     figure.update_layout(
@@ -125,7 +125,7 @@ def draw_moment(
         tickvals=columns, range=[first - 0.5, first + look.window - 0.5],
     )  # fmt: skip
     named = [short_label(piece) for piece in trace.pieces[first:last]]
-    named[token - first] = f"<b>▲ {named[token - first]}</b>"
+    named[token - first] = f"<b>● {named[token - first]}</b>"
     figure.layout.xaxis.ticktext = named
     figure.layout.yaxis.update(**_expert_ticks(expert, trace.n_experts))
     part = "" if len(columns) == len(trace.pieces) else f", tokens {first} to {last - 1}"
@@ -188,7 +188,7 @@ def _expert_ticks(expert: int, n_experts: int) -> dict[str, Any]:
     """Numbers of the rows, the selected one marked by a symbol."""
     every = 1 if n_experts <= 32 else 16
     at = sorted({*range(0, n_experts, every), expert})
-    return {"tickvals": at, "ticktext": [f"<b>▶ {n}</b>" if n == expert else str(n) for n in at]}
+    return {"tickvals": at, "ticktext": [f"<b>● {n}</b>" if n == expert else str(n) for n in at]}
 
 
 def _numbers(values: list[float | None]) -> np.ndarray:

@@ -35,7 +35,7 @@ FIRST_TEXT = "Anna found a small key under the old tree."
 LARGE = """<style>
 .moe-stage .widget-label, .moe-stage .widget-readout, .moe-stage textarea, .moe-stage select,
 .moe-stage button { font-size: 22px !important; }
-.moe-stage .widget-label { width: 150px !important; }
+.moe-stage .widget-label { width: auto !important; }
 .moe-stage .widget-slider { width: 520px !important; height: 44px !important; }
 .moe-stage .widget-readout { min-width: 90px !important; }
 .moe-stage button, .moe-stage select { height: 44px !important; line-height: 40px !important; }
@@ -272,7 +272,12 @@ class Stage:
             controls.bias.description = f"Bias of {self.expert}"
             controls.temperature.value = self.changes.temperature
             controls.top_k.value = self.changes.top_k or self.model.config.top_k
-            controls.off.description = f"Switch expert {self.expert} off"
+            to = "on" if controls.off.value else "off"
+            controls.off.description = f"Switch expert {self.expert} {to}"
+            to = "on" if controls.shared.value else "off"
+            controls.shared.description = f"Switch shared expert {to}"
+            controls.tokens.name = f"Tokens in layer {self.layer}, their heaviest expert below"
+            controls.experts.name = f"Experts of layer {self.layer}, their load below"
         controls.status.value = panels.status_line(self.changes)
         font = 22 if self.look is ROOM else 14
         controls.next.value = panels.next_table(moment, self.model, self.token, font=font).html
