@@ -58,7 +58,7 @@ def sparsity_arms() -> dict[str, Arm]:
     would always be 1, and the router would get no gradient); it is doubled instead, so that gates
     begin at about 1. In all other mixtures the gates of a token sum to 1.
     """
-    moe, plan = sparse_model(31, 3, 64, shared=1), training(400)
+    moe, plan = sparse_model(31, 3, 64, shared=1), training(400, bias_update_rate=0.01)
     dense, dense_total = dense_twin(moe, "active"), dense_twin(moe, "total")
     arms = {
         "dense": Arm(dense, plan),
@@ -70,10 +70,10 @@ def sparsity_arms() -> dict[str, Arm]:
         arms[f"experts {count}"] = Arm(sparse_model(count, 1, 256), plan)
     for grain in (2, 8, 16):  # 1 is "experts 8", 4 is "no shared"
         arms[f"grain {grain}"] = Arm(sparse_model(8 * grain, grain, 256 // grain), plan)
-    arms["dense 800 steps"] = Arm(dense, training(800))
-    arms["dense 1200 steps"] = Arm(dense, training(1200))
-    arms["moe 200 steps"] = Arm(moe, training(200))
-    arms["moe 600 steps"] = Arm(moe, training(600))
+    for steps in (800, 1200):
+        arms[f"dense {steps} steps"] = Arm(dense, longer(plan, steps))
+    for steps in (200, 600):
+        arms[f"moe {steps} steps"] = Arm(moe, longer(plan, steps))
     for name, model in (("dense", dense), ("moe", moe)):
         arms[f"{name} half rate"] = Arm(model, scaled_rate(plan, 0.5))
         arms[f"{name} double rate"] = Arm(model, scaled_rate(plan, 2.0))
@@ -109,6 +109,11 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     with torch.device("meta"):
         total, active = Transformer(config).count_parameters()
     return {"total": total, "active": active}
+
+
+def longer(plan: TrainConfig, steps: int) -> TrainConfig:
+    """The same plan over another number of steps; its schedule stretches with it."""
+    return dataclasses.replace(plan, steps=steps, eval_every=steps)
 
 
 def scaled_rate(config: TrainConfig, factor: float) -> TrainConfig:
