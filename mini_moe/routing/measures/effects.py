@@ -10,6 +10,8 @@ from torch import Tensor
 from mini_moe.model import Transformer
 from mini_moe.routing.intervene import intervene
 
+PASSAGES_AT_ONCE = 8  # the probabilities of every next token are held twice
+
 
 @dataclass(frozen=True)
 class Effects:
@@ -46,16 +48,9 @@ def knock_out_effects(
             f"passages: of two tokens or more, two or more for each of {n_labels} labels, expected"
             f", got {passages.shape[1]} tokens and {sizes.tolist()} passages"
         )
-    before = _log_probabilities(model, passages)
-    loss = _losses(before, passages)
-    rows = []
-    for off in knock_outs:
-        with intervene(model, off=off):
-            after = _log_probabilities(model, passages)
-        rows.append(_compare(before, after, passages))
-    change, divergence, variation = (
-        torch.stack([row[n] for row in rows]) if rows else loss.new_zeros(0, len(loss))
-        for n in range(3)
+    parts = [_run(model, rows, knock_outs) for rows in passages.split(PASSAGES_AT_ONCE)]
+    loss, change, divergence, variation = (
+        torch.cat(part, dim=-1) for part in zip(*parts, strict=True)
     )
     return Effects(
         _mean(loss, labels, sizes),
@@ -64,6 +59,19 @@ def knock_out_effects(
         _mean(divergence, labels, sizes),
         _mean(variation, labels, sizes),
     )
+
+
+def _run(
+    model: Transformer, passages: Tensor, knock_outs: Sequence[Collection[tuple[int, int]]]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss before [rows], and of each knock-out the change, KL and variation [knock_outs, rows]."""
+    before = _log_probabilities(model, passages)
+    found = torch.zeros(3, len(knock_outs), len(passages), device=before.device)
+    for place, off in enumerate(knock_outs):
+        with intervene(model, off=off):
+            after = _log_probabilities(model, passages)
+        found[:, place] = torch.stack(_compare(before, after, passages))
+    return _losses(before, passages), *found
 
 
 def _log_probabilities(model: Transformer, passages: Tensor) -> Tensor:
