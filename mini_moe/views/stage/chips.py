@@ -116,6 +116,11 @@ class Chips(anywidget.AnyWidget):
     large = traitlets.Bool(False).tag(sync=True)
     name = traitlets.Unicode("").tag(sync=True)  # a caption, also for screen readers
 
+    def show(self, items: list[dict[str, Any]], selected: int, name: str) -> None:
+        """Everything at once, in one message."""
+        with self.hold_sync():
+            self.items, self.selected, self.name = items, selected, name
+
 
 def chip(
     text: str, label: str, title: str, colour: str, ink: str, off: bool = False, end: bool = False

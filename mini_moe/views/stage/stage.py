@@ -12,7 +12,7 @@ from typing import Any
 from mini_moe.model import Transformer
 from mini_moe.views.explorer import clip_text
 from mini_moe.views.stage import panels
-from mini_moe.views.stage.controls import Controls
+from mini_moe.views.stage.controls import LARGE, Controls
 from mini_moe.views.stage.picture import (
     DESK,
     ROOM,
@@ -32,15 +32,6 @@ from mini_moe.views.stage.state import UNTOUCHED, Changes, run_moment, strongest
 from mini_moe.views.style import as_widget, error_html, summary_of
 
 FIRST_TEXT = "Anna found a small key under the old tree."
-LARGE = """<style>
-.moe-stage .widget-label, .moe-stage .widget-readout, .moe-stage textarea, .moe-stage select,
-.moe-stage button { font-size: 22px !important; }
-.moe-stage .widget-label { width: auto !important; }
-.moe-stage .widget-slider { width: 520px !important; height: 44px !important; }
-.moe-stage .widget-readout { min-width: 90px !important; }
-.moe-stage button, .moe-stage select { height: 44px !important; line-height: 40px !important; }
-.moe-stage .widget-html-content { font-size: 22px !important; line-height: 1.3 !important; }
-</style>"""
 
 
 def open_stage(
@@ -80,13 +71,9 @@ class Stage:
         self.history = None if run_log is None else History(run_log)
         self.changes: Changes = UNTOUCHED
         self.moment = run_moment(model, ids, UNTOUCHED)
-        self.layer, self.expert, self.look, self.milliseconds = (
-            self.moment.after.layers[0],
-            0,
-            DESK,
-            0.0,
-        )
-        self.token, self._first = len(ids) - 1, 0
+        self.text, self.layer, self.expert = text, self.moment.after.layers[0], 0
+        self.token, self._first, self.look = len(ids) - 1, 0, DESK
+        self.milliseconds = 0.0  # that Python needed for the last event
         self._lock, self._quiet = threading.RLock(), False
         n_experts, layers = self.moment.after.n_experts, self.moment.after.layers
         records = 0 if self.history is None else len(self.history.steps)
@@ -101,8 +88,6 @@ class Stage:
         self._connect()
         self._draw()
         self._draw_replay()
-
-    # ------------------------------------------------------------ what Python may call
 
     def select(
         self, text: str | None = None, *, token: int | None = None, layer: int | None = None,
@@ -173,8 +158,6 @@ class Stage:
             self._draw()
             self._draw_replay()
 
-    # ------------------------------------------------------------ what the widgets call
-
     def _connect(self) -> None:
         controls = self.controls
         actions: dict[str, Callable[[Any], None]] = {
@@ -182,7 +165,7 @@ class Stage:
             "layer": lambda layer: self.select(layer=layer),
             "top_k": self._set_top_k,
             "temperature": lambda t: self.change(replace(self.changes, temperature=t)),
-            "bias": lambda value: self.change(self.changes.push(self._place, round(value, 4))),
+            "bias": lambda value: self.change(self.changes.push(self._place, value)),
             "off": lambda off: self.change(self.changes.switch(self._place, off)),
             "shared": lambda off: self.change(self.changes.switch_shared(self.layer, off)),
             "prompt": self._take_prompt,
@@ -244,11 +227,9 @@ class Stage:
                 (int(points.xs[0]), int(points.ys[0]))
             )
 
-    # ------------------------------------------------------------ drawing
-
     def _read(self, text: str) -> None:
         ids, remark = clip_text(self.model, text)
-        self.controls.remark.value = remark
+        self.text, self.controls.remark.value = text, remark
         if ids is not None:
             self.moment = run_moment(self.model, ids, self.changes)
             self.token, self._first = len(ids) - 1, 0
@@ -262,22 +243,12 @@ class Stage:
             draw_moment(self.picture, moment, self.layer, self.token, self.expert, self._first,
                         self.look, self.capacity_factor)  # fmt: skip
         with self._silence():
-            controls.tokens.items = panels.token_chips(moment.after, self.layer)
-            controls.tokens.selected = self.token
-            controls.experts.items = panels.expert_chips(moment, self.layer)
-            controls.experts.selected = self.expert
-            controls.layer.value, controls.off.value = self.layer, self._place in self.changes.off
-            controls.shared.value = self.layer in self.changes.shared_off
-            controls.bias.value = self.changes.bias.get(self._place, 0.0)
-            controls.bias.description = f"Bias of {self.expert}"
-            controls.temperature.value = self.changes.temperature
-            controls.top_k.value = self.changes.top_k or self.model.config.top_k
-            to = "on" if controls.off.value else "off"
-            controls.off.description = f"Switch expert {self.expert} {to}"
-            to = "on" if controls.shared.value else "off"
-            controls.shared.description = f"Switch shared expert {to}"
-            controls.tokens.name = f"Tokens in layer {self.layer}, their heaviest expert below"
-            controls.experts.name = f"Experts of layer {self.layer}, their load below"
+            controls.follow(self.text, self.layer, self.expert, self.changes,
+                            self.model.config.top_k)  # fmt: skip
+            words = f"Tokens in layer {self.layer}, their heaviest expert below"
+            controls.tokens.show(panels.token_chips(moment.after, self.layer), self.token, words)
+            words = f"Experts of layer {self.layer}, their load below"
+            controls.experts.show(panels.expert_chips(moment, self.layer), self.expert, words)
         controls.status.value = panels.status_line(self.changes)
         font = 22 if self.look is ROOM else 14
         controls.next.value = panels.next_table(moment, self.model, self.token, font=font).html
@@ -305,8 +276,6 @@ class Stage:
     def _replay_table(self) -> str:
         rows = replay_rows(self.history, self.moment.after.layers.index(self.layer))
         return panels.html_table(["step", "MaxVio", "entropy", "busiest"], rows)
-
-    # ------------------------------------------------------------ without widgets
 
     def __repr__(self) -> str:
         words = [str(self.changes) or "untouched", summary_of(self.picture)]
