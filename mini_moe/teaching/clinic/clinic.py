@@ -1,6 +1,8 @@
 """The ward: patients under letters, instruments to order, and the file of each disease."""
 
+import dataclasses
 import functools
+from typing import Any
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -8,8 +10,9 @@ from tqdm.auto import tqdm
 from mini_moe.teaching.clinic.diseases import DISEASES, NAMES, Disease, Lesion, find
 from mini_moe.teaching.clinic.instruments import INSTRUMENTS, Row, measure
 from mini_moe.teaching.clinic.patient import STEPS, Patient, train_patient
-from mini_moe.teaching.clinic.report import Report, readable
+from mini_moe.teaching.clinic.report import Report, folded_table, readable
 from mini_moe.text import Corpus, load_corpus, sample_batch
+from mini_moe.views.style import Html
 
 HEALTHY = "healthy"
 ORDER = (3, 6, 7, 0, 4, 1, 8, 5, 2, 9)  # which disease lies under A, B, …; the last is X
@@ -44,14 +47,59 @@ class Clinic:
 
         Raises: ValueError for a letter or an instrument that does not exist.
         """
-        columns = [
+        names = instruments or tuple(INSTRUMENTS)
+        if letter == HEALTHY:
+            return Report({letter: self._column(letter, names)})
+        return Report(
+            {letter: self._column(letter, names), "healthy twin": self._column(HEALTHY, names)}
+        )
+
+    def reading(self, letter: str, instrument: str, row: str) -> int | float:
+        """One number of one instrument.
+
+        Raises: ValueError for a letter, an instrument or a row that does not exist.
+        """
+        rows = {r.what: r.value for r in readings(letter, instrument, self.seed, self.steps)}
+        if row not in rows:
+            raise ValueError(f"row={row!r}: one of {', '.join(rows)} expected")
+        return rows[row]
+
+    def treat(self, letter: str, *instruments: str, **repair: Any) -> Report:
+        """Train a patient once more with a part replaced, and read it before and after.
+
+        `repair` names the part: config=, training=, route= or balance_loss=, see `Lesion`.
+        Raises: ValueError for a letter, a part or an instrument that does not exist.
+        """
+        parts = {field.name for field in dataclasses.fields(Lesion)}
+        if not repair or not set(repair) <= parts:
+            raise ValueError(f"repair={sorted(repair)}: some of {sorted(parts)} expected")
+        lesion = dataclasses.replace(disease_of(letter).lesion, **repair)
+        corpus, names = load_corpus(), instruments or tuple(INSTRUMENTS)
+        treated = train_patient(letter, lesion, corpus, self.steps, self.seed)
+        after = {name: measure(treated, name, unseen_tokens(corpus)) for name in names}
+        return Report(
             {
-                name: readings(who, name, self.seed, self.steps)
-                for name in instruments or INSTRUMENTS
+                letter: self._column(letter, names),
+                f"{letter} treated": after,
+                "healthy twin": self._column(HEALTHY, names),
             }
-            for who in (letter, HEALTHY)
-        ]
-        return Report(letter, *columns)
+        )
+
+    def _column(self, letter: str, names: tuple[str, ...]) -> dict[str, tuple[Row, ...]]:
+        return {name: readings(letter, name, self.seed, self.steps) for name in names}
+
+    def decisions(self) -> Html:
+        """Who has what, and the readings that say so: the end of the lesson, folded."""
+        keys = list(dict.fromkeys((s.instrument, s.row) for d in DISEASES for s in d.signs))
+        rows = []
+        for letter in (HEALTHY, *LETTERS):
+            disease = None if letter == HEALTHY else disease_of(letter)
+            signs = [(s.instrument, s.row) for s in disease.signs] if disease else []
+            values = [readable(self.reading(letter, *key)) for key in keys]
+            marked = [f"*{v}*" if key in signs else v for key, v in zip(keys, values, strict=True)]
+            rows.append([letter, *marked, disease.name if disease else ""])
+        head = ["patient", *(f"{instrument}: {row}" for instrument, row in keys), "disease"]
+        return folded_table("Solution: who has what, and what gives it away", head, rows)
 
     def curves(self, smooth: int = 8) -> dict[str, tuple[range, list[float]]]:
         """Each patient's training loss, averaged over the last steps, for `compare_curves`."""

@@ -1,4 +1,4 @@
-"""Readings as a table: the patient beside its healthy twin, and what must be."""
+"""Readings as tables: a patient beside its healthy twin; all patients and their diseases."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,24 @@ NUMBER = 'style="text-align:right;padding:2px 14px 2px 0;font-variant-numeric:ta
 
 
 class Report(Html):
-    """The readings of one patient; `rows` holds them as (instrument, what, sick, healthy, rule)."""
+    """Readings of one or more models side by side, with what each must be."""
 
-    def __init__(
-        self,
-        letter: str,
-        patient: Mapping[str, Sequence[Row]],
-        healthy: Mapping[str, Sequence[Row]],
-    ) -> None:
+    def __init__(self, columns: Mapping[str, Mapping[str, Sequence[Row]]]) -> None:
+        """`columns`: heading → instrument → its rows; the rules are those of the first column."""
+        first, *others = columns.values()
+        self.head = ("instrument", "reading", *columns, "must be")
         self.rows = [
-            (name, mine.what, readable(mine.value), readable(twin.value), mine.rule)
-            for name in patient
-            for mine, twin in zip(patient[name], healthy[name], strict=True)
+            (name, row.what, readable(row.value), *values, row.rule)
+            for name in first
+            for row, *values in zip(
+                first[name], *([readable(r.value) for r in c[name]] for c in others), strict=True
+            )
         ]
-        self.head = ("instrument", "reading", letter, "healthy twin", "must be")
         super().__init__(self._table(), self._text())
 
     def _table(self) -> str:
         head = "".join(
-            f'<th scope="col" {NUMBER if n in (2, 3) else CELL}>{name}</th>'
+            f'<th scope="col" {NUMBER if 2 <= n < len(self.head) - 1 else CELL}>{name}</th>'
             for n, name in enumerate(self.head)
         )
         lines = [self._line(row, first) for row, first in self._with_names()]
@@ -50,7 +49,7 @@ class Report(Html):
 
     def _text(self) -> str:
         cells = [self.head, *self.rows]
-        widths = [max(len(row[column]) for row in cells) for column in range(5)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.head))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in cells
@@ -62,3 +61,19 @@ def readable(value: int | float) -> str:
     if value == 0 or isinstance(value, int):
         return str(int(value))
     return f"{value:.2e}" if abs(value) < 1e-3 else f"{value:.3g}"
+
+
+def folded_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+    """A table that opens with a click on its title; `*` around a cell makes it bold."""
+
+    def cell(text: str, tag: str) -> str:
+        bold = text.startswith("*") and text.endswith("*")
+        shown = html.escape(text.strip("*"))
+        return f"<{tag} {CELL}>{f'<b>{shown}</b>' if bold else shown}</{tag}>"
+
+    lines = [
+        f"<tr>{''.join(cell(text, tag) for text in row)}</tr>"
+        for row, tag in ((head, "th"), *((row, "td") for row in rows))
+    ]
+    table = f"<details><summary>{html.escape(title)}</summary><table>{''.join(lines)}</table>"
+    return Html(f"{table}</details>", title)

@@ -1,4 +1,4 @@
-"""Exercises of 08_bugs: nine diagnoses, and four sick functions to repair."""
+"""Exercises of 08_bugs: ten diagnoses, and four sick functions to repair."""
 
 import dataclasses
 
@@ -28,6 +28,7 @@ HINTS = {
     "G": (FIRST, "Let it read the same text twice."),
     "H": (FIRST, "Both gradients are there. On how many scores does the balance loss pull?"),
     "I": (FIRST, "What do the scores of one token add up to, over all experts?"),
+    "X": (FIRST, "Both losses could do their work. Has any bias ever moved?"),
 }
 
 

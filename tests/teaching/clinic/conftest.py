@@ -2,7 +2,7 @@
 
 import pytest
 
-from mini_moe.teaching.clinic.clinic import HEALTHY, LETTERS, admitted, disease_of, readings
+from mini_moe.teaching.clinic.clinic import HEALTHY, LETTERS, Clinic, admitted, disease_of
 
 STEPS = 12
 SEEDS = (0, 1, 2)
@@ -18,8 +18,7 @@ class Ward:
         return admitted(self.letters[name], seed, STEPS)
 
     def read(self, name, instrument, row, seed=0):
-        rows = readings(self.letters[name], instrument, seed, STEPS)
-        return {r.what: r.value for r in rows}[row]
+        return Clinic(seed, STEPS).reading(self.letters[name], instrument, row)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from mini_moe.teaching.clinic import Clinic
 from mini_moe.teaching.clinic.clinic import LETTERS, contradiction, disease_of
 from mini_moe.teaching.clinic.diseases import NAMES
 from mini_moe.teaching.exercise import choice_exercise
+from mini_moe.training.losses import sequence_balance_loss
 from tests.teaching.clinic.conftest import STEPS
 
 
@@ -39,6 +40,32 @@ def test_a_report_has_the_twin_beside_the_patient(clinic):
     assert {row[0] for row in report.rows} == {"gates", "bias"}
     assert report._repr_html_().count("<tr>") == 1 + len(report.rows)
     assert "largest sum of a token" in repr(report)
+
+
+def test_the_healthy_twin_stands_alone_in_its_report(clinic):
+    assert clinic.order("healthy", "gates").head == ("instrument", "reading", "healthy", "must be")
+
+
+def test_one_reading_by_its_name(clinic):
+    assert clinic.reading("healthy", "gates", "largest sum of a token") == pytest.approx(1)
+    with pytest.raises(ValueError, match="row='sum': one of smallest gate, largest gate"):
+        clinic.reading("healthy", "gates", "sum")
+
+
+def test_the_solution_is_folded_and_names_every_disease_once(clinic):
+    shown = clinic.decisions()
+    assert shown._repr_html_().startswith("<details><summary>Solution")
+    assert all(shown._repr_html_().count(f">{name}<") == 1 for name in NAMES)
+    assert not any(name in repr(shown) for name in NAMES)
+
+
+def test_a_repaired_part_heals(clinic):
+    report = clinic.treat("H", "reach", balance_loss=sequence_balance_loss)
+    assert report.head[2:5] == ("H", "H treated", "healthy twin")
+    sick, treated, healthy = report.rows[1][2:5]
+    assert float(sick) < 12.6 and treated == healthy == "100"
+    with pytest.raises(ValueError, match=r"repair=\['bias'\]: some of \['balance_loss'"):
+        clinic.treat("H", bias=0)
 
 
 def test_without_names_all_instruments_are_read(clinic):

@@ -74,6 +74,7 @@ SUSPECTED = {
     "f": (("gates not normalised", "gates"), ("noise in evaluation", "evaluation")),
     "g": (("bias drifts in evaluation", "evaluation"), ("bias in the gate", "bias")),
     "h": (("balance gradient dropped", "gradients"), ("router collapse", "bias")),
+    "x": (("balance gradient dropped", "gradients"), ("P over the top k only", "reach")),
     "i": (("gates not normalised", "gates"), ("bias in the gate", "bias")),
 }
 WRONG = {
