@@ -60,9 +60,7 @@ def subject_of(model: nn.Module) -> Subject:
     if not hasattr(model, "get_input_embeddings"):
         raise ValueError(_unknown(f"{type(model).__name__}, which is no model of transformers"))
     embedding = model.get_input_embeddings().weight
-    config = (
-        model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    )
+    config = getattr(model.config, "get_text_config", lambda: model.config)()
 
     def run(tokens: Tensor, inside: Tensor | None) -> tuple[Tensor | None, list[Routing]]:
         mask = None if inside is None else inside.long()

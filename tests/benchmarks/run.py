@@ -7,9 +7,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks import optimizers, start_up, tinyshakespeare, training_speed
+from tests.benchmarks import optimizers, routing_memory, start_up, tinyshakespeare, training_speed
 
-NAMES = ("training_speed", "start_up", "optimizers", "tinyshakespeare")
+NAMES = ("training_speed", "start_up", "optimizers", "routing_memory", "tinyshakespeare")
 
 
 def main() -> None:
@@ -29,6 +29,8 @@ def main() -> None:
         start_up.main()
     if "optimizers" in chosen:
         optimizers.main()
+    if "routing_memory" in chosen:
+        routing_memory.main()
     if "tinyshakespeare" in chosen:
         tinyshakespeare.main(given.text, given.nanogpt, given.seconds)
     if not given.text:
