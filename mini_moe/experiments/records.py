@@ -79,7 +79,7 @@ def check_same_settings(path: Path, run: dict, settings: dict[str, dict]) -> Non
     """Raise ValueError naming the first field in which a stored run differs from what is asked."""
     for group, fields in settings.items():
         fields = json.loads(json.dumps(fields))
-        stored = run[group]
+        stored = run.get(group, {})
         for field in fields.keys() | stored.keys():
             old, new = stored.get(field, "nothing"), fields.get(field, "nothing")
             if old != new:

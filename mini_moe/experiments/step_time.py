@@ -2,13 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from mini_moe.config import ModelConfig
 from mini_moe.experiments.designs import Arm
-from mini_moe.experiments.measures import machine, settings
+from mini_moe.experiments.measures import machine, only_domains, settings
 from mini_moe.text import Corpus
 from mini_moe.training.loop import fresh_state, train_step
 from mini_moe.training.speed import keep_freed_memory
@@ -35,11 +36,12 @@ def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[di
     keep_freed_memory()
     models = distinct_models(arms)
     states = {name: fresh_state(arm.model, arm.at_seed(0), corpus) for name, arm in models.items()}
+    texts = {name: only_domains(corpus, arm.domains) for name, arm in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(WARM_UP + STEPS):
         for name, arm in models.items():
             start = time.perf_counter()
-            train_step(states[name], arm.at_seed(0), corpus)
+            train_step(states[name], arm.at_seed(0), texts[name])
             seconds[name].append(round(time.perf_counter() - start, 5))
     facts = machine()
     torch.set_num_threads(before)
@@ -50,3 +52,20 @@ def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[di
         record |= {"seconds": kept, "median": statistics.median(kept)}
         records.append(record | {"machine": facts, "command": command})
     return records
+
+
+def seconds_per_step(
+    times: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Median seconds of a step for every arm of an experiment, found by its model.
+
+    Raises: ValueError for an arm whose model was not timed.
+    """
+    found = {}
+    for run in runs:
+        for timed in times:
+            if timed["model_config"] == run["model_config"]:
+                found[run["arm"]] = timed["median"]
+        if run["arm"] not in found:
+            raise ValueError(f"times: a step of arm {run['arm']!r} expected")
+    return found
