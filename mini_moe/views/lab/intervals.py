@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from mini_moe.experiments import Interval, final_losses, mean_interval, paired_difference
+from mini_moe.experiments.measures import curve
 from mini_moe.views.style import ACCENT, DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure, set_summary
 
 BAND = 0.18  # opacity of the area between the ends of an interval
@@ -16,14 +17,14 @@ def loss_bands(
     names: Mapping[str, str],
     *,
     seconds_per_step: Mapping[str, float] | None = None,
-    live: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] | None = None,
+    live: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     first_step: int = 50,
     title: str = "",
 ) -> go.Figure:
     """Training loss of some arms, {arm: name in the picture}: the mean, and its 95 % band.
 
     Against steps, or against seconds where `seconds_per_step` gives them arm by arm. `live` adds
-    curves of this machine, {name: (x, loss)}, dotted and without a band.
+    single runs of this machine, {name: log of training}, dotted and without a band.
     Raises: ValueError for no arms, an arm without runs, or one without a time.
     """
     if not names:
@@ -40,11 +41,12 @@ def loss_bands(
         x = [scale * step for step in steps]
         _add_band(figure, x, means, name, n)
         ends.append(f"{name} ends at {means[-1].mean:.2f} ± {means[-1].half:.2f}")
-    for n, (name, (x, y)) in enumerate((live or {}).items()):
+    for n, (name, log) in enumerate((live or {}).items()):
+        points = [point for point in curve(list(log), "loss") if point[0] >= first_step]
         figure.add_scatter(
-            x=list(x), y=list(y), name=name, mode="lines+markers",
-            line={"color": OKABE_ITO[n % 7], "dash": "dot", "width": 1.5},
-            marker={"symbol": SYMBOLS[n % 8] + "-open", "size": 6},
+            x=[step for step, _, _ in points], y=[loss for _, _, loss in points], name=name,
+            mode="lines+markers", line={"color": OKABE_ITO[n % 7], "dash": "dot", "width": 1.5},
+            marker={"symbol": SYMBOLS[n % 8] + "-open", "size": 7},
         )  # fmt: skip
     figure.update_xaxes(title_text="steps" if seconds_per_step is None else "seconds of training")
     figure.update_yaxes(title_text="training loss (nats per token)")

@@ -30,15 +30,19 @@ def test_bands_hold_the_mean_and_its_interval():
 
 
 def test_bands_against_seconds_use_the_time_of_each_arm():
-    figure = loss_bands(RUNS, {"dense": "a", "moe": "b"}, seconds_per_step={"dense": 1.0, "moe": 2.5})
+    figure = loss_bands(
+        RUNS, {"dense": "a", "moe": "b"}, seconds_per_step={"dense": 1.0, "moe": 2.5}
+    )
     assert [trace.x[-1] for trace in figure.data if trace.line.width == 2.5] == [100, 250]
     assert figure.layout.xaxis.title.text == "seconds of training"
 
 
 def test_live_curves_look_different_from_committed_ones():
-    figure = loss_bands(RUNS, {"dense": "committed"}, live={"yours": ([50, 60], [4.0, 3.9])})
+    log = [{"step": n, "seconds": n / 10, "loss": float(n)} for n in range(1, 65)]
+    figure = loss_bands(RUNS, {"dense": "committed"}, live={"yours": log})
     mine = figure.data[-1]
-    assert mine.name == "yours" and mine.line.dash == "dot" and list(mine.y) == [4.0, 3.9]
+    assert mine.name == "yours" and mine.line.dash == "dot"
+    assert (list(mine.x), list(mine.y)) == ([50, 60], [45.5, 55.5])
 
 
 def test_arms_are_told_apart_without_colour():
