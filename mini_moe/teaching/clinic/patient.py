@@ -32,8 +32,8 @@ def model_config() -> ModelConfig:
 
 def train_config(steps: int = STEPS, seed: int = 0) -> TrainConfig:
     """Both ways of balancing at once, as in DeepSeek-V3; α is larger, so that it shows soon."""
-    sizes = {"batch_size": 8, "seq_len": 64, "warmup_steps": 5}
-    balance = {"bias_update_rate": GAMMA, "balance_loss_weight": 0.01}
+    sizes = {"batch_size": 8, "seq_len": 64, "warmup_steps": steps // 6}
+    balance = {"bias_update_rate": GAMMA, "balance_loss_weight": 0.02}
     return TrainConfig(steps=steps, seed=seed, **sizes, **balance)
 
 

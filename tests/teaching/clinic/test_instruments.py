@@ -7,10 +7,10 @@ construction, the test says so.
 import pytest
 import torch
 
-from mini_moe.teaching.clinic.clinic import admitted, unseen_tokens
+from mini_moe.teaching.clinic.clinic import Clinic, admitted, unseen_tokens
 from mini_moe.teaching.clinic.instruments import INSTRUMENTS, measure
 from mini_moe.text import load_corpus
-from tests.teaching.clinic.conftest import Ward
+from tests.teaching.clinic.conftest import STEPS, Ward
 
 NAMES = Ward.names
 
@@ -94,6 +94,13 @@ def test_only_where_nobody_balances_no_bias_moves(ward, seed):
     assert ill == [0] and min(others) > 0.003
 
 
+def test_a_router_nobody_balances_collapses(seed):
+    """Ten steps are too few for this one: thirty."""
+    read = Clinic(seed, 30).reading
+    assert read("healthy", "load", "MaxVio") < 2.5 < 3.5 < read("X", "load", "MaxVio")
+    assert read("X", "load", "entropy") < 0.75 < 0.85 < read("healthy", "load", "entropy")
+
+
 def test_the_healthy_twin_is_within_every_rule(ward, seed):
     read = {
         (name, row.what): (row.value, row.rule)
@@ -121,4 +128,4 @@ def test_measuring_changes_neither_patient_nor_chance(ward, name):
 
 def test_an_unknown_instrument_is_named():
     with pytest.raises(ValueError, match="instrument='x-ray': one of loss, load, gradients"):
-        measure(admitted("healthy", 0, 12), "x-ray", unseen_tokens(load_corpus()))
+        measure(admitted("healthy", 0, STEPS), "x-ray", unseen_tokens(load_corpus()))
