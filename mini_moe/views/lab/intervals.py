@@ -100,6 +100,9 @@ def interval_line(
     if not series or not all(series.values()):
         raise ValueError("series: at least one name with one place expected")
     figure = new_figure("", title_text=title, margin_t=60 if title else 20)
+    if len(series) > 1:
+        above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+        figure.update_layout(height=450, margin_t=90 if title else 50, legend=above)
     said, places = [], []
     for n, (name, values) in enumerate(series.items()):
         x = sorted(values)
@@ -120,10 +123,7 @@ def interval_line(
     if log_x:
         figure.update_xaxes(**ticks)
     figure.update_yaxes(title_text=y_title)
-    figure.update_layout(
-        showlegend=len(series) > 1,
-        legend={"x": 0.98, "y": 0.98, "xanchor": "right", "yanchor": "top"},
-    )
+    figure.update_layout(showlegend=len(series) > 1)
     set_summary(figure, "; ".join(said) + " (95 % intervals over seeds).")
     return figure
 
