@@ -51,7 +51,7 @@ class Controls:
             )  # fmt: skip
 
         self.prompt = widgets.Dropdown(
-            options=prepared_prompts(prompts), description="Prompt", layout={"width": "420px"}
+            options=prepared_prompts(prompts), description="Prompt", layout={"width": "340px"}
         )
         self.text = widgets.Textarea(
             value=text, description="Text", rows=2, layout={"width": "98%", "max_width": "1060px"}
@@ -63,14 +63,14 @@ class Controls:
             "IntSlider", "Experts a token", value=top_k, min=1, max=min(8, n_experts)
         )
         self.bias = slider("FloatSlider", "Bias", value=0.0, min=-0.5, max=0.5, step=0.02,
-                           readout_format="+.2f", width="400px")  # fmt: skip
+                           readout_format="+.2f", width="300px")  # fmt: skip
         self.step = slider("IntSlider", "Step", value=n_steps, min=1, max=n_steps, width="420px")
         self.record = slider("IntSlider", "Log record", value=max(0, records - 1), min=0,
                              max=max(1, records - 1), readout=False, width="560px")  # fmt: skip
         self.play = widgets.Play(value=self.record.value, min=0, max=self.record.max, step=2,
                                  interval=120, description="replay")  # fmt: skip
         widgets.jslink((self.play, "value"), (self.record, "value"))
-        wide = {"width": "auto", "min_width": "11.5em"}
+        wide = {"width": "auto", "min_width": "8em"}
         toggle = widgets.ToggleButton
         self.off = toggle(description="Switch expert off", icon="power-off", layout=wide)
         self.shared = toggle(description="Switch shared expert off", icon="power-off", layout=wide)
@@ -81,7 +81,7 @@ class Controls:
         self.reset = widgets.Button(description="Reset the model", icon="undo", layout=wide)
         self.large = toggle(description="Presentation size", icon="expand", layout=wide)
         self.tables = toggle(description="Tables", icon="table", layout=wide)
-        self.tokens, self.experts = Chips(layout={"flex": "1 1 400px"}), Chips()
+        self.tokens, self.experts = Chips(layout={"flex": "1 1 320px"}), Chips()
         names = ("remark", "error", "status", "next", "summary", "steps", "table", "replayed",
                  "replay_table", "sizes")  # fmt: skip
         for name in names:
@@ -110,6 +110,7 @@ class Controls:
             return widgets.Box(children, layout=row | named)
 
         steps = widgets.VBox([self.step, self.steps])
+        left = widgets.VBox([picture, self.summary, self.table])
         parts = [
             self.sizes,
             line(self.prompt, self.reset, self.large, self.tables),
@@ -119,8 +120,7 @@ class Controls:
             line(self.off, self.bias, self.shared, self.find),
             self.status, self.remark, self.error,
             line(self.tokens, self.next, align_items="flex-start"),
-            line(picture, steps, align_items="flex-start"),
-            self.summary, self.table,
+            line(left, steps, align_items="flex-start"),
         ]  # fmt: skip
         if replay is not None:
             parts += [line(self.play, self.record), replay, self.replayed, self.replay_table]

@@ -74,15 +74,19 @@ class Stage:
         self.text, self.layer, self.expert = text, self.moment.after.layers[0], 0
         self.token, self._first, self.look = len(ids) - 1, 0, DESK
         self.milliseconds = 0.0  # that Python needed for the last event
-        self._lock, self._quiet = threading.RLock(), False
+        self._lock, self._quiet = threading.RLock(), 0  # the thread whose events are its own
         n_experts, layers = self.moment.after.n_experts, self.moment.after.layers
         records = 0 if self.history is None else len(self.history.steps)
         self.controls = Controls(layers, n_experts, model.config.top_k, panels.MIXED_STEP, records,
                                  prompts, text)  # fmt: skip
-        self.picture = as_widget(stage_picture(n_experts))
-        self.replay = None
+        # Filled before they become widgets: a browser drops what an empty trace was given.
+        picture, self.replay = stage_picture(n_experts), None
+        draw_moment(picture, self.moment, self.layer, self.token, 0, 0, DESK, capacity_factor)
+        self.picture = as_widget(picture)
         if self.history is not None:
-            self.replay = as_widget(replay_picture(self.history, DESK, choices_per_step))
+            replay = replay_picture(self.history, DESK, choices_per_step)
+            draw_replay(replay, self.history, records - 1, 0, self.expert)
+            self.replay = as_widget(replay)
         self.view = self.controls.view(self.picture, self.replay)
         self.controls.remark.value = remark
         self._connect()
@@ -186,7 +190,7 @@ class Stage:
         """Errors are shown; what the stage sets itself is no event; time is measured."""
 
         def run(event: Any) -> None:
-            if self._quiet:
+            if self._quiet == threading.get_ident():
                 return
             started = time.perf_counter()
             try:
@@ -201,11 +205,11 @@ class Stage:
 
     @contextmanager
     def _silence(self) -> Iterator[None]:
-        self._quiet = True
+        self._quiet = threading.get_ident()  # other threads' events wait for the lock instead
         try:
             yield
         finally:
-            self._quiet = False
+            self._quiet = 0
 
     @property
     def _place(self) -> tuple[int, int]:

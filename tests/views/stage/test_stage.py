@@ -1,6 +1,7 @@
 """Every control changes the one selection, and every view follows it."""
 
 import json
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -192,6 +193,14 @@ def test_no_event_rebuilds_a_widget(stage):
     stage.switch(1, 3)
     stage.controls.large.value = True
     assert [id(child) for child in stage.view.children] == before
+
+
+def test_an_event_of_another_thread_is_not_taken_for_the_stages_own(stage):
+    with stage._silence():
+        thread = Thread(target=lambda: setattr(stage.controls.layer, "value", 3))
+        thread.start()
+        thread.join()
+    assert stage.layer == 3
 
 
 def test_only_one_message_goes_to_the_picture_for_each_change(stage):
