@@ -58,7 +58,8 @@ def set_summary(figure: BaseFigure, summary: str) -> None:
 
 
 def table(figure: BaseFigure) -> list[dict[str, Any]]:
-    """The numbers of a figure, one row a mark: {"series", "x", "y"} and "value" in heatmaps."""
+    """The numbers of a figure, one row a mark: {"series", "x", "y"}; in heatmaps "value" as well,
+    and "text" where something is written in the cells."""
     rows: list[dict[str, Any]] = []
     for trace in figure.data:
         if trace.type == "heatmap":
@@ -75,7 +76,7 @@ def table(figure: BaseFigure) -> list[dict[str, Any]]:
 def _heatmap_rows(trace: go.Heatmap) -> list[dict[str, Any]]:
     columns = trace.x if trace.x is not None else range(len(trace.z[0]))
     lines = trace.y if trace.y is not None else range(len(trace.z))
-    return [
+    rows = [
         {
             "series": trace.name or "",
             "x": x,
@@ -85,6 +86,10 @@ def _heatmap_rows(trace: go.Heatmap) -> list[dict[str, Any]]:
         for y, line in zip(lines, trace.z, strict=True)
         for x, value in zip(columns, line, strict=True)
     ]
+    words = () if trace.text is None else [word for line in trace.text for word in line]
+    for row, word in zip(rows, words, strict=False):
+        row["text"] = word
+    return rows
 
 
 class Shown:
