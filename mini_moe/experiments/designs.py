@@ -76,8 +76,9 @@ def sparsity_arms() -> dict[str, Arm]:
         arms[f"grain {grain}"] = story_arm(sparse_model(8 * grain, grain, 256 // grain), plan)
     for steps in (600, 900):
         arms[f"dense {steps} steps"] = story_arm(dense, longer(plan, steps))
-    for steps in (150, 450):
+    for steps in (150, 450, 600):
         arms[f"moe {steps} steps"] = story_arm(moe, longer(plan, steps))
+    arms["dense total 600 steps"] = story_arm(dense_total, longer(plan, 600))
     for name, model in (("dense", dense), ("moe", moe)):
         arms[f"{name} half rate"] = story_arm(model, scaled_rate(plan, 0.5))
         arms[f"{name} double rate"] = story_arm(model, scaled_rate(plan, 2.0))

@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mini_moe.experiments import Interval, final_losses, mean_interval, paired_difference
+from mini_moe.experiments import Interval, compare, mean_interval
 from mini_moe.experiments.measures import curve
 from mini_moe.views.style import ACCENT, DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure, set_summary
 
@@ -135,14 +135,11 @@ def difference_rows(
 
     Left of zero the arm is better; where the interval holds zero nothing can be claimed, and the
     row says so and is grey.
-    Raises: ValueError for no arms, or arms with other seeds than the reference.
+    Raises: ValueError for no arms, or fewer than two seeds in common with the reference.
     """
     if not names:
         raise ValueError("names: at least one arm expected")
-    baseline = final_losses(runs, reference)
-    rows = {
-        name: paired_difference(final_losses(runs, arm), baseline) for arm, name in names.items()
-    }
+    rows = {name: compare(runs, arm, reference) for arm, name in names.items()}
     figure = new_figure(
         "", title_text=title, height=130 + 42 * len(rows), margin_r=190, showlegend=False,
         margin_t=60 if title else 20,
