@@ -22,6 +22,7 @@ FEWEST_CODE_CELLS = {
     "04_router": 32,
     "05_model": 28,
     "06_train": 29,
+    "07_balance": 32,
     "08_bugs": 31,
     "10_routing": 32,
 }
