@@ -46,7 +46,7 @@ def check_answer(exercise: Exercise, answer: Any) -> Any:
     if verdict.state == "correct":
         print(f"✓ {exercise.name}: correct. The lesson goes on with your {exercise.kind}.")
         if exercise.choices:
-            print(f"\n{exercise.source}")
+            explain(exercise)
         return answer
     if verdict.state == "not attempted":
         left = f" ({verdict.reason})" if verdict.reason else ""
@@ -55,6 +55,13 @@ def check_answer(exercise: Exercise, answer: Any) -> Any:
         print(f"✗ {exercise.name}: not yet. {sentence(verdict.reason)}")
         print(f'  {goes_on}; hint("{exercise.name}") helps.')
     return exercise.answer
+
+
+def explain(exercise: Exercise) -> None:
+    """Show why an answer is right: as Markdown in Jupyter, as text in a terminal."""
+    from IPython.display import display
+
+    display(solution(exercise.name))
 
 
 def sentence(text: str) -> str:

@@ -90,16 +90,15 @@ class Clinic:
 
     def decisions(self) -> Html:
         """Who has what, and the readings that say so: the end of the lesson, folded."""
-        keys = list(dict.fromkeys((s.instrument, s.row) for d in DISEASES for s in d.signs))
         rows = []
-        for letter in (HEALTHY, *LETTERS):
-            disease = None if letter == HEALTHY else disease_of(letter)
-            signs = [(s.instrument, s.row) for s in disease.signs] if disease else []
-            values = [readable(self.reading(letter, *key)) for key in keys]
-            marked = [f"*{v}*" if key in signs else v for key, v in zip(keys, values, strict=True)]
-            rows.append([letter, *marked, disease.name if disease else ""])
-        head = ["patient", *(f"{instrument}: {row}" for instrument, row in keys), "disease"]
-        return folded_table("Solution: who has what, and what gives it away", head, rows)
+        for letter in LETTERS:
+            disease = disease_of(letter)
+            for n, sign in enumerate(disease.signs):
+                values = [self.reading(x, sign.instrument, sign.row) for x in (letter, HEALTHY)]
+                named = ("", "") if n else (letter, disease.name)
+                rows.append([*named, sign.instrument, sign.row, *map(readable, values)])
+        head = ("patient", "disease", "instrument", "reading", "patient's", "healthy twin's")
+        return folded_table("Solution: who has what, and the reading that says so", head, rows)
 
     def curves(self, smooth: int = 8) -> dict[str, tuple[range, list[float]]]:
         """Each patient's training loss, averaged over the last steps, for `compare_curves`."""

@@ -1,4 +1,4 @@
-"""Readings as tables: a patient beside its healthy twin; all patients and their diseases."""
+"""Readings as tables: a patient beside its healthy twin, or anything, folded."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -64,16 +64,10 @@ def readable(value: int | float) -> str:
 
 
 def folded_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    """A table that opens with a click on its title; `*` around a cell makes it bold."""
-
-    def cell(text: str, tag: str) -> str:
-        bold = text.startswith("*") and text.endswith("*")
-        shown = html.escape(text.strip("*"))
-        return f"<{tag} {CELL}>{f'<b>{shown}</b>' if bold else shown}</{tag}>"
-
+    """A table that opens with a click on its title."""
     lines = [
-        f"<tr>{''.join(cell(text, tag) for text in row)}</tr>"
+        f"<tr>{''.join(f'<{tag} {CELL}>{html.escape(text)}</{tag}>' for text in row)}</tr>"
         for row, tag in ((head, "th"), *((row, "td") for row in rows))
     ]
-    table = f"<details><summary>{html.escape(title)}</summary><table>{''.join(lines)}</table>"
-    return Html(f"{table}</details>", title)
+    table = f"<table>{''.join(lines)}</table>"
+    return Html(f"<details><summary>{html.escape(title)}</summary>{table}</details>", title)
