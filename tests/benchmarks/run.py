@@ -9,7 +9,14 @@ if __name__ == "__main__":
 
 from tests.benchmarks import optimizers, routing_memory, start_up, tinyshakespeare, training_speed
 
-NAMES = ("training_speed", "start_up", "optimizers", "routing_memory", "tinyshakespeare")
+NAMES = (
+    "training_speed",
+    "start_up",
+    "optimizers",
+    "routing_memory",
+    "explorer",
+    "tinyshakespeare",
+)
 
 
 def main() -> None:
@@ -31,6 +38,10 @@ def main() -> None:
         optimizers.main()
     if "routing_memory" in chosen:
         routing_memory.main()
+    if "explorer" in chosen:
+        from tests.benchmarks import explorer  # needs playwright and a Chromium
+
+        explorer.main()
     if "tinyshakespeare" in chosen:
         tinyshakespeare.main(given.text, given.nanogpt, given.seconds)
     if not given.text:

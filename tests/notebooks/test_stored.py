@@ -25,6 +25,7 @@ FEWEST_CODE_CELLS = {
     "07_balance": 32,
     "08_bugs": 31,
     "10_routing": 32,
+    "11_live_demo": 6,
 }
 
 

@@ -1,5 +1,6 @@
 """A row of chips to click or to walk along with the arrow keys: tokens of a text, experts."""
 
+import html
 from typing import Any
 
 import anywidget
@@ -120,6 +121,21 @@ class Chips(anywidget.AnyWidget):
         """Everything at once, in one message."""
         with self.hold_sync():
             self.items, self.selected, self.name = items, selected, name
+
+    def still(self) -> str:
+        """The same as plain HTML, where no widget runs."""
+        boxes = []
+        for n, item in enumerate(self.items):
+            frame = "outline:2px solid #000;" if n == self.selected else ""
+            struck = "text-decoration:line-through;" if item["off"] else ""
+            boxes.append(
+                '<span style="display:inline-block;text-align:center;margin:2px">'
+                f'<span style="display:block;white-space:pre;padding:2px 4px;{frame}{struck}'
+                f'background:{item["colour"]};color:{item["ink"]}">{html.escape(item["text"])}'
+                f"</span><small>{html.escape(item['label'])}</small></span>"
+                + ("<br>" if item["end"] else "")
+            )
+        return f"<div><div>{html.escape(self.name)}</div>{''.join(boxes)}</div>"
 
 
 def chip(
