@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -139,7 +140,7 @@ def readings(letter: str, instrument: str, seed: int = 0, steps: int = STEPS) ->
     return tuple(measure(admitted(letter, seed, steps), instrument, unseen_tokens(load_corpus())))
 
 
-def unseen_tokens(corpus: Corpus) -> Tensor:
+def unseen_tokens(corpus: Corpus) -> Int[Tensor, "batch length"]:
     """Sixteen rows of 65 tokens of the held-out text: the same for everyone."""
     return sample_batch(corpus.validation, batch=16, length=65, seed=0, step=0).tokens
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from mini_moe.model import Routing
+from mini_moe.model.router import Router
 from mini_moe.routing import expert_load, max_violation, noise_floor
 from mini_moe.routing.intervene import intervene, moe_layers
 from mini_moe.routing.metrics import dead_experts, load_entropy
@@ -24,7 +26,7 @@ class Row(NamedTuple):
     rule: str = ""
 
 
-def measure(patient: Patient, instrument: str, tokens: Tensor) -> list[Row]:
+def measure(patient: Patient, instrument: str, tokens: Int[Tensor, "batch length"]) -> list[Row]:
     """Apply one instrument to a copy of the patient, on rows of tokens, always in evaluation mode.
 
     Raises: ValueError for an instrument that does not exist.
@@ -167,7 +169,7 @@ INSTRUMENTS: dict[str, Callable[[Patient, Tensor], list[Row]]] = {
 }
 
 
-def _router(patient: Patient):
+def _router(patient: Patient) -> Router:
     """The router of the one layer with experts."""
     (moe,) = moe_layers(patient.model).values()
     return moe.gate

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mini_moe import presets
@@ -63,11 +64,11 @@ class Patient:
 class SickRouter(Router):
     """A router that decides by another function than the package's `route`."""
 
-    def __init__(self, config: ModelConfig, route) -> None:
+    def __init__(self, config: ModelConfig, route: Callable) -> None:
         super().__init__(config)
         self.route = route
 
-    def forward(self, x: Tensor) -> Routing:
+    def forward(self, x: Float[Tensor, "tokens d_model"]) -> Routing:
         logits = F.linear(x.float(), self.weight)
         return self.route(logits, self.e_score_correction_bias, self.config)
 
@@ -102,7 +103,10 @@ def operate(model: Transformer, lesion: Lesion) -> None:
 
 
 def train_step(
-    patient: Patient, tokens: Tensor, optimizers: list[torch.optim.Optimizer], step: int
+    patient: Patient,
+    tokens: Int[Tensor, "batch length"],
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
 ) -> float:
     """Losses → gradients → clip → optimizers → expert bias; gives the language loss."""
     config = patient._train_config
@@ -120,7 +124,9 @@ def train_step(
     return language.item()
 
 
-def both_losses(patient: Patient, tokens: Tensor) -> tuple[Tensor, Tensor, list[Routing]]:
+def both_losses(
+    patient: Patient, tokens: Int[Tensor, "batch length"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], list[Routing]]:
     """The language loss and the balance loss apart, and what the routers decided."""
     model, routings = patient.model, []
     hidden = model.hidden(tokens[:, :-1], routings=routings)

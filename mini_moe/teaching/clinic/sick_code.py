@@ -22,6 +22,7 @@ def route_with_biased_gates(
     expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> Routing:
+    """Gates from the scores with the bias in them."""
     scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
     choice_scores = scores
     if expert_bias is not None:
@@ -39,6 +40,7 @@ def route_with_noise(
     expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> Routing:
+    """Noise on the logits, in training and out of it."""
     logits = logits + 0.5 * torch.randn_like(logits)
     scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
     choice_scores = scores.detach()
@@ -57,6 +59,7 @@ def route_that_balances(
     expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> Routing:
+    """Moves the bias whenever it routes."""
     scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
     choice_scores = scores.detach()
     if expert_bias is not None:
@@ -74,6 +77,7 @@ def route_that_balances(
 def balance_loss_with_two_softmaxes(
     scores: Float[Tensor, "tokens experts"], top_k: int, n_sequences: int
 ) -> Float[Tensor, ""]:
+    """Shares by a softmax of what are scores already."""
     experts = scores.shape[-1]
     chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
     share = scores.softmax(dim=-1)
@@ -86,6 +90,7 @@ def balance_loss_with_two_softmaxes(
 def balance_loss_of_the_chosen(
     scores: Float[Tensor, "tokens experts"], top_k: int, n_sequences: int
 ) -> Float[Tensor, ""]:
+    """Shares of the chosen experts only."""
     experts = scores.shape[-1]
     chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
     share = scores * chosen / (scores * chosen).sum(dim=-1, keepdim=True)
@@ -98,6 +103,7 @@ def balance_loss_of_the_chosen(
 def balance_loss_cut_off(
     scores: Float[Tensor, "tokens experts"], top_k: int, n_sequences: int
 ) -> Float[Tensor, ""]:
+    """Shares without their gradient."""
     experts = scores.shape[-1]
     chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
     share = (scores / scores.sum(dim=-1, keepdim=True)).detach()
