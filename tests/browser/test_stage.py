@@ -10,10 +10,17 @@ from mini_moe.routing import expert_load, intervene
 from mini_moe.text import data_folder
 from mini_moe.views.stage import Changes, effect
 from mini_moe.views.stage.replay import History
-from tests.browser.stage_page import NOTEBOOK, StagePage
+from tests.browser.stage_page import NOTEBOOK, SETTLED_MS, StagePage
 
 pytestmark = pytest.mark.browser
 
+IN_SIGHT = """() => {
+  const box = document.querySelectorAll('.moe-chips')[1];
+  const chip = box.children.length === 512 && box.querySelector('.here').firstChild;
+  if (!chip) return false;
+  const [outer, inner] = [box, chip].map(node => node.getBoundingClientRect());
+  return outer.top <= inner.top && inner.bottom <= outer.bottom;
+}"""
 GENEROUS_MS = 3_000  # a busy test machine; the benchmark measures on a quiet one
 
 
@@ -144,10 +151,27 @@ def test_presentation_size_is_larger_and_nothing_is_cut(stage, request):
         ".moe-stage .widget-label')].map(n => parseFloat(getComputedStyle(n).fontSize))"
     )
     assert min(sizes) >= 20
-    if picture := request.config.getoption("--stage-picture"):
-        stage.button("Presentation size").click()
-        stage.settle()
-        stage.stage.screenshot(path=picture)
+    if path := request.config.getoption("--stage-picture"):
+        take_picture(stage, path)
+
+
+def take_picture(stage, path):
+    """The stage from its first control to the end of its picture, an expert switched off."""
+    carry = "Compute 487 + 356.\\nones: 7 + 6 = 1"
+    stage.ask(f"stage.enlarge(False); stage.select('{carry}'); stage.switch(3, 14)")
+    stage.settle()
+    stage.stage.evaluate("node => node.scrollIntoView({ block: 'start' })")
+    whole = stage.stage.bounding_box()
+    plot = stage.stage.locator(".js-plotly-plot").first.bounding_box()
+    height = plot["y"] + plot["height"] - whole["y"]
+    stage.tab.screenshot(path=path, clip=whole | {"height": height})
+
+
+def test_the_selected_token_of_a_long_text_is_in_sight(stage):
+    stage.type_text("many words and 12 + 30 = 42 in a long text. " * 250)
+    stage.tab.wait_for_function(IN_SIGHT, timeout=SETTLED_MS)
+    assert stage.state()["pieces"] == 512
+    assert "The model reads 512 tokens" in stage.stage.inner_text()
 
 
 def test_the_picture_follows_a_change(stage):

@@ -25,7 +25,7 @@ FEWEST_CODE_CELLS = {
     "07_balance": 32,
     "08_bugs": 32,
     "10_routing": 32,
-    "11_live_demo": 6,
+    "11_live_demo": 7,
 }
 
 

@@ -53,12 +53,19 @@ function render({ model, el }) {
     put(caption, "className", "moe-caption" + (model.get("large") ? " large" : ""));
     box.setAttribute("aria-label", model.get("name"));
     box.setAttribute("aria-activedescendant", name + "-" + selected);
+    see();
+  }
+  function see() {  // the selected chip, without moving the page
+    const chip = box.children[model.get("selected")]?.firstChild;
+    if (!chip) return;
+    const above = chip.offsetTop < box.scrollTop;
+    if (above || chip.offsetTop + chip.offsetHeight > box.scrollTop + box.clientHeight)
+      box.scrollTop = chip.offsetTop - box.clientHeight / 2;
   }
   function choose(n) {
     const last = model.get("items").length - 1;
     model.set("selected", Math.max(0, Math.min(last, n)));
     model.save_changes();
-    box.children[model.get("selected")]?.scrollIntoView({ block: "nearest" });
   }
   const click = event => {
     const chip = event.target.closest("[data-n]");
@@ -78,7 +85,10 @@ function render({ model, el }) {
   for (const trait of ["items", "selected", "large", "name"]) model.on("change:" + trait, draw);
   el.append(caption, box);
   draw();
+  const resized = new ResizeObserver(see);
+  resized.observe(box);
   return () => {
+    resized.disconnect();
     for (const trait of ["items", "selected", "large", "name"]) model.off("change:" + trait, draw);
   };
 }
@@ -87,7 +97,7 @@ export default { render };
 
 _CSS = """
 .moe-chips { line-height: 1.15; font-size: 15px; padding: 4px; max-height: 330px;
-  overflow-y: auto; border-radius: 4px; }
+  overflow-y: auto; border-radius: 4px; position: relative; }
 .moe-chips:focus-visible { outline: 2px solid #0072B2; }
 .moe-chips > span > span { display: inline-block; text-align: center; margin: 2px 1px 3px;
   padding: 2px; border: 2px solid transparent; border-radius: 5px; cursor: pointer; }

@@ -63,7 +63,7 @@ class Controls:
             "IntSlider", "Experts a token", value=top_k, min=1, max=min(8, n_experts)
         )
         self.bias = slider("FloatSlider", "Bias", value=0.0, min=-0.5, max=0.5, step=0.02,
-                           readout_format="+.2f", width="300px")  # fmt: skip
+                           readout_format="+.2f", width="250px")  # fmt: skip
         self.step = slider("IntSlider", "Step", value=n_steps, min=1, max=n_steps, width="420px")
         self.record = slider("IntSlider", "Log record", value=max(0, records - 1), min=0,
                              max=max(1, records - 1), readout=False, width="560px")  # fmt: skip
@@ -92,6 +92,8 @@ class Controls:
     ) -> None:
         """Put every control where the selection and the changes are."""
         self.text.value, self.layer.value = text, layer
+        if self.prompt.value not in ("", text):
+            self.prompt.value = ""  # so that the same prompt can be chosen again
         self.off.value = (layer, expert) in changes.off
         self.shared.value = layer in changes.shared_off
         self.bias.value = changes.bias.get((layer, expert), 0.0)
@@ -100,6 +102,11 @@ class Controls:
         self.bias.description = f"Bias of expert {expert}"
         self.off.description = f"Switch expert {expert} {'on' if self.off.value else 'off'}"
         self.shared.description = f"Switch shared expert {'on' if self.shared.value else 'off'}"
+
+    def enlarge(self, large: bool) -> None:
+        """Every control and every chip in presentation size, or not."""
+        self.tokens.large = self.experts.large = self.large.value = large
+        self.sizes.value = LARGE if large else ""
 
     def view(self, picture: Any, replay: Any | None) -> Any:
         """Everything in one column that reads from the text down to the training."""

@@ -12,7 +12,7 @@ from typing import Any
 from mini_moe.model import Transformer
 from mini_moe.views.explorer import clip_text
 from mini_moe.views.stage import panels
-from mini_moe.views.stage.controls import LARGE, Controls
+from mini_moe.views.stage.controls import Controls
 from mini_moe.views.stage.picture import (
     DESK,
     ROOM,
@@ -151,9 +151,9 @@ class Stage:
     def enlarge(self, large: bool) -> None:
         """Presentation size, readable from the last row, or desk size."""
         with self._lock:
-            self.look, controls = ROOM if large else DESK, self.controls
-            controls.tokens.large = controls.experts.large = large
-            controls.sizes.value = LARGE if large else ""
+            self.look = ROOM if large else DESK
+            with self._silence():
+                self.controls.enlarge(large)
             with self.picture.batch_update():
                 resize_picture(self.picture, self.moment.after.n_experts, self.look)
             if self.replay is not None:

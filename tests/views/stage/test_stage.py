@@ -106,6 +106,8 @@ def test_a_prepared_prompt_becomes_the_text(stage):
     stage.controls.prompt.value = "Once upon a"
     assert stage.controls.text.value == stage.text == "Once upon a"
     assert stage.moment.after.pieces == ["Once", "·upon", "·a"]
+    stage.controls.text.value = "Once upon a time"
+    assert stage.controls.prompt.value == ""
 
 
 def test_the_replay_follows_its_slider(stage):
