@@ -12,7 +12,7 @@ from mini_moe.routing import max_violation, noise_floor, relative_load
 from mini_moe.views.lab.chance import measures
 from mini_moe.views.style import OKABE_ITO, QUIET, TEMPLATE, set_summary
 
-WIDTH, HEIGHT = 880, 560
+WIDTH, HEIGHT = 830, 560
 LINES = ("solid", "dash", "dashdot")  # of the arms; dots are kept for chance
 
 Logs = Mapping[str, Sequence[dict[str, Any]]]  # arm → its records
