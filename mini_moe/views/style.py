@@ -129,10 +129,13 @@ class Html:
         return self.html
 
 
-def as_widget(figure: BaseFigure) -> Any:
-    """The figure as a widget that Python can update: at most two in a notebook."""
+def as_widget(figure: BaseFigure, buttons: bool = True) -> Any:
+    """The figure as a widget that Python can update: at most two in a notebook.
+
+    `buttons`: whether plotly's own appear over the figure, to zoom and to save a picture.
+    """
     widget = go.FigureWidget(figure)
-    widget._config = dict(CONFIG)
+    widget._config = CONFIG | ({} if buttons else {"displayModeBar": False})
     return widget
 
 

@@ -82,11 +82,11 @@ class Stage:
         # Filled before they become widgets: a browser drops what an empty trace was given.
         picture, self.replay = stage_picture(n_experts), None
         draw_moment(picture, self.moment, self.layer, self.token, 0, 0, DESK, capacity_factor)
-        self.picture = as_widget(picture)
+        self.picture = as_widget(picture, buttons=False)
         if self.history is not None:
             replay = replay_picture(self.history, DESK, choices_per_step)
             draw_replay(replay, self.history, records - 1, 0, self.expert)
-            self.replay = as_widget(replay)
+            self.replay = as_widget(replay, buttons=False)
         self.view = self.controls.view(self.picture, self.replay)
         self.controls.remark.value = remark
         self._connect()
