@@ -160,7 +160,7 @@ def test_parts_share_the_runs_without_overlap(arms):
 
 
 def test_step_time_measures_every_model_once_and_anew(corpus_and_arms, tmp_path, monkeypatch):
-    monkeypatch.setattr("mini_moe.experiments.step_time.STEPS", 3)
+    monkeypatch.setattr("mini_moe.experiments.step_time.ROUNDS", 1)
     corpus, arms = corpus_and_arms
     arms["dense again"] = arms["dense"]
     for _ in range(2):
