@@ -24,6 +24,7 @@ FEWEST_CODE_CELLS = {
     "06_train": 29,
     "07_balance": 32,
     "08_bugs": 32,
+    "09_moe_vs_dense": 30,
     "10_routing": 32,
     "11_live_demo": 7,
 }
