@@ -100,6 +100,7 @@ inline const char* fail(const char* format, ...) {
   va_end(arguments);
   return text;
 }
+inline long long shown(int64_t number) { return number; }  // for %lld
 #define TRY(call) \
   if (const char* error = (call)) return error
 

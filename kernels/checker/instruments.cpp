@@ -68,6 +68,9 @@ extern "C" void __ubsan_handle_sub_overflow(const Place* p, uintptr_t a, uintptr
 extern "C" void __ubsan_handle_mul_overflow(const Place* p, uintptr_t a, uintptr_t b) {
   overflow(p, "*", a, b, SITE);
 }
+extern "C" void __ubsan_handle_divrem_overflow(const Place* p, uintptr_t a, uintptr_t b) {
+  overflow(p, "/", a, b, SITE);
+}
 extern "C" void __ubsan_handle_negate_overflow(const Place* p, uintptr_t a) {
   overflow(p, "-", 0, a, SITE);
 }

@@ -375,6 +375,8 @@ extern "C" void checker_release() {  // all buffers; shared arrays stay
   reservations.clear();
 }
 
+extern "C" void checker_fill(void* to, int byte, uint64_t bytes) { fill(to, byte, bytes); }
+
 extern "C" uint64_t checker_unwritten(void* address) {  // elements of a buffer nobody has written
   Region* region = region_of((uintptr_t)address);
   uint64_t count = 0;

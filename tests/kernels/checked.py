@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 KERNELS = Path(__file__).parents[2] / "kernels"
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # DType in device.cuh
 CHECKER = ("fibers", "memory", "instruments", "recorder")
 COMMON = ["-std=c++17", "-fPIC", "-g", "-Wall", "-Wextra", f"-I{KERNELS}", "-U_FORTIFY_SOURCE"]
 # -fno-thread-jumps: one load in the source stays one load; nvcc predicates where g++ would copy.
@@ -92,7 +93,7 @@ def build(sources: list[Path], folder: Path, name: str = "checked") -> "Checked"
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, jobs))
     library = folder / f"lib{name}.so"
-    run("g++", "-shared", "-Wl,-Bsymbolic", "-o", str(library), *objects)
+    run("g++", "-shared", "-Wl,-Bsymbolic,--no-undefined", "-o", str(library), *objects)
     return Checked(library)
 
 
@@ -157,6 +158,11 @@ class Checked:
             return torch.empty(shape, dtype=dtype)
         memory = (ctypes.c_char * n_bytes).from_address(address)
         return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+    def fill(self, buffer: torch.Tensor, offset: int, n_bytes: int) -> None:
+        """Write zeros into a part of a buffer, as the host would."""
+        address = ctypes.c_void_p(buffer.data_ptr() + offset)
+        self.library.checker_fill(address, 0, ctypes.c_uint64(n_bytes))
 
     def unwritten(self, buffer: torch.Tensor) -> int:
         """How many elements of an output no kernel has written."""

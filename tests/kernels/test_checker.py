@@ -1,4 +1,4 @@
-"""The checker itself: it finds what is planted, names the line, and is silent about clean kernels."""
+"""The checker finds what is planted, names its line, and is silent about clean kernels."""
 
 import re
 from pathlib import Path
