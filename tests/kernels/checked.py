@@ -80,21 +80,27 @@ class CheckerError(AssertionError):
 
 
 def build(sources: list[Path], folder: Path, name: str = "checked") -> "Checked":
-    """Compile the sources and the checker into one library, and load it."""
-    jobs = [(KERNELS / "checker" / f"{part}.cpp", ["-O2"]) for part in CHECKER]
-    jobs += [(Path(source), INSTRUMENTED) for source in sources]
+    """Compile the sources and the checker into one library, and load it; the name must be new."""
+    jobs = [(KERNELS / "checker" / f"{part}.cpp", "checker", ["-O2"]) for part in CHECKER]
+    jobs = [job for job in jobs if not object_of(job, folder).exists()]
+    jobs += [(Path(source), name, INSTRUMENTED) for source in sources]
 
-    def compile_one(job: tuple[Path, list[str]]) -> str:
-        source, options = job
-        compiled = folder / f"{name}-{source.stem}.o"
-        run("g++", *COMMON, *options, "-c", str(source), "-o", str(compiled))
-        return str(compiled)
+    def compile_one(job: tuple[Path, str, list[str]]) -> None:
+        run("g++", *COMMON, *job[2], "-c", str(job[0]), "-o", str(object_of(job, folder)))
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, jobs))
+        list(pool.map(compile_one, jobs))
+    objects = [folder / f"checker-{part}.o" for part in CHECKER]
+    objects += [object_of((Path(source), name, []), folder) for source in sources]
     library = folder / f"lib{name}.so"
-    run("g++", "-shared", "-Wl,-Bsymbolic,--no-undefined", "-o", str(library), *objects)
+    run("g++", "-shared", "-Wl,-Bsymbolic,--no-undefined", "-o", str(library), *map(str, objects))
     return Checked(library)
+
+
+def object_of(job: tuple[Path, str, list[str]], folder: Path) -> Path:
+    """Where a compiled source lies: the checker's parts once, a kernel once a library."""
+    source, name, _ = job
+    return folder / f"{name}-{source.stem}.o"
 
 
 def run(*command: str) -> str:
