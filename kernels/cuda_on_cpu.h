@@ -17,6 +17,7 @@
 #define __host__
 #define __forceinline__
 #define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
 #define __restrict__
 // One block runs at a time, so its shared memory can be one static array.
 #define __shared__ static __attribute__((aligned(128)))

@@ -2,6 +2,7 @@
 #pragma once
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #else
 #include "cuda_on_cpu.h"

@@ -78,9 +78,9 @@ Region* region_of(uintptr_t address) {
 }
 
 std::string element(const Region& region, uintptr_t address) {
-  return "`" + region.name + "`[" +
-         std::to_string((address - region.begin) / region.element) +
-         (region.element == 1 && region.space == Space::shared ? " B]" : "]");
+  std::string number = std::to_string((address - region.begin) / region.element);
+  if (region.space == Space::shared) return "byte " + number + " of shared `" + region.name + "`";
+  return "`" + region.name + "`[" + number + "]";
 }
 
 const char* verb(Access access) {
@@ -89,7 +89,7 @@ const char* verb(Access access) {
 
 [[noreturn]] void out_of_bounds(uintptr_t address, size_t bytes, Access access, const void* site) {
   std::string text = describe(here.block, here.thread) + " " + verb(access) + " " +
-                     std::to_string(bytes) + " bytes ";
+                     std::to_string(bytes) + " bytes, ";
   Region* next = after(address);
   Region* before = nullptr;
   for (Region* r : regions)
@@ -97,7 +97,8 @@ const char* verb(Access access) {
   if (region_of(address))
     next = region_of(address), text += "across the end of `" + next->name + "`";
   else if (before && (!next || address - before->end <= next->begin - address))
-    text += std::to_string(address - before->end) + " bytes past the end of `" + before->name + "`";
+    text += std::to_string(address - before->end) + " bytes behind the end of `" + before->name +
+            "`";
   else if (next)
     text += std::to_string(next->begin - address) + " bytes before `" + next->name + "`";
   report("out of bounds", site, text);
@@ -111,7 +112,7 @@ void race(const Region& region, uintptr_t address, Access access, const void* si
                      " it at " + site_name(site_at(other)) +
                      (block == here.block ? ", no barrier between" : ", another block");
   // One report a pair of instructions, whichever of them comes second.
-  auto [low, high] = std::minmax(offset_of(site), other);
+  uint32_t low = std::min(offset_of(site), other), high = std::max(offset_of(site), other);
   std::string key = std::to_string(low) + " " + std::to_string(high);
   if (seen.insert(key).second) report("race", site, text);
 }

@@ -25,7 +25,7 @@ def planted_library(build_folder):
 
 @pytest.fixture(scope="session")
 def kernel_library(build_folder):
-    return build(sorted(KERNELS.glob("*.cu")), build_folder, "kernels")
+    return build(sorted(KERNELS.rglob("*.cu")), build_folder, "kernels")
 
 
 @pytest.fixture

@@ -53,6 +53,10 @@ def marked_lines(kernel: str) -> tuple[set[str], set[str]]:
     raise LookupError(kernel)
 
 
+def test_a_pair_of_lines_is_reported_once(planted):
+    assert len(run_planted(planted, "missing_barrier", 64)) == 1
+
+
 def run_planted(planted, kernel, number):
     planted.release()
     x = planted.input("x", torch.rand(number))
@@ -137,6 +141,21 @@ class TestCleanKernelsReportNothing:
         inputs = (self.kernels.input("a", a), self.kernels.input("b", b))
         self.kernels.call("multiply", *inputs, d)
         torch.testing.assert_close(d, a.float() @ b.float())
+
+
+def test_16_bit_floats_are_rounded_as_torch_rounds_them(planted):
+    bits = torch.randint(-(2**31), 2**31, (4000,))
+    bits[:2000] = bits[:2000] & ~0x7FFF | torch.randint(0, 2, (2000,)) << 15  # many ties
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 3.4e38, 1e-40, 65519.0])
+    x = torch.cat((bits.to(torch.int32).view(torch.float32), special))
+    y, z, back = (
+        planted.output(name, x.shape, dtype)
+        for name, dtype in (("y", torch.bfloat16), ("z", torch.float16), ("back", torch.float32))
+    )
+    planted.call("round_all", planted.input("x", x), y, z, back, len(x))
+    torch.testing.assert_close(y, x.bfloat16(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(z, x.half(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(back, y.float() + z.float(), rtol=0, atol=0, equal_nan=True)
 
 
 class TestTrafficIsCounted:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kernels.checked import KERNELS
 
-SOURCES = [*sorted(KERNELS.glob("*.cu")), Path(__file__).parent / "planted" / "clean.cu"]
+SOURCES = [*sorted(KERNELS.rglob("*.cu")), Path(__file__).parent / "planted" / "clean.cu"]
 ARCHITECTURES = ("80", "90a")
 
 

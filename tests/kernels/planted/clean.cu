@@ -123,3 +123,16 @@ __global__ void multiply_kernel(const bf16* a, const bf16* b, float* d) {
 extern "C" const char* multiply(const bf16* a, const bf16* b, float* d, void* stream) {
   return launch("multiply", multiply_kernel, 1, 32, 0, stream, a, b, d);
 }
+
+// 16-bit floats: every number to the nearest, ties to even.
+__global__ void round_kernel(const float* x, bf16* y, __half* z, float* back, int64_t n) {
+  int64_t i = int64_t(blockIdx.x) * 128 + threadIdx.x;
+  if (i >= n) return;
+  y[i] = __float2bfloat16_rn(x[i]);
+  z[i] = __float2half_rn(x[i]);
+  back[i] = to_float(y[i]) + __half2float(z[i]);
+}
+extern "C" const char* round_all(const float* x, bf16* y, __half* z, float* back, int64_t n,
+                                 void* stream) {
+  return launch("round_all", round_kernel, ceil_div(n, 128), 128, 0, stream, x, y, z, back, n);
+}
