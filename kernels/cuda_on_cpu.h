@@ -79,7 +79,9 @@ ALWAYS_INLINE To bit_copy(From from) {
 ALWAYS_INLINE unsigned __float_as_uint(float x) { return bit_copy<unsigned>(x); }
 ALWAYS_INLINE float __uint_as_float(unsigned x) { return bit_copy<float>(x); }
 ALWAYS_INLINE uint16_t __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
-ALWAYS_INLINE float __bfloat162float(__nv_bfloat16 x) { return __uint_as_float(unsigned(x.bits) << 16); }
+ALWAYS_INLINE float __bfloat162float(__nv_bfloat16 x) {
+  return __uint_as_float(unsigned(x.bits) << 16);
+}
 ALWAYS_INLINE __nv_bfloat16 __float2bfloat16_rn(float x) {  // to nearest, ties to even
   if (x != x) return {0x7fff};
   unsigned bits = __float_as_uint(x);
@@ -109,7 +111,9 @@ ALWAYS_INLINE T __ldg(const T* p) { return *p; }
 #define HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 ALWAYS_INLINE void __syncthreads(HERE) { checker::barrier(0, file, line); }
 ALWAYS_INLINE int __syncthreads_count(int vote, HERE) { return checker::barrier(vote, file, line); }
-ALWAYS_INLINE int __syncthreads_or(int vote, HERE) { return checker::barrier(vote, file, line) > 0; }
+ALWAYS_INLINE int __syncthreads_or(int vote, HERE) {
+  return checker::barrier(vote, file, line) > 0;
+}
 ALWAYS_INLINE int __syncthreads_and(int vote, HERE) { return !checker::barrier(!vote, file, line); }
 ALWAYS_INLINE void __threadfence() {}
 ALWAYS_INLINE void __threadfence_block() {}

@@ -12,8 +12,8 @@
 //   count   warps add up their lanes of equal id (match) into the block's counts in shared memory
 //   scan    thread e turns the blocks' counts of expert e into what came before each block, then
 //           the block adds up the padded counts over the experts
-//   place   each warp counts its own rows, warps are added up per expert, then every lane's place is
-//           its expert's next one + the lanes below it with the same id: no atomics, so stable
+//   place   each warp counts its own rows, warps are added up per expert, then a lane's place is its
+//           expert's next one + the lanes below it with the same id: no atomics, so stable
 // Bytes: 16 a row read (each id twice), 16 a row written, and 8 · experts a block of workspace.
 // Source: Merrill & Grimshaw, Parallel Scan for Stream Architectures, 2009: reduce, scan, scatter.
 #include "device.cuh"
@@ -21,9 +21,10 @@
 namespace {
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
 constexpr int kMaxExperts = 1024;
-constexpr int kMaxBlocks = 264;  // two for each of the 132 processors of an H100; the scan is serial
+constexpr int kMaxBlocks = 264;  // two a processor of an H100; the scan over them is serial
 
-__device__ inline int read_id(const int64_t* expert_ids, int64_t row, int64_t n_rows, int n_experts) {
+__device__ inline int read_id(const int64_t* expert_ids, int64_t row, int64_t n_rows,
+                              int n_experts) {
   if (row >= n_rows) return -1;
   int64_t id = expert_ids[row];
   return id >= 0 && id < n_experts ? int(id) : -1;

@@ -2,7 +2,7 @@
 //
 // Layouts are PTX's: an 8 × 8 matrix of bf16 lies over a warp with lane = 4 · row + column / 2, and
 // a register holds two neighbours of a row. With g = lane / 4 and t = lane % 4:
-//   A 16 × 16: a[0] = (g, 2t..), a[1] = (g + 8, 2t..), a[2] = (g, 2t + 8..), a[3] = (g + 8, 2t + 8..)
+//   A 16 × 16: a[0] = (g, 2t..), a[1] = (g + 8, 2t..), a[2] and a[3] the same at column 2t + 8..
 //   B 16 × 8:  b[0] = (2t.., g), b[1] = (2t + 8.., g)
 //   C 16 × 8:  c[0], c[1] = (g, 2t..), c[2], c[3] = (g + 8, 2t..)
 // Source: PTX ISA, "mma.m16n8k16", "ldmatrix", "cp.async".
@@ -21,7 +21,9 @@ __device__ inline void copy_async16(void* shared, const void* global) {
                "l"(global)
                : "memory");
 }
-__device__ inline void commit_async_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+__device__ inline void commit_async_copies() {
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
 // Waits until at most `kGroupsLeft` of this thread's commits are on their way.
 template <int kGroupsLeft>
 __device__ void wait_for_async_copies() {

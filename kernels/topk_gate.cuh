@@ -64,7 +64,8 @@ inline const char* check(const Gate& gate, int64_t n_experts, int64_t top_k, int
   if (n_groups > 1 && gate.two_best && n_experts / n_groups < 2)
     return fail("two_best: expected groups of at least two experts, got n_groups=%lld",
                 shown(n_groups));
-  if (gate.route_scale - gate.route_scale != 0) return fail("route_scale: expected a finite number");
+  if (gate.route_scale - gate.route_scale != 0)
+    return fail("route_scale: expected a finite number, got %g", gate.route_scale);
   return nullptr;
 }
 

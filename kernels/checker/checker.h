@@ -18,7 +18,21 @@ struct Index {
 enum class Access : uint8_t { read, write, atomic };
 enum class Space : uint8_t { global, shared };
 
-struct Cell;  // what is known of one element of memory
+// What is known of one element of memory.
+struct Cell {
+  // Of the last write. Block 0: never written; block 1: by the host.
+  uint32_t write_block, write_interval, write_site;
+  uint32_t write_clock;
+  uint16_t write_thread;
+  bool write_atomic, write_by_many, in_flight;
+  bool read_by_blocks;  // by more than one, in this launch
+  // Of the reads since the last barrier: one warp's lanes, and a thread of another warp.
+  uint32_t read_block, read_interval, read_site, other_site;
+  uint32_t read_lanes;
+  uint32_t read_clock;
+  uint16_t read_warp, other_thread;
+  bool read_by_other;
+};
 
 struct Region {
   uintptr_t begin, end;
@@ -47,7 +61,7 @@ struct Position {  // where the running thread stands
   uint32_t block;     // counted over all launches, from 2
   uint32_t interval;  // counts starts of blocks and barriers
   uint16_t thread;    // in its block
-  uint16_t clock;     // counts the thread's warp synchronisations
+  uint32_t clock;     // counts the thread's warp synchronisations
 };
 extern bool running;
 extern Position here;
@@ -64,12 +78,19 @@ void copy_later(void* to, const void* from, size_t bytes);  // cp.async: lands w
 void commit_copies();
 void wait_for_copies(int groups_left);
 void forget_copies();  // of a block that is over
+
+// ---- regions.cpp: the memory that may be touched, and the reports
 void fill(void* to, int byte, size_t bytes);  // what the host does before a launch
+Region* region_of(uintptr_t address);         // or null
+std::string nearest(uintptr_t address);       // "4 bytes behind the end of `x`"
 Region* declare(uintptr_t begin, size_t bytes, size_t element, Space space, bool writable,
                 bool written, const char* name);
 void resize(Region* region, size_t bytes);
 void report(const char* kind, const void* site, const std::string& text);
-std::string site_name(const void* site);      // "@1a2b", which the reader turns into file:line
+bool first_time(const std::string& key);   // since the reports were cleared
+uint32_t offset_of(const void* site);      // in this library, so that sites fit 32 bits
+const void* site_at(uint32_t offset);
+std::string site_name(const void* site);   // "@1a2b", which the reader turns into file:line
 
 // ---- recorder.cpp: which addresses a warp touches together
 extern bool recording;

@@ -2,80 +2,24 @@
 //
 // For each element a cell remembers the last write, and the reads since, in the style of FastTrack.
 // Source: Flanagan & Freund, FastTrack: Efficient and Precise Dynamic Race Detection, PLDI 2009.
-#include <dlfcn.h>
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
-#include <set>
 #include <vector>
 
 #include "checker.h"
 
 namespace checker {
-
-struct Cell {
-  // Of the last write. Block 0: never written; block 1: by the host.
-  uint32_t write_block, write_interval, write_site;
-  uint16_t write_thread, write_clock;
-  bool write_atomic, write_by_many, in_flight;
-  bool read_by_blocks;  // by more than one, in this launch
-  // Of the reads since the last barrier: one warp's lanes, and a thread of another warp.
-  uint32_t read_block, read_interval, read_site, other_site;
-  uint32_t read_lanes;
-  uint16_t read_warp, read_clock, other_thread;
-  bool read_by_other;
-};
-
 namespace {
-constexpr size_t kGuard = size_t(4) << 30;  // unmapped bytes on either side of a buffer
-
 struct Copy {
-  char *to;
-  const char *from;
+  char* to;
+  const char* from;
   size_t bytes;
   const void* site;
   uint16_t thread;
   int group;  // how many commits came after it; -1 before its own
 };
-struct Reservation {
-  void* begin;
-  size_t bytes;
-};
 
-std::vector<Region*> regions;  // by address
-std::vector<Reservation> reservations;
 std::vector<Copy> copies;
-std::set<std::string> seen;
-std::string reports;
-
-uintptr_t base() {  // of this library, so that sites fit 32 bits
-  static uintptr_t address = [] {
-    Dl_info info;
-    dladdr((void*)&touch, &info);
-    return (uintptr_t)info.dli_fbase;
-  }();
-  return address;
-}
-
-uint32_t offset_of(const void* site) { return (uintptr_t)site - base(); }
-const void* site_at(uint32_t offset) { return (const void*)(base() + offset); }
-
-Region* after(uintptr_t address) {  // the first region that ends behind the address
-  auto it = std::upper_bound(regions.begin(), regions.end(), address,
-                             [](uintptr_t a, const Region* r) { return a < r->end; });
-  return it == regions.end() ? nullptr : *it;
-}
-
-Region* last = nullptr;  // the region of the last access
-
-Region* region_of(uintptr_t address) {
-  if (!last || address - last->begin >= last->end - last->begin) {
-    last = after(address);
-    if (last && address < last->begin) last = nullptr;
-  }
-  return last;
-}
 
 std::string element(const Region& region, uintptr_t address) {
   std::string number = std::to_string((address - region.begin) / region.element);
@@ -84,24 +28,13 @@ std::string element(const Region& region, uintptr_t address) {
 }
 
 const char* verb(Access access) {
-  return access == Access::read ? "reads" : access == Access::write ? "writes" : "atomically updates";
+  if (access == Access::atomic) return "atomically updates";
+  return access == Access::read ? "reads" : "writes";
 }
 
 [[noreturn]] void out_of_bounds(uintptr_t address, size_t bytes, Access access, const void* site) {
-  std::string text = describe(here.block, here.thread) + " " + verb(access) + " " +
-                     std::to_string(bytes) + " bytes, ";
-  Region* next = after(address);
-  Region* before = nullptr;
-  for (Region* r : regions)
-    if (r->end <= address && r->end > r->begin && (!before || r->end > before->end)) before = r;
-  if (region_of(address))
-    next = region_of(address), text += "across the end of `" + next->name + "`";
-  else if (before && (!next || address - before->end <= next->begin - address))
-    text += std::to_string(address - before->end) + " bytes behind the end of `" + before->name +
-            "`";
-  else if (next)
-    text += std::to_string(next->begin - address) + " bytes before `" + next->name + "`";
-  report("out of bounds", site, text);
+  report("out of bounds", site, describe(here.block, here.thread) + " " + verb(access) + " " +
+                                    std::to_string(bytes) + " bytes, " + nearest(address));
   stop_kernel();
 }
 
@@ -114,7 +47,7 @@ void race(const Region& region, uintptr_t address, Access access, const void* si
   // One report a pair of instructions, whichever of them comes second.
   uint32_t low = std::min(offset_of(site), other), high = std::max(offset_of(site), other);
   std::string key = std::to_string(low) + " " + std::to_string(high);
-  if (seen.insert(key).second) report("race", site, text);
+  if (first_time(key)) report("race", site, text);
 }
 
 // Each block has its own shared memory; global memory is everybody's.
@@ -202,7 +135,7 @@ void check_cell(const Region& region, Cell& cell, uintptr_t address, Access acce
                 const void* site) {
   if (access != Access::write && (cell.in_flight || unwritten(region, cell))) {
     std::string key = "unwritten" + std::to_string(offset_of(site));
-    if (seen.insert(key).second)
+    if (first_time(key))
       report("unwritten", site,
              describe(here.block, here.thread) + " " + verb(access) + " " +
                  element(region, address) +
@@ -291,104 +224,4 @@ void wait_for_copies(int groups_left) {
 }
 
 void forget_copies() { copies.clear(); }
-
-void fill(void* to, int byte, size_t bytes) {
-  memset(to, byte, bytes);
-  Region* region = region_of((uintptr_t)to);
-  if (!region) return;
-  for (size_t i = 0; i < bytes; i += region->element)
-    region->cells[((uintptr_t)to + i - region->begin) / region->element].write_block = 1;
-}
-
-Region* declare(uintptr_t begin, size_t bytes, size_t element, Space space, bool writable,
-                bool written, const char* name) {
-  auto* region = new Region{begin, begin, element, space, writable, nullptr, name};
-  auto it = std::upper_bound(regions.begin(), regions.end(), begin,
-                             [](uintptr_t a, const Region* r) { return a < r->begin; });
-  regions.insert(it, region);
-  last = nullptr;
-  resize(region, bytes);
-  for (size_t i = 0; written && i < bytes / element; ++i) region->cells[i].write_block = 1;
-  return region;
-}
-
-void resize(Region* region, size_t bytes) {
-  if (region->begin + bytes == region->end) return;
-  if (region->cells)
-    munmap(region->cells, (region->end - region->begin) / region->element * sizeof(Cell) + 1);
-  size_t size = bytes / region->element * sizeof(Cell) + 1;  // pages appear when they are touched
-  region->cells = (Cell*)mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  region->end = region->begin + bytes;
-}
-
-std::string site_name(const void* site) {
-  char text[24];
-  snprintf(text, sizeof text, "@%x", offset_of(site));
-  return text;
-}
-
-void report(const char* kind, const void* site, const std::string& text) {
-  if (reports.size() > 100000) return;
-  reports += std::string(kind) + "\t" + site_name(site) + "\t" + text + "\n";
-}
 }  // namespace checker
-
-// ---- what Python calls
-using namespace checker;
-
-// A buffer with gigabytes of unmapped addresses on either side. Only pages that are touched take
-// memory, so a buffer of more than 2^31 elements costs nothing.
-extern "C" void* checker_buffer(const char* name, uint64_t bytes, uint64_t element, int writable,
-                                int written) {
-  size_t whole = (bytes + 4095) / 4096 * 4096 + 2 * kGuard;
-  char* begin = (char*)mmap(nullptr, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                            -1, 0);
-  if (begin == MAP_FAILED) return nullptr;
-  char* data = begin + kGuard;
-  mprotect(data, (bytes + 4095) / 4096 * 4096, PROT_READ | PROT_WRITE);
-  if (!written && bytes <= size_t(1) << 30) memset(data, 0xff, bytes);  // NaN, or -1
-  reservations.push_back({begin, whole});
-  declare((uintptr_t)data, bytes, element, Space::global, writable, written, name);
-  return data;
-}
-
-extern "C" void checker_shared(void* address, uint64_t bytes, const char* name) {
-  declare((uintptr_t)address, bytes, 1, Space::shared, true, false, name);
-}
-
-extern "C" void checker_release() {  // all buffers; shared arrays stay
-  last = nullptr;
-  for (Region* region : regions)
-    if (region->space == Space::global) {
-      size_t elements = (region->end - region->begin) / region->element;
-      munmap(region->cells, elements * sizeof(Cell) + 1);
-      region->end = 0;
-    }
-  for (auto it = regions.begin(); it != regions.end();)
-    if ((*it)->end == 0) {
-      delete *it;
-      it = regions.erase(it);
-    } else {
-      ++it;
-    }
-  for (Reservation& r : reservations) munmap(r.begin, r.bytes);
-  reservations.clear();
-}
-
-extern "C" void checker_fill(void* to, int byte, uint64_t bytes) { fill(to, byte, bytes); }
-
-extern "C" uint64_t checker_unwritten(void* address) {  // elements of a buffer nobody has written
-  Region* region = region_of((uintptr_t)address);
-  uint64_t count = 0;
-  for (size_t i = 0; region && i < (region->end - region->begin) / region->element; ++i)
-    count += region->cells[i].write_block == 0;
-  return count;
-}
-
-extern "C" uint64_t checker_base() { return base(); }
-extern "C" const char* checker_reports() { return reports.c_str(); }
-extern "C" void checker_clear() {
-  reports.clear();
-  seen.clear();
-}

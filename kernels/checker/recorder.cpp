@@ -1,8 +1,8 @@
 // Which addresses the lanes of a warp touch with one instruction, and what that costs.
 //
 // The k-th time that a lane passes an instruction belongs together with the k-th time of the other
-// lanes, as on a GPU whose lanes loop in step. Global memory moves in sectors of 32 bytes, four to a
-// line of 128; shared memory has 32 banks of 4 bytes, and a bank serves one word a cycle.
+// lanes, as on a GPU whose lanes loop in step. Global memory moves in sectors of 32 bytes, four
+// to a line of 128; shared memory has 32 banks of 4 bytes, and a bank serves one word a cycle.
 // Source: NVIDIA CUDA C++ Best Practices Guide, "Coalesced Access to Global Memory" and "Shared
 // Memory and Memory Banks".
 #include <algorithm>
@@ -76,7 +76,8 @@ void add(const Instruction& in, Total& total) {
     total.best_sectors += (bytes + kSector - 1) / kSector;
     return;
   }
-  int parts = widest <= 4 ? 1 : widest <= 8 ? 2 : 4;  // 8 bytes a lane go by half warps, 16 by quarters
+  // 8 bytes a lane go by half warps, 16 by quarters.
+  int parts = widest <= 4 ? 1 : widest <= 8 ? 2 : 4;
   for (int part = 0; part < parts; ++part) {
     unsigned cycles = serve(in, part * kWarp / parts, (part + 1) * kWarp / parts);
     total.wavefronts += cycles;

@@ -1,12 +1,12 @@
 // Grouped product, step 2: tiles in shared memory.
 //
 // Idea: a block of 256 threads computes 64 rows × 64 columns of one expert. It fetches 64 × 16 of x
-// and of w once, and every element is used 64 times from shared memory; a thread keeps 4 × 4 sums in
-// registers, so that 8 loads feed 16 multiply-adds.
-// Thread → data: (ty, tx) = 16 × 16 threads; a thread has rows ty + 16 i and columns tx + 16 j. Rows
-// of a tile are 17 floats apart: the 16 rows of w that a half warp reads lie in 16 banks.
-// Bytes from global memory: 2 · rows · d_out · d_in / 64 · 2 operands: 1/64 of step 1; FLOPs as before.
-// Expected: bound by fp32 arithmetic and shared memory; 10-20 times step 1, a few % of tensor cores.
+// and of w once, and every element is used 64 times from shared memory; a thread keeps 4 × 4 sums
+// in registers, so that 8 loads feed 16 multiply-adds.
+// Thread → data: (ty, tx) = 16 × 16 threads; a thread has rows ty + 16 i and columns tx + 16 j.
+// Rows of a tile are 17 floats apart: the 16 rows of w that a half warp reads lie in 16 banks.
+// Bytes from global memory: 4 · rows · d_out · d_in / 64, 1/64 of step 1. FLOPs as before.
+// Expected: bound by fp32 arithmetic and shared memory; many times step 1, a few % of tensor cores.
 // Source: S. Boehm, How to Optimize a CUDA Matmul Kernel, kernels 3-5; NVIDIA CUDA C++ Programming
 // Guide, "Shared Memory".
 #include "tiles.cuh"
@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(kThreads) tiles_kernel(Product p) {
         b[j] = w_tile[tx + kSide * j][i];
       }
 #pragma unroll
-      for (int j = 0; j < kSums * kSums; ++j) sum[j / kSums][j % kSums] += a[j / kSums] * b[j % kSums];
+      for (int j = 0; j < kSums * kSums; ++j)
+        sum[j / kSums][j % kSums] += a[j / kSums] * b[j % kSums];
     }
     __syncthreads();  // nobody fetches the next tile while this one is read
   }

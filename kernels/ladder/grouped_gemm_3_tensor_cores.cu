@@ -1,12 +1,12 @@
 // Grouped product, step 3: tensor cores.
 //
-// Idea: a warp multiplies 16 × 16 by 16 × 8 with one instruction (mma.sync), and fetches its operands
-// from shared memory with one too (ldmatrix), in the layout that mma wants; tiles stay bf16.
-// Thread → data: 4 warps, 2 × 2, share a tile of 64 × 64; a warp has 32 × 32 = 2 × 4 products of mma.
+// Idea: a warp multiplies 16 × 16 by 16 × 8 with one instruction (mma.sync), and fetches its
+// operands from shared memory with one too (ldmatrix), in the layout that mma wants; tiles stay bf16.
+// Thread → data: 4 warps, 2 × 2, share a tile of 64 × 64; a warp has 32 × 32: 2 × 4 of mma.
 // 16-byte loads: 4 threads fetch a row of 32 numbers. Rows of a tile are 80 bytes apart: the eight
 // rows of 16 bytes that ldmatrix reads at once lie in all 32 banks, once each.
 // Bytes from global memory as in step 2, at half the width in shared memory. FLOPs as before.
-// Expected: several times step 2; the tensor cores wait for memory, as loads and products take turns.
+// Expected: several times step 2; the tensor cores wait for memory, loads and products take turns.
 // Source: PTX ISA, "mma.m16n8k16", "ldmatrix"; NVIDIA CUTLASS, "Efficient GEMM in CUDA".
 #include "tensor_core.cuh"
 #include "tiles.cuh"
@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(kThreads) tensor_core_kernel(Product p) {
 #pragma unroll
       for (int j = 0; j < 4; j += 2) {  // columns 0-7 and 8 on in d_in, then the next 8 of d_out
         unsigned four[4];
-        load_matrices(four, &w_tile[warp_n + 8 * j + lane / 16 * 8 + lane % 8][kk + lane / 8 % 2 * 8]);
+        int row = warp_n + 8 * j + lane / 16 * 8 + lane % 8;
+        load_matrices(four, &w_tile[row][kk + lane / 8 % 2 * 8]);
         b[j][0] = four[0], b[j][1] = four[1], b[j + 1][0] = four[2], b[j + 1][1] = four[3];
       }
 #pragma unroll

@@ -21,7 +21,7 @@ import torch
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # DType in device.cuh
-CHECKER = ("fibers", "memory", "instruments", "recorder")
+CHECKER = ("fibers", "waiting", "regions", "memory", "instruments", "recorder")
 COMMON = ["-std=c++17", "-fPIC", "-g", "-Wall", "-Wextra", f"-I{KERNELS}", "-U_FORTIFY_SOURCE"]
 # -fno-thread-jumps: one load in the source stays one load; nvcc predicates where g++ would copy.
 INSTRUMENTED = [
