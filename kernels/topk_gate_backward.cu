@@ -8,7 +8,8 @@
 // bias) - bias. The bias has no gradient: it only chooses.
 //
 // Shapes: gates [tokens, top_k], scores and logits [tokens, experts].
-// Thread → data: a warp a token, lane l holds experts l, l + 32, …; a chosen expert's numbers travel by shuffle.
+// Thread → data: a warp a token, lane l holds experts l, l + 32, …; a chosen expert's numbers travel
+// by shuffle.
 // Bytes a token: 2 E · sizeof(logit) + 12 K, + 4 E if scores have a gradient. FLOPs: about 10 E.
 // Source: the derivative of topk_gate.cu; TransformerEngine's fused_router saves scores instead.
 #include "topk_gate.cuh"

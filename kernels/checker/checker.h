@@ -87,6 +87,7 @@ Region* declare(uintptr_t begin, size_t bytes, size_t element, Space space, bool
                 bool written, const char* name);
 void resize(Region* region, size_t bytes);
 void report(const char* kind, const void* site, const std::string& text);
+void poison_shared_memory();                  // NaN, or -1, where a block begins
 bool first_time(const std::string& key);   // since the reports were cleared
 uint32_t offset_of(const void* site);      // in this library, so that sites fit 32 bits
 const void* site_at(uint32_t offset);

@@ -1,8 +1,8 @@
 // The threads of a block as fibers, and whose turn it is.
 //
 // Fibers start with ucontext and switch with setjmp/longjmp, without the system. Their order is
-// fixed (or exactly reversed), so a report is the same on every run, and a race is found although the two
-// accesses never happen at the same time.
+// fixed (or exactly reversed), so a report is the same on every run, and a race is found
+// although the two accesses never happen at the same time.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -86,6 +86,7 @@ bool run_warp(int warp) {
 }
 
 void run_block() {
+  poison_shared_memory();
   ++here.block;
   ++here.interval;
   for (int t = 0; t < n_threads; ++t) {

@@ -106,6 +106,12 @@ void report(const char* kind, const void* site, const std::string& text) {
   reports += std::string(kind) + "\t" + site_name(site) + "\t" + text + "\n";
 }
 
+void poison_shared_memory() {
+  for (Region* region : regions)
+    if (region->space == Space::shared)
+      memset((void*)region->begin, 0xff, region->end - region->begin);
+}
+
 bool first_time(const std::string& key) { return seen.insert(key).second; }
 }  // namespace checker
 

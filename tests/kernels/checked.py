@@ -133,14 +133,15 @@ class Checked:
 
     def declare_shared_arrays(self) -> None:
         """Tell the checker every __shared__ array: a static variable of a kernel."""
-        symbol = re.compile(r"(\w+) (\w+) [bBdDuvV] (?:void )?(.+)\((?:.*)\)::(\w+)$")
-        for line in run("nm", "-SC", str(self.path)).splitlines():
-            if found := symbol.match(line):
-                address, size, _, name = found.groups()
-                address = self.library.checker_base() + int(address, 16)
-                self.library.checker_shared(
-                    ctypes.c_void_p(address), ctypes.c_uint64(int(size, 16)), name.encode()
-                )
+        symbol = re.compile(r"(\w+) .{7} \.bss\t(\w+) +(?:\.\w+ )?(.+\).*)::(\w+)$")
+        for line in run("objdump", "-tC", str(self.path)).splitlines():
+            found = symbol.match(line)
+            if not found or found[3].startswith(("checker::", "std::", "guard variable")):
+                continue
+            address = self.library.checker_base() + int(found[1], 16)
+            self.library.checker_shared(
+                ctypes.c_void_p(address), ctypes.c_uint64(int(found[2], 16)), found[4].encode()
+            )
 
     def input(self, name: str, values: torch.Tensor, writable: bool = False) -> torch.Tensor:
         """A copy of `values` in watched memory; the kernel may not write it unless `writable`."""
