@@ -7,6 +7,7 @@
 // Rows of a tile are 17 floats apart: the 16 rows of w that a half warp reads lie in 16 banks.
 // Bytes from global memory: 4 · rows · d_out · d_in / 64, 1/64 of step 1. FLOPs as before.
 // Expected: bound by fp32 arithmetic and shared memory; many times step 1, a few % of tensor cores.
+// Recorded: x and w move once, reads of shared memory have no conflict, stores into it two-way ones.
 // Source: S. Boehm, How to Optimize a CUDA Matmul Kernel, kernels 3-5; NVIDIA CUDA C++ Programming
 // Guide, "Shared Memory".
 #include "tiles.cuh"
