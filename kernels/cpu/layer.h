@@ -1,0 +1,18 @@
+// The operations of the layer; their schemas are in bindings.cpp.
+#pragma once
+
+#include "checks.h"
+
+namespace mini_moe {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids, int64_t experts);
+
+std::tuple<Tensor, Tensor> experts_forward(
+    const Tensor& x, const Tensor& ids, const Tensor& gates, const Tensor& gate_up,
+    const Tensor& down, bool keep);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> experts_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& ids, const Tensor& gates,
+    const Tensor& gate_up, const Tensor& down, const Tensor& saved);
+
+}  // namespace mini_moe
