@@ -22,6 +22,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
   m.def("use_instruction_set(str name) -> bool");
   m.def("sort_rows(Tensor expert_ids, int n_experts) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "grouped_swiglu(Tensor x, Tensor token, Tensor offsets, Tensor gate_up_proj, bool keep)"
+      " -> (Tensor, Tensor)");
+  m.def("grouped_gemm(Tensor a, Tensor offsets, Tensor b, bool transposed) -> Tensor");
+  m.def("grouped_wgrad(Tensor a, Tensor b, Tensor offsets) -> Tensor");
+  m.def("combine(Tensor rows, Tensor place, Tensor? gates) -> Tensor");
+  m.def(
       "experts_forward(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, "
       "Tensor down_proj, bool keep) -> (Tensor, Tensor)");
   m.def(
@@ -31,6 +37,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
   m.impl("sort_rows", TORCH_BOX(&mini_moe::sort_rows_op));
+  m.impl("grouped_swiglu", TORCH_BOX(&mini_moe::grouped_swiglu));
+  m.impl("grouped_gemm", TORCH_BOX(&mini_moe::grouped_gemm));
+  m.impl("grouped_wgrad", TORCH_BOX(&mini_moe::grouped_wgrad));
+  m.impl("combine", TORCH_BOX(&mini_moe::combine));
   m.impl("experts_forward", TORCH_BOX(&mini_moe::experts_forward));
   m.impl("experts_backward", TORCH_BOX(&mini_moe::experts_backward));
 }

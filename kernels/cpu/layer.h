@@ -1,4 +1,4 @@
-// The operations of the layer; their schemas are in bindings.cpp.
+// The operations: the layer's steps, and the layer itself. Their schemas are in bindings.cpp.
 #pragma once
 
 #include "checks.h"
@@ -6,6 +6,12 @@
 namespace mini_moe {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids, int64_t experts);
+
+std::tuple<Tensor, Tensor> grouped_swiglu(
+    const Tensor& x, const Tensor& token, const Tensor& offsets, const Tensor& gate_up, bool keep);
+Tensor grouped_gemm(const Tensor& a, const Tensor& offsets, const Tensor& b, bool transposed);
+Tensor grouped_wgrad(const Tensor& a, const Tensor& b, const Tensor& offsets);
+Tensor combine(const Tensor& rows, const Tensor& place, std::optional<Tensor> gates);
 
 std::tuple<Tensor, Tensor> experts_forward(
     const Tensor& x, const Tensor& ids, const Tensor& gates, const Tensor& gate_up,

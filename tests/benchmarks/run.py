@@ -7,9 +7,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks import optimizers, start_up, tinyshakespeare, training_speed
+from tests.benchmarks import moe_layer, optimizers, start_up, tinyshakespeare, training_speed
 
-NAMES = ("training_speed", "start_up", "optimizers", "tinyshakespeare")
+NAMES = ("moe_layer", "training_speed", "start_up", "optimizers", "tinyshakespeare")
 
 
 def main() -> None:
@@ -23,6 +23,8 @@ def main() -> None:
     chosen = given.names or [n for n in NAMES if n != "tinyshakespeare" or given.text]
     if "tinyshakespeare" in chosen and given.text is None:
         options.error("tinyshakespeare needs --text FILE")
+    if "moe_layer" in chosen:
+        moe_layer.main()
     if "training_speed" in chosen:
         training_speed.main()
     if "start_up" in chosen:
