@@ -89,7 +89,7 @@ def translate(compiler: str, known: list[str], stamp: str, force: bool) -> list[
         (cpu / "isa" / "isa.cpp", [f"-DMINI_MOE_ISA={name}", *INSTRUCTION_SETS[name]])
         for name in known
     ]
-    for source in sorted(cpu.glob("*.cpp")):
+    for source in sorted([*cpu.glob("*.cpp"), *cpu.glob("support/*.cpp")]):
         flags = [*STABLE, *have, *include]
         if source.stem == "bindings":
             flags.append(f'-DMINI_MOE_FINGERPRINT="{stamp}"')

@@ -1,6 +1,6 @@
 // Schemas of the compiled operations, and their registration for the CPU.
-#include "dispatch.h"
-#include "layer.h"
+#include "support/dispatch.h"
+#include "operations.h"
 
 namespace mini_moe {
 namespace {

@@ -1,11 +1,11 @@
 // Sort (token, choice) pairs by expert: count, add up, place. Stable: within an expert, rows keep
 // the order of the tokens. One pass over the ids to count, one to place; 8 bytes read and 16
 // written a row.
-#include "sorting.h"
+#include "rows.h"
 
 #include <cstring>
 
-#include "checks.h"
+#include "support/checks.h"
 
 namespace mini_moe {
 

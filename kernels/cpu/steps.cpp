@@ -2,9 +2,9 @@
 // grouped_wgrad and combine. Rows are sorted by expert; offsets[e] is where expert e's rows begin.
 #include <cstring>
 
-#include "checks.h"
-#include "dispatch.h"
-#include "layer.h"
+#include "support/checks.h"
+#include "support/dispatch.h"
+#include "operations.h"
 
 namespace mini_moe {
 namespace {

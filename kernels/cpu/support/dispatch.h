@@ -1,7 +1,7 @@
 // Which instruction set runs, decided once: the best that processor and compiler both know.
 #pragma once
 
-#include "kernels.h"
+#include "../kernels.h"
 
 namespace mini_moe {
 

@@ -1,13 +1,16 @@
+// Memory that threads keep between calls, and memory of results.
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <new>
 
-#include "kernels.h"
+#include "../kernels.h"
+#include "checks.h"
 
 namespace mini_moe {
 namespace {
 
-constexpr size_t kHugePage = size_t(2) << 20;
+constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
 
 // Grows only, in whole huge pages where it is large; ends with its thread.
 struct Buffer {
@@ -41,5 +44,23 @@ thread_local Buffer buffers[kSlots];
 }  // namespace
 
 void* scratch(Slot slot, size_t bytes) { return buffers[slot].at_least(bytes ? bytes : 1); }
+
+
+Tensor empty(std::initializer_list<int64_t> shape, ScalarType type) {
+  std::vector<int64_t> sizes(shape);
+  Tensor tensor = torch::stable::empty(
+      {sizes.data(), sizes.size()}, type, std::nullopt,
+      torch::stable::Device(torch::headeronly::DeviceType::CPU));
+#ifdef MADV_HUGEPAGE
+  uintptr_t bytes = tensor.numel() * tensor.element_size();
+  if (bytes >= 4 * kHugePage) {  // first touches of 4 KB pages would cost more than the products
+    uintptr_t start = (uintptr_t)tensor.mutable_data_ptr();
+    uintptr_t first = (start + kHugePage - 1) & ~(kHugePage - 1);
+    uintptr_t last = (start + bytes) & ~(kHugePage - 1);
+    if (first < last) madvise((void*)first, last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return tensor;
+}
 
 }  // namespace mini_moe

@@ -1,7 +1,7 @@
 // The operations: the layer's steps, and the layer itself. Their schemas are in bindings.cpp.
 #pragma once
 
-#include "checks.h"
+#include "support/checks.h"
 
 namespace mini_moe {
 
