@@ -24,7 +24,7 @@ from tests.benchmarks.common import alternate, report
 
 SHAPES = [(2048, 256, 128, 16, 4), (4096, 512, 256, 64, 8)]  # tokens, d, d_expert, experts, top_k
 DTYPES = [torch.float32, torch.bfloat16]
-ROUNDS = {2048: 15, 4096: 5, 1: 60}
+ROUNDS = {2048: 11, 4096: 3, 1: 40}
 COMMAND = "python -m tests.benchmarks.run moe_layer"
 
 
@@ -48,7 +48,7 @@ def main() -> None:
 def take_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each peer in each round."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    return alternate(calls, rounds, clock=clock)
+    return alternate(calls, rounds, warm_up=1, clock=clock)
 
 
 def measure(shape: tuple, dtype: torch.dtype, routing: str, backward: bool) -> dict:
@@ -76,6 +76,7 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
     for name, theirs in others:
         pairs = zip(ours, theirs, strict=True)
         found[f"/ {name}"] = statistics.median(one / other for one, other in pairs)
+    print({name: round(value, 3) for name, value in found.items()}, flush=True)
     return found
 
 
