@@ -20,6 +20,10 @@ bool use_instruction_set_op(std::string name) { return use_instruction_set(name.
 STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
   m.def("instruction_set() -> str");
   m.def("use_instruction_set(str name) -> bool");
+  m.def(
+      "topk_gate(Tensor logits, Tensor? bias, int top_k, int n_groups, int top_k_groups,"
+      " bool two_best, bool softmax, bool normalise, float route_scale)"
+      " -> (Tensor, Tensor, Tensor)");
   m.def("sort_rows(Tensor expert_ids, int n_experts) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "grouped_swiglu(Tensor x, Tensor token, Tensor offsets, Tensor gate_up_proj, bool keep)"
@@ -36,6 +40,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("topk_gate", TORCH_BOX(&mini_moe::topk_gate));
   m.impl("sort_rows", TORCH_BOX(&mini_moe::sort_rows_op));
   m.impl("grouped_swiglu", TORCH_BOX(&mini_moe::grouped_swiglu));
   m.impl("grouped_gemm", TORCH_BOX(&mini_moe::grouped_gemm));

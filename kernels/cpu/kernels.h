@@ -76,6 +76,8 @@ struct Kernels {
   // Rows [first, last) of out. At least one k.
   void (*weight_gradient)(const WeightGradient&, int64_t first, int64_t last);
   void (*combine)(const Combine&, int64_t first, int64_t last);
+  // Of one token: sigmoid or softmax of n logits.
+  void (*scores)(const void* logits, int64_t n, bool softmax, float* out);
 };
 
 // Tables of an instruction set: [0] float, [1] bf16. Null where the compiler does not know it.

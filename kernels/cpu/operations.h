@@ -7,6 +7,9 @@ namespace mini_moe {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids, int64_t experts);
 
+std::tuple<Tensor, Tensor, Tensor> topk_gate(
+    const Tensor& logits, std::optional<Tensor> bias, int64_t top_k, int64_t n_groups,
+    int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale);
 std::tuple<Tensor, Tensor> grouped_swiglu(
     const Tensor& x, const Tensor& token, const Tensor& offsets, const Tensor& gate_up, bool keep);
 Tensor grouped_gemm(const Tensor& a, const Tensor& offsets, const Tensor& b, bool transposed);

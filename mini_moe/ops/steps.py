@@ -1,8 +1,8 @@
 """The compiled steps of the experts' layer one by one, with gradients, fakes and no hidden state.
 
-`mini_moe::grouped_swiglu`, `grouped_gemm`, `grouped_wgrad`, `combine` and `sort_rows` exist where
-the library is loaded (`compiled.describe()`); importing this module teaches torch their shapes and
-derivatives. The layer itself is `experts.py` and needs none of them.
+`mini_moe::topk_gate`, `sort_rows`, `grouped_swiglu`, `grouped_gemm`, `grouped_wgrad` and `combine`
+exist where the library is loaded (`compiled.describe()`); importing this module teaches torch their
+shapes and derivatives. The layer itself is `experts.py` and needs none of them.
 """
 
 import torch
@@ -11,7 +11,20 @@ from torch import Tensor
 
 from mini_moe.ops import compiled
 
-OPERATIONS = ("sort_rows", "grouped_swiglu", "grouped_gemm", "grouped_wgrad", "combine")
+OPERATIONS = (
+    "topk_gate",
+    "sort_rows",
+    "grouped_swiglu",
+    "grouped_gemm",
+    "grouped_wgrad",
+    "combine",
+)
+
+
+def _topk_gate(logits: Tensor, bias: Tensor | None, top_k: int, *settings):
+    tokens, wide = len(logits), torch.float32
+    gates, ids = (logits.new_empty(tokens, top_k, dtype=t) for t in (wide, torch.long))
+    return gates, ids, logits.new_empty(logits.shape, dtype=wide)
 
 
 def _sort_rows(expert_ids: Tensor, n_experts: int):
@@ -35,6 +48,26 @@ def _grouped_wgrad(a: Tensor, b: Tensor, offsets: Tensor):
 
 def _combine(rows: Tensor, place: Tensor, gates: Tensor | None):
     return rows.new_empty(len(place), rows.shape[1])
+
+
+def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
+    """With q the chosen scores and S = Σ q + 1e-20: dq = scale · (dgate − Σ dgate · q / S) / S.
+
+    Then dlogits = ds · s (1 − s) for sigmoid and s · (ds − Σ ds · s) for softmax. Groups and bias
+    only choose: they have no gradient.
+    """
+    ids, scores = ctx.saved_tensors
+    softmax, normalise, scale = ctx.settings
+    chosen, grad = scores.gather(-1, ids), scale * grad_gates
+    if normalise:
+        total = chosen.sum(-1, keepdim=True) + 1e-20
+        grad = (grad - (grad * chosen).sum(-1, keepdim=True) / total) / total
+    grad = grad_scores.scatter_add(-1, ids, grad)
+    if softmax:
+        grad = scores * (grad - (grad * scores).sum(-1, keepdim=True))
+    else:
+        grad = grad * scores * (1 - scores)
+    return grad.to(ctx.dtype), *[None] * 8
 
 
 def swiglu_backward(ctx, grad, _grad_saved):
@@ -76,6 +109,12 @@ def combine_backward(ctx, grad):
     return grad_rows, None, None if gates is None else (rows[place] * spread).float().sum(-1)
 
 
+def _save_gate(ctx, inputs, output) -> None:
+    ctx.dtype, ctx.settings = inputs[0].dtype, inputs[6:]
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], output[2])
+
+
 def _save_swiglu(ctx, inputs, output) -> None:
     *tensors, ctx.keep = inputs
     ctx.save_for_backward(*tensors, output[1])
@@ -91,6 +130,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 DERIVATIVES = {
+    "topk_gate": (gate_backward, _save_gate),
     "grouped_swiglu": (swiglu_backward, _save_swiglu),
     "grouped_gemm": (gemm_backward, _save_gemm),
     "grouped_wgrad": (wgrad_backward, _save),

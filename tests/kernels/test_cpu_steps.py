@@ -93,6 +93,7 @@ def test_combine_is_a_weighted_sum_of_gathered_rows(dtype, top_k):
 def calls() -> dict[str, tuple]:
     token = torch.randint(9, (ROWS,))
     return {
+        "topk_gate": (normal(6, 8), torch.zeros(8), 2, 4, 2, True, False, True, 2.5),
         "sort_rows": (torch.randint(4, (7, 2)), 4),
         "grouped_swiglu": (normal(9, 12), token, OFFSETS, normal(len(LOADS), 2, 10, 12), True),
         "grouped_gemm": (normal(ROWS, 12), OFFSETS, normal(len(LOADS), 10, 12), True),

@@ -2,6 +2,7 @@
 #include "backward.h"
 #include "combine.h"
 #include "forward.h"
+#include "scores.h"
 #include "thin.h"
 #include "weight_gradient.h"
 
@@ -10,7 +11,8 @@ namespace mini_moe::MINI_MOE_ISA {
 template <class T>
 constexpr Kernels table() {
   return {swiglu<T>,      forward<T>,   backward<T>,        product<T>,
-          thin_swiglu<T>, thin_down<T>, weight_gradient<T>, combine<T>};
+          thin_swiglu<T>, thin_down<T>, weight_gradient<T>, combine<T>,
+          scores<T>};
 }
 extern const Kernels kTables[2] = {table<float>(), table<bf16>()};
 
