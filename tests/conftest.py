@@ -10,6 +10,7 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption("--tour-picture", help="store the browser's picture of the tour's view here")
+    parser.addoption("--stage-picture", help="store the browser's picture of the stage here")
 
 
 def pytest_configure():

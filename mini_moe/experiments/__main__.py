@@ -93,13 +93,12 @@ def run_jobs(
     Raises: ValueError when the file holds one of these runs with another setting.
     """
     drop_unfinished(path)
-    stored = read_lines(path) if path.is_file() else []
-    done = {(run["arm"], run["seed"]): run for run in stored}
+    done = finished(path)
     for name, arm, seed in jobs:
         if (name, seed) in done:
             check_same_settings(path, done[name, seed], settings(arm, seed))
     for name, arm, seed in jobs:
-        if (name, seed) in done:
+        if (name, seed) in finished(path):  # before this command, or by one beside it
             continue
         record = measure(experiment, name, arm, seed, corpus)
         if record is None:
@@ -108,6 +107,12 @@ def run_jobs(
         seconds, loss = record["curve"][-1][1], record["validation"]["all"]
         print(f"{name}, seed {seed}: validation {loss:.4f}, {seconds:.0f} s", flush=True)
     return True
+
+
+def finished(path: Path) -> dict[tuple[str, int], dict]:
+    """The runs in the file by arm and seed."""
+    runs = read_lines(path) if path.is_file() else []
+    return {(run["arm"], run["seed"]): run for run in runs}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """After training, without training again: switch experts off and measure the loss."""
 
-from collections.abc import Collection
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -55,3 +57,22 @@ def knock_out_losses(
 def pairs(first_layer: int, experts: list[list[int]]) -> Collection[tuple[int, int]]:
     """(layer, expert) of experts that are listed layer by layer."""
     return {(first_layer + n, e) for n, layer in enumerate(experts) for e in layer}
+
+
+def loss_increases(runs: Sequence[Mapping[str, Any]], arm: str) -> dict[str, dict[int, list]]:
+    """What each knock-out of an arm adds to the loss: {off: {count: [one number a seed]}}.
+
+    Several random draws of one run are averaged first: they are no further seeds.
+    Raises: ValueError for an arm that was not taken apart.
+    """
+    taken = [run["knock_outs"] for run in runs if run["arm"] == arm and "knock_outs" in run]
+    if not taken:
+        raise ValueError(f"arm={arm!r}: one with knock_outs expected")
+    increases: dict[str, dict[int, list]] = {}
+    for results in taken:
+        whole = results[0]["loss"]
+        for off, count in dict.fromkeys((r["off"], r["count"]) for r in results[1:]):
+            losses = [r["loss"] for r in results if (r["off"], r["count"]) == (off, count)]
+            places = increases.setdefault(off, {})
+            places.setdefault(count, []).append(statistics.fmean(losses) - whole)
+    return increases

@@ -7,6 +7,7 @@ import platform
 import statistics
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -16,7 +17,7 @@ from mini_moe.experiments.designs import Arm
 from mini_moe.experiments.knock_outs import knock_out_losses
 from mini_moe.model import Routing, Transformer
 from mini_moe.routing import max_violation
-from mini_moe.text import Corpus, windows
+from mini_moe.text import Corpus, Split, windows
 from mini_moe.training import train
 from mini_moe.training.balance import count_choices
 from mini_moe.training.speed import flops_per_token
@@ -28,6 +29,7 @@ LAST = 20  # training batches whose MaxVio is averaged at the end
 def measure(experiment: str, name: str, arm: Arm, seed: int, corpus: Corpus) -> dict | None:
     """Train an arm at one seed; the record of it, or None where it was interrupted."""
     config = arm.at_seed(seed)
+    corpus = only_domains(corpus, arm.domains)
     run = train(arm.model, config, corpus, progress=False)
     if run.stopped:
         return None
@@ -50,27 +52,42 @@ def measure(experiment: str, name: str, arm: Arm, seed: int, corpus: Corpus) -> 
 
 
 def settings(arm: Arm, seed: int) -> dict[str, dict]:
-    """Both configurations whole, as they stand in the file."""
+    """What a run depends on, whole, as it stands in the file."""
+    data = {"data": {"domains": arm.domains}} if arm.domains else {}
     return {
         "model_config": dataclasses.asdict(arm.model),
         "train_config": dataclasses.asdict(arm.at_seed(seed)),
-    }
+    } | data
+
+
+def only_domains(corpus: Corpus, names: tuple[str, ...]) -> Corpus:
+    """The corpus cut down to some domains, documents in their order; all of it without names.
+
+    Raises: ValueError for a domain that the corpus has not.
+    """
+    if not names:
+        return corpus
+    splits = {}
+    for side in ("train", "validation"):
+        whole = getattr(corpus, side)
+        labels = np.asarray(whole.domains)
+        n_bytes = sum(corpus.domain(name, side).n_bytes for name in names)
+        numbers = np.full(len(corpus.domain_names), 255, dtype=np.uint8)
+        for new, name in enumerate(names):
+            numbers[corpus.domain_names.index(name)] = new
+        kept = numbers[labels] != 255
+        splits[side] = Split(np.asarray(whole.tokens)[kept], numbers[labels[kept]], n_bytes)
+    return dataclasses.replace(corpus, domain_names=names, **splits)
 
 
 def curve(log: list[dict], field: str) -> list[list[int | float]]:
-    """[step, seconds of training, mean of the field over the EVERY steps up to it]."""
+    """[step, seconds of training, mean of the field (and of layers) over EVERY steps]."""
     points = []
     for end in range(EVERY, len(log) + 1, EVERY):
-        values = [statistics.fmean(as_list(record[field])) for record in log[end - EVERY : end]]
-        last = log[end - 1]
-        mean = statistics.fmean(values)
+        values = np.array([record[field] for record in log[end - EVERY : end]])
+        last, mean = log[end - 1], float(values.mean())
         points.append([last["step"], round(last["seconds"], 3), round(mean, 5)])
     return points
-
-
-def as_list(value: float | list[float]) -> list[float]:
-    """A number alone as a list of one."""
-    return value if isinstance(value, list) else [value]
 
 
 def routing_record(

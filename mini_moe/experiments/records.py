@@ -3,9 +3,11 @@
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from mini_moe.experiments.statistics import Interval, paired_difference
 from mini_moe.files import replace_files
 from mini_moe.text import data_folder
 
@@ -79,7 +81,7 @@ def check_same_settings(path: Path, run: dict, settings: dict[str, dict]) -> Non
     """Raise ValueError naming the first field in which a stored run differs from what is asked."""
     for group, fields in settings.items():
         fields = json.loads(json.dumps(fields))
-        stored = run[group]
+        stored = run.get(group, {})
         for field in fields.keys() | stored.keys():
             old, new = stored.get(field, "nothing"), fields.get(field, "nothing")
             if old != new:
@@ -95,16 +97,36 @@ def replace_runs(path: Path, runs: Sequence[dict]) -> None:
     replace_files(path.parent, {path.name: lines})
 
 
-def final_losses(runs: Sequence[dict], arm: str, domain: str = "all") -> list[float]:
+def final_losses(runs: Sequence[Mapping[str, Any]], arm: str, domain: str = "all") -> list[float]:
     """Last validation loss of an arm in nats per token, one number a seed, by rising seed.
 
     Raises: ValueError for an arm without runs, or a domain that was not evaluated.
     """
-    of_arm = sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"])
+    by_seed = losses_by_seed(runs, arm, domain)
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def compare(
+    runs: Sequence[Mapping[str, Any]], first: str, second: str, domain: str = "all"
+) -> Interval:
+    """Interval for the loss of one arm minus that of another, over the seeds that both have.
+
+    Raises: ValueError for an arm without runs, or fewer than two seeds in common.
+    """
+    one, other = (losses_by_seed(runs, arm, domain) for arm in (first, second))
+    common = sorted(one.keys() & other.keys())
+    return paired_difference([one[seed] for seed in common], [other[seed] for seed in common])
+
+
+def losses_by_seed(
+    runs: Sequence[Mapping[str, Any]], arm: str, domain: str = "all"
+) -> dict[int, float]:
+    """Last validation loss of each seed of an arm; see `final_losses`."""
+    of_arm = [run for run in runs if run["arm"] == arm]
     if not of_arm:
         known = ", ".join(sorted({run["arm"] for run in runs}))
         raise ValueError(f"arm={arm!r}: one of {known} expected")
-    known = of_arm[0].get("validation", {})
-    if domain not in known:
-        raise ValueError(f"domain={domain!r}: one of {list(known)} expected")
-    return [run["validation"][domain] for run in of_arm]
+    evaluated = of_arm[0].get("validation", {})
+    if domain not in evaluated:
+        raise ValueError(f"domain={domain!r}: one of {list(evaluated)} expected")
+    return {run["seed"]: run["validation"][domain] for run in of_arm}

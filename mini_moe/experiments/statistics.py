@@ -59,12 +59,14 @@ def paired_difference(
 
 def claim(difference: Interval, first: str, second: str, digits: int = 3) -> str:
     """In words what the interval of first − second (losses: lower is better) allows to say."""
-    about = f"{difference.mean:+.{digits}f} [{difference.low:+.{digits}f}, "
-    about += f"{difference.high:+.{digits}f}]"
     if difference.holds_zero:
-        return f"no difference between {first} and {second} can be claimed: {about}"
+        low, mean, high = difference.low, difference.mean, difference.high
+        about = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        return f"no difference can be claimed between {first} and {second}: {about}"
     better, worse = (first, second) if difference.mean < 0 else (second, first)
-    return f"{better} has the lower loss, {worse} the higher: {about}"
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    about = f"{abs(difference.mean):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"lower loss with {better} than with {worse}, by {about}"
 
 
 def t_quantile(probability: float, degrees: int) -> float:

@@ -2,18 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from mini_moe.config import ModelConfig
 from mini_moe.experiments.designs import Arm
-from mini_moe.experiments.measures import machine, settings
+from mini_moe.experiments.measures import machine, only_domains, settings
 from mini_moe.text import Corpus
 from mini_moe.training.loop import fresh_state, train_step
 from mini_moe.training.speed import keep_freed_memory
 
-STEPS, WARM_UP, THREADS = 20, 4, 2
+ROUNDS, TURN, LEFT_OUT = 7, 6, 3  # rounds, steps of a turn, and how many of them don't count
+THREADS = 2
 
 
 def distinct_models(arms: Mapping[str, Arm]) -> dict[str, Arm]:
@@ -25,28 +27,50 @@ def distinct_models(arms: Mapping[str, Arm]) -> dict[str, Arm]:
 
 
 def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[dict]:
-    """One record an arm with the seconds of STEPS training steps on two threads.
+    """One record an arm with the seconds of its training steps on two threads.
 
-    Every arm takes one step in turn, so all share the fast and the slow moments of the machine;
-    the first WARM_UP rounds are left out. A step is all of it: batch, forward, backward, optimizer.
+    The arms take turns of TURN steps, so all share the fast and the slow moments of the machine. A
+    turn's first LEFT_OUT steps don't count: caches, and the routines that the matrix library keeps
+    for each shape, are still those of the arm before (with turns of one step a mixture took up to
+    1.8 times as long). Neither does the first round. A step is all of it: batch, forward, backward,
+    optimizer.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     keep_freed_memory()
     models = distinct_models(arms)
     states = {name: fresh_state(arm.model, arm.at_seed(0), corpus) for name, arm in models.items()}
+    texts = {name: only_domains(corpus, arm.domains) for name, arm in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(WARM_UP + STEPS):
+    for number in range(1 + ROUNDS):
         for name, arm in models.items():
-            start = time.perf_counter()
-            train_step(states[name], arm.at_seed(0), corpus)
-            seconds[name].append(round(time.perf_counter() - start, 5))
+            for step in range(TURN):
+                start = time.perf_counter()
+                train_step(states[name], arm.at_seed(0), texts[name])
+                if number and step >= LEFT_OUT:
+                    seconds[name].append(round(time.perf_counter() - start, 5))
     facts = machine()
     torch.set_num_threads(before)
     records = []
     for name, arm in models.items():
-        kept = seconds[name][WARM_UP:]
         record = {"experiment": "step_time", "arm": name, "seed": 0, **settings(arm, 0)}
-        record |= {"seconds": kept, "median": statistics.median(kept)}
+        record |= {"seconds": seconds[name], "median": statistics.median(seconds[name])}
         records.append(record | {"machine": facts, "command": command})
     return records
+
+
+def seconds_per_step(
+    times: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Median seconds of a step for every arm of an experiment, found by its model.
+
+    Raises: ValueError for an arm whose model was not timed.
+    """
+    found = {}
+    for run in runs:
+        for timed in times:
+            if timed["model_config"] == run["model_config"]:
+                found[run["arm"]] = timed["median"]
+        if run["arm"] not in found:
+            raise ValueError(f"times: a step of arm {run['arm']!r} expected")
+    return found

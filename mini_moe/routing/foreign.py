@@ -1,4 +1,18 @@
-"""What the recorder needs to know of a model: one of ours, or a mixture of experts by others."""
+"""What the recorder needs to know of a model: one of ours, or a mixture of experts by others.
+
+Of a model from transformers three tensors of each MoE layer are copied while it runs: the router's
+logits, as it returns them, and the ids and gates that its experts are given. In detail:
+
+| family | logits, by the router | gates, given to the experts |
+|---|---|---|
+| DeepSeek-V2 | fp32 | softmax · routed_scaling_factor |
+| DeepSeek-V3, GLM-4-MoE | fp32 | sigmoid, over their sum if norm_topk_prob, · scaling factor |
+| Mixtral | model's type | softmax over their sum, fp32 |
+| OLMoE, Qwen2-MoE, Qwen3-MoE | model's type | softmax, over their sum if norm_topk_prob |
+| gpt-oss | model's type, with the router's bias | softmax of the chosen logits alone |
+
+The gates of OLMoE, Qwen and gpt-oss have the model's type. Shared experts are not recorded.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -60,9 +74,7 @@ def subject_of(model: nn.Module) -> Subject:
     if not hasattr(model, "get_input_embeddings"):
         raise ValueError(_unknown(f"{type(model).__name__}, which is no model of transformers"))
     embedding = model.get_input_embeddings().weight
-    config = (
-        model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    )
+    config = getattr(model.config, "get_text_config", lambda: model.config)()
 
     def run(tokens: Tensor, inside: Tensor | None) -> tuple[Tensor | None, list[Routing]]:
         mask = None if inside is None else inside.long()

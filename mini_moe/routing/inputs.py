@@ -75,25 +75,12 @@ def read_labels(
         return None, tuple(names)
     if not several:
         labels = [labels]
-    else:
-        n_labels = (
-            None if isinstance(labels, str) or not hasattr(labels, "__len__") else len(labels)
-        )
-        if n_labels != len(lengths):
-            got = repr(labels) if n_labels is None else n_labels
-            raise ValueError(f"labels: one for each of {len(lengths)} texts expected, got {got}")
-    each = []
-    for n, (label, length) in enumerate(zip(labels, lengths, strict=True)):
-        if isinstance(label, Tensor | np.ndarray):
-            label = label.tolist()
-        is_one = isinstance(label, str) or not isinstance(label, Sequence)
-        values = [label] * length if is_one else list(label)
-        if len(values) != length:
-            raise ValueError(
-                f"labels[{n}]: one for each of {length} tokens expected, got {len(values)}"
-            )
-        each.append(values)
-    return _numbered(each, names)
+    n_labels = None if isinstance(labels, str) else getattr(labels, "__len__", lambda: None)()
+    if n_labels != len(lengths):
+        got = repr(labels) if n_labels is None else n_labels
+        raise ValueError(f"labels: one for each of {len(lengths)} texts expected, got {got}")
+    pairs = enumerate(zip(labels, lengths, strict=True))
+    return _numbered([_of_tokens(label, length, n) for n, (label, length) in pairs], names)
 
 
 def check_stream(
@@ -191,6 +178,19 @@ def _ids(ids: Any, name: str) -> Int[Tensor, "seq"]:
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name}: integer ids expected, got {tensor.dtype}")
     return tensor.long().cpu()
+
+
+def _of_tokens(label: Any, length: int, n: int) -> list:
+    """The labels of one text's tokens: one for all of them, or one for each."""
+    if isinstance(label, Tensor | np.ndarray):
+        label = label.tolist()
+    is_one = isinstance(label, str) or not isinstance(label, Sequence)
+    values = [label] * length if is_one else list(label)
+    if len(values) != length:
+        raise ValueError(
+            f"labels[{n}]: one for each of {length} tokens expected, got {len(values)}"
+        )
+    return values
 
 
 def _numbered(each: list[list], names: list[str]) -> tuple[list[Tensor], tuple[str, ...]]:

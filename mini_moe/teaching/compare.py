@@ -1,5 +1,6 @@
 """Compare an answer with the right one, and say in numbers what is wrong."""
 
+import difflib
 import numbers
 from typing import Any
 
@@ -38,6 +39,21 @@ def as_number(value: Any, what: str = "your answer") -> float | int:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise Mistake(f"{what} is {_describe(value)}; a number expected")
     return value
+
+
+def as_choice(value: Any, choices: tuple[str, ...]) -> str:
+    """The choice that was meant: capitals and spaces around it make no difference.
+
+    Raises: Mistake that lists the choices where it is none of them.
+    """
+    by_name = {choice.casefold(): choice for choice in choices}
+    meant = " ".join(str(value).split()).casefold()
+    if meant in by_name:
+        return by_name[meant]
+    close = difflib.get_close_matches(meant, by_name, n=1)
+    guess = f" Did you mean {by_name[close[0]]!r}?" if close else ""
+    listed = ", ".join(repr(choice) for choice in choices)
+    raise Mistake(f"{value!r:.60} is none of the choices.{guess} They are: {listed}")
 
 
 def _match_tuples(got: Any, wanted: tuple, what: str) -> None:

@@ -42,10 +42,11 @@ check = Check()
 def check_answer(exercise: Exercise, answer: Any) -> Any:
     """Print the verdict on one answer; return it where correct, else the package's."""
     verdict = judge(exercise, answer)
-    kind = "function" if exercise.is_function else "value"
-    goes_on = f"The lesson goes on with the package's {kind}"
+    goes_on = f"The lesson goes on with the package's {exercise.kind}"
     if verdict.state == "correct":
-        print(f"✓ {exercise.name}: correct. The lesson goes on with your {kind}.")
+        print(f"✓ {exercise.name}: correct. The lesson goes on with your {exercise.kind}.")
+        if exercise.choices:
+            explain(exercise)
         return answer
     if verdict.state == "not attempted":
         left = f" ({verdict.reason})" if verdict.reason else ""
@@ -54,6 +55,13 @@ def check_answer(exercise: Exercise, answer: Any) -> Any:
         print(f"✗ {exercise.name}: not yet. {sentence(verdict.reason)}")
         print(f'  {goes_on}; hint("{exercise.name}") helps.')
     return exercise.answer
+
+
+def explain(exercise: Exercise) -> None:
+    """Show why an answer is right: as Markdown in Jupyter, as text in a terminal."""
+    from IPython.display import display
+
+    display(solution(exercise.name))
 
 
 def sentence(text: str) -> str:

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from mini_moe.teaching.compare import Mistake, must_match
 
-__all__ = ["EXERCISES", "Exercise", "Mistake", "exercise", "find", "must_match", "value_exercise"]
+__all__ = ["EXERCISES", "Exercise", "Mistake", "choice_exercise", "exercise", "find"]
+__all__ += ["must_match", "value_exercise"]
 
 EXERCISES: dict[str, "Exercise"] = {}
 
@@ -41,13 +42,14 @@ class Exercise:
     """One task: the package's own answer, what it is probed with, and the way to it."""
 
     name: str
-    answer: Any  # the package's function, or a number
+    answer: Any  # the package's function, a number, or one of `choices`
     source: Any  # what `solution` shows: an object with source code, or an explanation
     hints: tuple[str, ...]
     difficulty: int  # 1 to 5
     importance: int  # 1 to 5
     minutes: int
     tolerance: int | float = 0.0  # how far off a number may be
+    choices: tuple[str, ...] = ()  # names that an answer is chosen from
     probes: list[tuple[str, Callable[[Any], None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -59,11 +61,16 @@ class Exercise:
 
     @property
     def is_function(self) -> bool:
-        """True where the student writes a function, False where a number."""
+        """True where the student writes a function, False where a number or a name."""
         return callable(self.answer)
 
+    @property
+    def kind(self) -> str:
+        """What is asked for: "function", "value" or "choice"."""
+        return "function" if self.is_function else "choice" if self.choices else "value"
+
     def judge(self, answer: Any) -> None:
-        """Run every probe; a number must also be the right one.
+        """Run every probe; a number or a choice must also be the right one.
 
         Raises: Mistake from the first probe that fails.
         """
@@ -74,7 +81,10 @@ class Exercise:
                 raise Mistake(
                     f"{description}: {mistake}" if description else str(mistake)
                 ) from None
-        if not self.is_function and not abs(answer - self.answer) <= self.tolerance:
+        if self.choices:
+            if answer != self.answer:
+                raise Mistake(f"it is not {answer!r}")
+        elif not self.is_function and not abs(answer - self.answer) <= self.tolerance:
             raise Mistake(f"{answer:,} is too {'low' if answer < self.answer else 'high'}")
 
     def probe(self, description: str = "") -> Callable:
@@ -124,6 +134,21 @@ def value_exercise(
     """
     return _register(
         Exercise(name=name, answer=answer, source=explanation, tolerance=tolerance, **fields)
+    )
+
+
+def choice_exercise(
+    name: str, answer: str, choices: tuple[str, ...], *, explanation: str, **fields: Any
+) -> Exercise:
+    """Register a name to be chosen from `choices`; the right one is followed by the explanation.
+
+    Probes written afterwards run first, so that they can say what speaks against a wrong choice.
+    Raises: ValueError where the answer is none of the choices.
+    """
+    if answer not in choices:
+        raise ValueError(f"{name}: answer={answer!r} is none of choices={choices}")
+    return _register(
+        Exercise(name=name, answer=answer, source=explanation, choices=choices, **fields)
     )
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mini_moe.teaching.compare import Mistake, as_number
+from mini_moe.teaching.compare import Mistake, as_choice, as_number
 from mini_moe.teaching.exercise import Exercise
 
 
@@ -33,7 +33,7 @@ def judge(exercise: Exercise, student: Any) -> Verdict:
         if not callable(student):
             return Verdict("wrong", f"a function is expected here, you gave {student!r:.60}")
     try:
-        exercise.judge(guarded(student) if exercise.is_function else as_number(student))
+        exercise.judge(readable(exercise, student))
     except NotAttempted:
         return Verdict("not attempted")
     except Mistake as mistake:
@@ -42,6 +42,16 @@ def judge(exercise: Exercise, student: Any) -> Verdict:
         reason = f"your result could not be read ({type(error).__name__}: {first_line(error)})"
         return Verdict("wrong", reason)
     return Verdict("correct")
+
+
+def readable(exercise: Exercise, student: Any) -> Any:
+    """The answer in the form that probes expect.
+
+    Raises: Mistake where it is no number, or none of the choices.
+    """
+    if exercise.is_function:
+        return guarded(student)
+    return as_choice(student, exercise.choices) if exercise.choices else as_number(student)
 
 
 def guarded(student: Callable) -> Callable:

@@ -112,7 +112,8 @@ def step_routing(
         rows.append(f"<tr>{_cell('th', 'shared')}{blank}{_cell('td', f'{shared:.3f}', True)}</tr>")
     text = before + _step_text(steps, config, step, last)
     body = (
-        f'<div style="font-size:{font + 2}px;line-height:1.3;margin-bottom:4px"><b>{html.escape(text)}</b></div>'
+        f'<div style="font-size:{font + 2}px;line-height:1.3;margin-bottom:4px">'
+        f"<b>{html.escape(text)}</b></div>"
         f'<table style="border-collapse:collapse;line-height:1.35;font-size:{font}px;'
         'font-variant-numeric:tabular-nums">'
         f"<thead><tr>{_cell('th', '')}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -58,7 +58,8 @@ def set_summary(figure: BaseFigure, summary: str) -> None:
 
 
 def table(figure: BaseFigure) -> list[dict[str, Any]]:
-    """The numbers of a figure, one row a mark: {"series", "x", "y"} and "value" in heatmaps."""
+    """The numbers of a figure, one row a mark: {"series", "x", "y"}; in heatmaps "value" as well,
+    and "text" where something is written in the cells."""
     rows: list[dict[str, Any]] = []
     for trace in figure.data:
         if trace.type == "heatmap":
@@ -75,7 +76,7 @@ def table(figure: BaseFigure) -> list[dict[str, Any]]:
 def _heatmap_rows(trace: go.Heatmap) -> list[dict[str, Any]]:
     columns = trace.x if trace.x is not None else range(len(trace.z[0]))
     lines = trace.y if trace.y is not None else range(len(trace.z))
-    return [
+    rows = [
         {
             "series": trace.name or "",
             "x": x,
@@ -85,6 +86,10 @@ def _heatmap_rows(trace: go.Heatmap) -> list[dict[str, Any]]:
         for y, line in zip(lines, trace.z, strict=True)
         for x, value in zip(columns, line, strict=True)
     ]
+    words = () if trace.text is None else [word for line in trace.text for word in line]
+    for row, word in zip(rows, words, strict=False):
+        row["text"] = word
+    return rows
 
 
 class Shown:
@@ -124,10 +129,13 @@ class Html:
         return self.html
 
 
-def as_widget(figure: BaseFigure) -> Any:
-    """The figure as a widget that Python can update: at most two in a notebook."""
+def as_widget(figure: BaseFigure, buttons: bool = True) -> Any:
+    """The figure as a widget that Python can update: at most two in a notebook.
+
+    `buttons`: whether plotly's own appear over the figure, to zoom and to save a picture.
+    """
     widget = go.FigureWidget(figure)
-    widget._config = dict(CONFIG)
+    widget._config = CONFIG | ({} if buttons else {"displayModeBar": False})
     return widget
 
 

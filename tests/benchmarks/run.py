@@ -7,9 +7,24 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks import moe_layer, optimizers, start_up, tinyshakespeare, training_speed
+from tests.benchmarks import (
+    moe_layer,
+    optimizers,
+    routing_memory,
+    start_up,
+    tinyshakespeare,
+    training_speed,
+)
 
-NAMES = ("moe_layer", "training_speed", "start_up", "optimizers", "tinyshakespeare")
+NAMES = (
+    "moe_layer",
+    "training_speed",
+    "start_up",
+    "optimizers",
+    "routing_memory",
+    "explorer",
+    "tinyshakespeare",
+)
 
 
 def main() -> None:
@@ -31,6 +46,12 @@ def main() -> None:
         start_up.main()
     if "optimizers" in chosen:
         optimizers.main()
+    if "routing_memory" in chosen:
+        routing_memory.main()
+    if "explorer" in chosen:
+        from tests.benchmarks import explorer  # needs playwright and a Chromium
+
+        explorer.main()
     if "tinyshakespeare" in chosen:
         tinyshakespeare.main(given.text, given.nanogpt, given.seconds)
     if not given.text:

@@ -1,5 +1,6 @@
 """Fixtures of the browser tests; without a Chromium they are skipped, and say so."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,17 +37,34 @@ def lab(chromium, tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def open_page(chromium, lab):
+    """A function that opens a fresh tab for a `with` block; what fails inside leaves a picture."""
+
+    @contextmanager
+    def opened(name):
+        context = chromium.new_context(viewport=VIEWPORT)
+        lab_page = LabPage(context.new_page(), lab)
+        try:
+            yield lab_page
+        except BaseException:
+            lab_page.screenshot(FAILURES / f"{name}.png")
+            raise
+        finally:
+            context.close()
+            lab_page.shut_down_kernels()
+
+    return opened
+
+
 @pytest.fixture
-def page(chromium, lab, request):
+def page(open_page, request):
     """A fresh tab; a failing test leaves its picture in tests/browser/failures/."""
-    context = chromium.new_context(viewport=VIEWPORT)
-    lab_page = LabPage(context.new_page(), lab)
-    yield lab_page
-    report = request.node.stash.get(outcome_key, None)
-    if report is None or report.failed:
-        lab_page.screenshot(FAILURES / f"{request.node.name}.png")
-    context.close()
-    lab_page.shut_down_kernels()
+    with open_page(request.node.name) as lab_page:
+        yield lab_page
+        report = request.node.stash.get(outcome_key, None)
+        if report is None or report.failed:
+            lab_page.screenshot(FAILURES / f"{request.node.name}.png")
 
 
 @pytest.hookimpl(wrapper=True)

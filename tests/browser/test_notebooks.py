@@ -8,10 +8,13 @@ pytestmark = pytest.mark.browser
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 TOUR = "00_tour.ipynb"
+STAGE = "11_live_demo.ipynb"  # opened in test_stage
 FIGURE = ".js-plotly-plot"
 
 
-@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS if path.name != TOUR])
+@pytest.mark.parametrize(
+    "name", [path.name for path in NOTEBOOKS if path.name not in (TOUR, STAGE)]
+)
 def test_run_all_works_in_the_browser(page, name):
     page.open_notebook(f"notebooks/{name}")
     page.run_all(seconds=300)

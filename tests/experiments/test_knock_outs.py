@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mini_moe import Transformer
+from mini_moe.experiments import loss_increases
 from mini_moe.experiments.knock_outs import knock_out_losses, pairs
 from mini_moe.experiments.measures import domain_counts
 from mini_moe.routing import intervene
@@ -64,3 +65,24 @@ def test_the_draws_follow_the_seed(model, load, corpus, arms):
 
 def test_pairs_name_layers_as_the_model_does():
     assert pairs(1, [[0, 4], [2]]) == {(1, 0), (1, 4), (2, 2)}
+
+
+def test_increases_average_draws_but_not_seeds():
+    def run(base, *others):
+        return {"arm": "moe", "knock_outs": [{"off": "nothing", "count": 0, "loss": base}, *others]}
+
+    def off(what, count, loss):
+        return {"off": what, "count": count, "loss": loss}
+
+    first = run(3.0, off("shared", 1, 3.5), off("random", 2, 3.2), off("random", 2, 3.4))
+    second = run(2.0, off("shared", 1, 2.25), off("random", 2, 2.0), off("random", 2, 2.5))
+    found = loss_increases([first, {"arm": "dense"}, second], "moe")
+    assert found == {
+        "shared": {1: [pytest.approx(0.5), pytest.approx(0.25)]},
+        "random": {2: [pytest.approx(0.3), pytest.approx(0.25)]},
+    }
+
+
+def test_increases_need_an_arm_that_was_taken_apart():
+    with pytest.raises(ValueError, match="arm='dense': one with knock_outs expected"):
+        loss_increases([{"arm": "dense"}], "dense")

@@ -80,6 +80,20 @@ def test_what_is_finished_is_not_run_again(corpus_and_arms, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_what_a_command_beside_it_has_finished_is_left_out(corpus_and_arms, tmp_path, monkeypatch):
+    from mini_moe.experiments import __main__ as command
+
+    def measure(*job):
+        monkeypatch.setattr(command, "measure", real)
+        assert main(arguments(tmp_path, "--seeds", "1", "--arms", "dense")) == 0
+        return real(*job)
+
+    real = command.measure
+    monkeypatch.setattr(command, "measure", measure)
+    assert main(arguments(tmp_path, "--seeds", "1")) == 0
+    assert [run["arm"] for run in load_results("balance", tmp_path)] == ["dense", "moe"]
+
+
 def test_a_killed_run_leaves_a_line_that_the_next_command_replaces(corpus_and_arms, tmp_path):
     main(arguments(tmp_path, "--seeds", "1"))
     path = tmp_path / "balance.jsonl"
@@ -146,7 +160,7 @@ def test_parts_share_the_runs_without_overlap(arms):
 
 
 def test_step_time_measures_every_model_once_and_anew(corpus_and_arms, tmp_path, monkeypatch):
-    monkeypatch.setattr("mini_moe.experiments.step_time.STEPS", 3)
+    monkeypatch.setattr("mini_moe.experiments.step_time.ROUNDS", 1)
     corpus, arms = corpus_and_arms
     arms["dense again"] = arms["dense"]
     for _ in range(2):

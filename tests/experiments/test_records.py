@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mini_moe.experiments import final_losses, load_results
+from mini_moe.experiments import compare, final_losses, load_results, paired_difference
 from mini_moe.experiments.records import (
     append_run,
     check_same_settings,
@@ -108,3 +108,11 @@ def test_unknown_arms_and_domains_are_refused():
         final_losses([run()], "sparse")
     with pytest.raises(ValueError, match=r"domain='law': one of \['all', 'code'\]"):
         final_losses([run()], "dense", "law")
+
+
+def test_arms_are_compared_over_the_seeds_that_both_have():
+    moe = [run("moe", seed, loss) for seed, loss in ((2, 2.0), (0, 2.5), (1, 2.9))]
+    dense = [run("dense", seed, loss) for seed, loss in ((0, 3.0), (2, 2.75), (7, 9.0))]
+    assert compare(moe + dense, "moe", "dense") == paired_difference([2.5, 2.0], [3.0, 2.75])
+    with pytest.raises(ValueError, match="at least two finite numbers"):
+        compare(moe + dense[2:], "moe", "dense")

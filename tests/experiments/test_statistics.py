@@ -78,9 +78,16 @@ def test_pairs_need_equal_numbers():
 
 
 def test_a_claim_needs_an_interval_without_zero():
-    assert claim(mean_interval([-0.3, -0.31, -0.29]), "a", "b").startswith("a has the lower loss")
-    assert claim(mean_interval([0.3, 0.31, 0.29]), "a", "b").startswith("b has the lower loss")
-    assert claim(mean_interval([-1.0, 1.0, 0.5]), "a", "b").startswith("no difference")
+    lower, higher = [-0.3, -0.31, -0.29], [0.3, 0.31, 0.29]
+    assert claim(mean_interval(lower), "a", "b") == (
+        "lower loss with a than with b, by 0.300 [0.275, 0.325]"
+    )
+    assert claim(mean_interval(higher), "a", "b") == (
+        "lower loss with b than with a, by 0.300 [0.275, 0.325]"
+    )
+    assert claim(mean_interval([-1.0, 1.0, 0.5]), "a", "b", 1) == (
+        "no difference can be claimed between a and b: +0.2 [-2.4, +2.8]"
+    )
 
 
 def test_the_interval_holds_the_true_mean_as_often_as_it_says():

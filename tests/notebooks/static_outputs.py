@@ -42,6 +42,8 @@ def widget_parts(model_ids):
             return []
         if isinstance(widget, go.FigureWidget):
             return [{"kind": "figure", "content": widget.to_json()}]
+        if hasattr(widget, "still"):
+            return [{"kind": "html", "content": widget.still()}]
         if isinstance(widget, ipywidgets.Output):
             return [part for output in widget.outputs for part in printed(output)]
         if isinstance(widget, (ipywidgets.Tab, ipywidgets.Accordion, ipywidgets.Stack)):

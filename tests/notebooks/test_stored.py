@@ -22,6 +22,10 @@ FEWEST_CODE_CELLS = {
     "04_router": 32,
     "05_model": 28,
     "06_train": 29,
+    "07_balance": 32,
+    "08_bugs": 32,
+    "10_routing": 32,
+    "11_live_demo": 7,
 }
 
 

@@ -28,7 +28,7 @@ _SHARED = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}
 _GROUPS = {"n_group": 4, "topk_group": 2}
 # name: (class, changes of its configuration, layers with experts)
 CASES = {
-    "deepseek-v2": ("DeepseekV2", _MLA | {"topk_method": "greedy"}, (1, 2)),
+    "deepseek-v2": ("DeepseekV2", _MLA | _GROUPS | {"topk_method": "greedy"}, (1, 2)),
     "deepseek-v2-groups": (
         "DeepseekV2",
         _MLA | _GROUPS | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 2.0},

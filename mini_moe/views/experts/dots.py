@@ -9,15 +9,15 @@ from torch import Tensor
 
 from mini_moe.views.style import ACCENT, DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure
 
-LEGEND = {"orientation": "h", "y": 1.0, "x": 1, "xanchor": "right", "yanchor": "bottom"}
+LEGEND = {"orientation": "h", "x": 1, "xanchor": "right", "yanchor": "bottom"}
 
 
 def overlap_dots(
     values: Mapping[str, Sequence[Any] | Tensor], chance: float | Tensor, *,
     layers: Sequence[int] | None = None, errors: Mapping[str, Sequence[Any] | Tensor] | None = None,
-    title: str = "", x_title: str = "share of the experts in common",
+    title: str = "", x_title: str = "share of the experts in common", chance_name: str = "chance",
 ) -> go.Figure:  # fmt: skip
-    """One line a name, one dot a layer, and chance as a dashed line.
+    """One line a name, one dot a layer, and what chance gives (or `chance_name`) as a dashed line.
 
     `errors` are standard errors of the same shape, drawn as bars of twice their length.
     """
@@ -31,9 +31,10 @@ def overlap_dots(
     best, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     chance = float(chance)
     figure = new_figure(
-        f"Mean over the layers: {best} {means[best]:.0%}, {least} {means[least]:.0%}; chance is "
-        f"{chance:.0%}.",
-        width=820, height=190 + 38 * len(rows), title_text=title, legend=LEGEND,
+        f"Mean over the layers: {best} {means[best]:.0%}, {least} {means[least]:.0%}; "
+        f"{chance_name}: {chance:.0%}.",
+        width=820, height=190 + 40 * len(rows), title_text=title, scattermode="group",
+        legend={**LEGEND, "y": 1 + 20 / (40 * len(rows) + 30)},  # above the word on the line
         margin={"l": 60, "r": 40, "t": 100 if title else 50, "b": 60},
     )  # fmt: skip
     figure.update_layout(title={"yref": "container", "y": 0.95, "yanchor": "top"})
@@ -43,20 +44,20 @@ def overlap_dots(
             bars = {"type": "data", "array": [2 * float(errors[name][n]) for name in rows]}
         figure.add_scatter(
             x=[line[n] for line in rows.values()], y=list(rows), mode="markers",
-            name=f"layer {numbers[n]}", error_x=bars,
-            marker={"size": 12, "symbol": SYMBOLS[n % 8], "color": OKABE_ITO[n % 7]},
+            name=f"layer {numbers[n]}", error_x=bars, orientation="h",
+            marker={"size": 10, "symbol": SYMBOLS[n % 8], "color": OKABE_ITO[n % 7]},
         )  # fmt: skip
-    _chance_line(figure, chance)
+    _chance_line(figure, chance, chance_name)
     figure.update_xaxes(title_text=x_title, tickformat=".0%", range=[0, 1.02])
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 
 
-def _chance_line(figure: go.Figure, chance: float) -> None:
+def _chance_line(figure: go.Figure, chance: float, name: str) -> None:
     figure.add_vline(chance, line_dash="dash", line_color="#000000")
     figure.add_annotation(
         x=chance, y=1, yref="paper", yanchor="bottom", xanchor="center",
-        text=f"chance {chance:.0%}", showarrow=False, font={"size": 12},
+        text=f"{name} {chance:.0%}", showarrow=False, font={"size": 12},
     )  # fmt: skip
 
 

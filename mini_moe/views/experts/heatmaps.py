@@ -110,9 +110,9 @@ def _heatmap(
 ) -> go.Figure:  # fmt: skip
     """Numbers on colours that are white at `middle`: from 0 to `top`, or ±`top` around 0."""
     n_rows, n_columns = values.shape
-    cell = max(26, min(44, 720 // n_columns))
+    cell = max(26, min(44, 610 // n_columns))  # a page of JupyterLab holds 840 pixels
     figure = new_figure(
-        summary, width=190 + cell * n_columns, height=150 + 34 * n_rows, title_text=title,
+        summary, width=215 + cell * n_columns, height=150 + 34 * n_rows, title_text=title,
         plot_bgcolor="#DDDDDD", margin={"l": 60, "r": 30, "t": 60 if title else 20, "b": 60},
     )  # fmt: skip
     low = 0.0 if middle else -top

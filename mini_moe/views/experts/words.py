@@ -35,7 +35,7 @@ def word_map(
     figure = new_figure(
         f"{sure} of {len(frequent)} frequent tokens choose one expert in at least 90 % of their "
         f"occurrences, where chance is {100 * chance:.0f} %.",
-        width=120 + 92 * count, height=130 + 30 * len(words), title_text=title,
+        width=110 + 84 * count, height=120 + 25 * len(words), title_text=title,
         margin={"l": 60, "r": 30, "t": 60 if title else 20, "b": 60},
     )  # fmt: skip
     figure.add_trace(go.Heatmap(

@@ -48,7 +48,12 @@ class BalanceLab(LiveView):
         )
         steps = train_config.steps
         self.play = widgets.Play(
-            min=1, max=steps, value=1, interval=1000 // FRAMES_PER_SECOND, disabled=True
+            min=1,
+            max=steps,
+            value=1,
+            interval=1000 // FRAMES_PER_SECOND,
+            disabled=True,
+            description="Replay from step",
         )
         self.step = widgets.IntSlider(
             min=1, max=steps, value=1, description="Step", disabled=True, layout={"width": "420px"}

@@ -5,7 +5,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mini_moe.experiments import Interval, final_losses, mean_interval, paired_difference
+from mini_moe.experiments import Interval, compare, mean_interval
+from mini_moe.experiments.measures import curve
 from mini_moe.views.style import ACCENT, DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure, set_summary
 
 BAND = 0.18  # opacity of the area between the ends of an interval
@@ -16,14 +17,14 @@ def loss_bands(
     names: Mapping[str, str],
     *,
     seconds_per_step: Mapping[str, float] | None = None,
-    live: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] | None = None,
+    live: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     first_step: int = 50,
     title: str = "",
 ) -> go.Figure:
     """Training loss of some arms, {arm: name in the picture}: the mean, and its 95 % band.
 
     Against steps, or against seconds where `seconds_per_step` gives them arm by arm. `live` adds
-    curves of this machine, {name: (x, loss)}, dotted and without a band.
+    single runs of this machine, {name: log of training}, dotted and without a band.
     Raises: ValueError for no arms, an arm without runs, or one without a time.
     """
     if not names:
@@ -40,11 +41,12 @@ def loss_bands(
         x = [scale * step for step in steps]
         _add_band(figure, x, means, name, n)
         ends.append(f"{name} ends at {means[-1].mean:.2f} ± {means[-1].half:.2f}")
-    for n, (name, (x, y)) in enumerate((live or {}).items()):
+    for n, (name, log) in enumerate((live or {}).items()):
+        points = [point for point in curve(list(log), "loss") if point[0] >= first_step]
         figure.add_scatter(
-            x=list(x), y=list(y), name=name, mode="lines+markers",
-            line={"color": OKABE_ITO[n % 7], "dash": "dot", "width": 1.5},
-            marker={"symbol": SYMBOLS[n % 8] + "-open", "size": 6},
+            x=[step for step, _, _ in points], y=[loss for _, _, loss in points], name=name,
+            mode="lines+markers", line={"color": OKABE_ITO[n % 7], "dash": "dot", "width": 1.5},
+            marker={"symbol": SYMBOLS[n % 8] + "-open", "size": 7},
         )  # fmt: skip
     figure.update_xaxes(title_text="steps" if seconds_per_step is None else "seconds of training")
     figure.update_yaxes(title_text="training loss (nats per token)")
@@ -98,6 +100,9 @@ def interval_line(
     if not series or not all(series.values()):
         raise ValueError("series: at least one name with one place expected")
     figure = new_figure("", title_text=title, margin_t=60 if title else 20)
+    if len(series) > 1:
+        above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+        figure.update_layout(height=450, margin_t=90 if title else 50, legend=above)
     said, places = [], []
     for n, (name, values) in enumerate(series.items()):
         x = sorted(values)
@@ -118,10 +123,7 @@ def interval_line(
     if log_x:
         figure.update_xaxes(**ticks)
     figure.update_yaxes(title_text=y_title)
-    figure.update_layout(
-        showlegend=len(series) > 1,
-        legend={"x": 0.98, "y": 0.98, "xanchor": "right", "yanchor": "top"},
-    )
+    figure.update_layout(showlegend=len(series) > 1)
     set_summary(figure, "; ".join(said) + " (95 % intervals over seeds).")
     return figure
 
@@ -133,14 +135,11 @@ def difference_rows(
 
     Left of zero the arm is better; where the interval holds zero nothing can be claimed, and the
     row says so and is grey.
-    Raises: ValueError for no arms, or arms with other seeds than the reference.
+    Raises: ValueError for no arms, or fewer than two seeds in common with the reference.
     """
     if not names:
         raise ValueError("names: at least one arm expected")
-    baseline = final_losses(runs, reference)
-    rows = {
-        name: paired_difference(final_losses(runs, arm), baseline) for arm, name in names.items()
-    }
+    rows = {name: compare(runs, arm, reference) for arm, name in names.items()}
     figure = new_figure(
         "", title_text=title, height=130 + 42 * len(rows), margin_r=190, showlegend=False,
         margin_t=60 if title else 20,

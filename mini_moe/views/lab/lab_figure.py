@@ -10,10 +10,10 @@ from torch import Tensor
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.routing import max_violation, noise_floor, relative_load
 from mini_moe.views.lab.chance import measures
-from mini_moe.views.style import DASHES, OKABE_ITO, QUIET, TEMPLATE, set_summary
+from mini_moe.views.style import OKABE_ITO, QUIET, TEMPLATE, set_summary
 
-WIDTH, HEIGHT = 880, 560
-LINES = ("solid", "dash", "dashdot")
+WIDTH, HEIGHT = 830, 560
+LINES = ("solid", "dash", "dashdot")  # of the arms; dots are kept for chance
 
 Logs = Mapping[str, Sequence[dict[str, Any]]]  # arm → its records
 
@@ -42,7 +42,7 @@ def empty_lab(model_config: ModelConfig, train_config: TrainConfig, arms: Sequen
     for n, arm in enumerate(arms):
         figure.add_scatter(
             x=[], y=[], name=arm, mode="lines", row=1, col=1,
-            line={"color": OKABE_ITO[n % 7], "dash": DASHES[n % 8], "width": 2.5},
+            line={"color": OKABE_ITO[n % 7], "dash": LINES[n % 3], "width": 2.5},
         )  # fmt: skip
     steps, floor = train_config.steps, batch_floor(model_config, train_config)
     figure.add_scatter(
@@ -63,7 +63,7 @@ def empty_lab(model_config: ModelConfig, train_config: TrainConfig, arms: Sequen
         )
         figure.update_xaxes(title_text="expert", row=2, col=n + 1)
     figure.update_xaxes(title_text="step", range=[0, steps], row=1, col=1)
-    figure.update_yaxes(title_text="MaxVio", range=[0, most - 0.8], row=1, col=1)
+    figure.update_yaxes(title_text="MaxVio of a batch", range=[0, most - 0.8], row=1, col=1)
     figure.update_yaxes(range=[0, most + 0.2], row=2)
     figure.update_yaxes(title_text="load, 1 is even", row=2, col=1)
     return figure

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from mini_moe.views.live.messages import messages_answered
 from mini_moe.views.style import error_html, summary_of
 
 SECONDS_BETWEEN_DRAWINGS = 0.25
@@ -109,8 +110,9 @@ class LiveRun:
         Raises: whatever stopped the training.
         """
         try:
-            while self.is_running:
-                yield from asyncio.sleep(0.05).__await__()
+            with messages_answered():
+                while self.is_running:
+                    yield from asyncio.sleep(0.05).__await__()
         except (KeyboardInterrupt, asyncio.CancelledError):
             self._stopped_by_hand()
         return self._given()

@@ -1,5 +1,6 @@
 """A row of chips to click or to walk along with the arrow keys: tokens of a text, experts."""
 
+import html
 from typing import Any
 
 import anywidget
@@ -52,12 +53,19 @@ function render({ model, el }) {
     put(caption, "className", "moe-caption" + (model.get("large") ? " large" : ""));
     box.setAttribute("aria-label", model.get("name"));
     box.setAttribute("aria-activedescendant", name + "-" + selected);
+    see();
+  }
+  function see() {  // the selected chip, without moving the page
+    const chip = box.children[model.get("selected")]?.firstChild;
+    if (!chip) return;
+    const above = chip.offsetTop < box.scrollTop;
+    if (above || chip.offsetTop + chip.offsetHeight > box.scrollTop + box.clientHeight)
+      box.scrollTop = chip.offsetTop - box.clientHeight / 2;
   }
   function choose(n) {
     const last = model.get("items").length - 1;
     model.set("selected", Math.max(0, Math.min(last, n)));
     model.save_changes();
-    box.children[model.get("selected")]?.scrollIntoView({ block: "nearest" });
   }
   const click = event => {
     const chip = event.target.closest("[data-n]");
@@ -77,7 +85,10 @@ function render({ model, el }) {
   for (const trait of ["items", "selected", "large", "name"]) model.on("change:" + trait, draw);
   el.append(caption, box);
   draw();
+  const resized = new ResizeObserver(see);
+  resized.observe(box);
   return () => {
+    resized.disconnect();
     for (const trait of ["items", "selected", "large", "name"]) model.off("change:" + trait, draw);
   };
 }
@@ -86,7 +97,7 @@ export default { render };
 
 _CSS = """
 .moe-chips { line-height: 1.15; font-size: 15px; padding: 4px; max-height: 330px;
-  overflow-y: auto; border-radius: 4px; }
+  overflow-y: auto; border-radius: 4px; position: relative; }
 .moe-chips:focus-visible { outline: 2px solid #0072B2; }
 .moe-chips > span > span { display: inline-block; text-align: center; margin: 2px 1px 3px;
   padding: 2px; border: 2px solid transparent; border-radius: 5px; cursor: pointer; }
@@ -115,6 +126,26 @@ class Chips(anywidget.AnyWidget):
     selected = traitlets.Int(0).tag(sync=True)
     large = traitlets.Bool(False).tag(sync=True)
     name = traitlets.Unicode("").tag(sync=True)  # a caption, also for screen readers
+
+    def show(self, items: list[dict[str, Any]], selected: int, name: str) -> None:
+        """Everything at once, in one message."""
+        with self.hold_sync():
+            self.items, self.selected, self.name = items, selected, name
+
+    def still(self) -> str:
+        """The same as plain HTML, where no widget runs."""
+        boxes = []
+        for n, item in enumerate(self.items):
+            frame = "outline:2px solid #000;" if n == self.selected else ""
+            struck = "text-decoration:line-through;" if item["off"] else ""
+            boxes.append(
+                '<span style="display:inline-block;text-align:center;margin:2px">'
+                f'<span style="display:block;white-space:pre;padding:2px 4px;{frame}{struck}'
+                f'background:{item["colour"]};color:{item["ink"]}">{html.escape(item["text"])}'
+                f"</span><small>{html.escape(item['label'])}</small></span>"
+                + ("<br>" if item["end"] else "")
+            )
+        return f"<div><div>{html.escape(self.name)}</div>{''.join(boxes)}</div>"
 
 
 def chip(

@@ -5,10 +5,21 @@ from typing import Any
 
 from mini_moe.text import data_folder
 from mini_moe.views.stage.chips import Chips
+from mini_moe.views.stage.state import Changes
 
 NO_PROMPT = "prepared prompts …"
 TITLES = {"code": "code", "docs": "documentation", "stories_en": "story (English)",
           "stories_de": "story (German)", "math": "sums", "tables": "tables"}  # fmt: skip
+
+LARGE = """<style>
+.moe-stage .widget-label, .moe-stage .widget-readout, .moe-stage textarea, .moe-stage select,
+.moe-stage button { font-size: 22px !important; }
+.moe-stage .widget-label { width: auto !important; }
+.moe-stage .widget-slider { width: 520px !important; height: 44px !important; }
+.moe-stage .widget-readout { min-width: 90px !important; }
+.moe-stage button, .moe-stage select { height: 44px !important; line-height: 40px !important; }
+.moe-stage .widget-html-content { font-size: 22px !important; line-height: 1.3 !important; }
+</style>"""
 
 
 def prepared_prompts(prompts: dict[str, list[str]] | None = None) -> list[tuple[str, str]]:
@@ -40,7 +51,7 @@ class Controls:
             )  # fmt: skip
 
         self.prompt = widgets.Dropdown(
-            options=prepared_prompts(prompts), description="Prompt", layout={"width": "420px"}
+            options=prepared_prompts(prompts), description="Prompt", layout={"width": "340px"}
         )
         self.text = widgets.Textarea(
             value=text, description="Text", rows=2, layout={"width": "98%", "max_width": "1060px"}
@@ -52,14 +63,14 @@ class Controls:
             "IntSlider", "Experts a token", value=top_k, min=1, max=min(8, n_experts)
         )
         self.bias = slider("FloatSlider", "Bias", value=0.0, min=-0.5, max=0.5, step=0.02,
-                           readout_format="+.2f", width="320px")  # fmt: skip
+                           readout_format="+.2f", width="250px")  # fmt: skip
         self.step = slider("IntSlider", "Step", value=n_steps, min=1, max=n_steps, width="420px")
         self.record = slider("IntSlider", "Log record", value=max(0, records - 1), min=0,
                              max=max(1, records - 1), readout=False, width="560px")  # fmt: skip
-        self.play = widgets.Play(value=self.record.value, min=0, max=max(1, records - 1), interval=120, step=2,
-                                 description="replay")  # fmt: skip
+        self.play = widgets.Play(value=self.record.value, min=0, max=self.record.max, step=2,
+                                 interval=120, description="replay")  # fmt: skip
         widgets.jslink((self.play, "value"), (self.record, "value"))
-        wide = {"width": "auto", "min_width": "11.5em"}
+        wide = {"width": "auto", "min_width": "8em"}
         toggle = widgets.ToggleButton
         self.off = toggle(description="Switch expert off", icon="power-off", layout=wide)
         self.shared = toggle(description="Switch shared expert off", icon="power-off", layout=wide)
@@ -70,11 +81,32 @@ class Controls:
         self.reset = widgets.Button(description="Reset the model", icon="undo", layout=wide)
         self.large = toggle(description="Presentation size", icon="expand", layout=wide)
         self.tables = toggle(description="Tables", icon="table", layout=wide)
-        self.tokens, self.experts = Chips(layout={"flex": "1 1 400px"}), Chips()
+        self.tokens, self.experts = Chips(layout={"flex": "1 1 320px"}), Chips()
         names = ("remark", "error", "status", "next", "summary", "steps", "table", "replayed",
                  "replay_table", "sizes")  # fmt: skip
         for name in names:
             setattr(self, name, widgets.HTML())
+
+    def follow(
+        self, text: str, layer: int, expert: int, changes: Changes, trained_top_k: int
+    ) -> None:
+        """Put every control where the selection and the changes are."""
+        self.text.value, self.layer.value = text, layer
+        if self.prompt.value not in ("", text):
+            self.prompt.value = ""  # so that the same prompt can be chosen again
+        self.off.value = (layer, expert) in changes.off
+        self.shared.value = layer in changes.shared_off
+        self.bias.value = changes.bias.get((layer, expert), 0.0)
+        self.temperature.value = changes.temperature
+        self.top_k.value = changes.top_k or trained_top_k
+        self.bias.description = f"Bias of expert {expert}"
+        self.off.description = f"Switch expert {expert} {'on' if self.off.value else 'off'}"
+        self.shared.description = f"Switch shared expert {'on' if self.shared.value else 'off'}"
+
+    def enlarge(self, large: bool) -> None:
+        """Every control and every chip in presentation size, or not."""
+        self.tokens.large = self.experts.large = self.large.value = large
+        self.sizes.value = LARGE if large else ""
 
     def view(self, picture: Any, replay: Any | None) -> Any:
         """Everything in one column that reads from the text down to the training."""
@@ -85,6 +117,7 @@ class Controls:
             return widgets.Box(children, layout=row | named)
 
         steps = widgets.VBox([self.step, self.steps])
+        left = widgets.VBox([picture, self.summary, self.table])
         parts = [
             self.sizes,
             line(self.prompt, self.reset, self.large, self.tables),
@@ -94,8 +127,7 @@ class Controls:
             line(self.off, self.bias, self.shared, self.find),
             self.status, self.remark, self.error,
             line(self.tokens, self.next, align_items="flex-start"),
-            line(picture, steps, align_items="flex-start"),
-            self.summary, self.table,
+            line(left, steps, align_items="flex-start"),
         ]  # fmt: skip
         if replay is not None:
             parts += [line(self.play, self.record), replay, self.replayed, self.replay_table]

@@ -62,7 +62,8 @@ def next_table(
     text = next_summary(moment, position, rows)
     body = "".join(_next_row(row) for row in rows)
     return Html(
-        f'<div style="font-size:{font}px;line-height:1.35"><div>After <b style="white-space:pre">{after}</b>:</div>'
+        f'<div style="font-size:{font}px;line-height:1.35">'
+        f'<div>After <b style="white-space:pre">{after}</b>:</div>'
         '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
         "<thead><tr><th></th><th style='text-align:left'>untouched</th>"
         "<th style='text-align:left'>now</th><th>change</th></tr></thead>"
@@ -151,7 +152,8 @@ def html_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
         for row in rows
     )
     return (
-        '<table style="border-collapse:collapse;margin:4px 0;line-height:1.35;font-variant-numeric:tabular-nums">'
+        '<table style="border-collapse:collapse;margin:4px 0;line-height:1.35;'
+        'font-variant-numeric:tabular-nums">'
         f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
     )
 

@@ -146,7 +146,9 @@ def _draw_load(
     bars = figure.data[LOAD]
     bars.update(x=load, y=np.arange(n), marker_color=colours, marker_pattern_shape=shapes)
     changed = moment.changes != type(moment.changes)()
-    figure.data[BEFORE].update(x=before if changed else [], y=np.arange(n) if changed else [])
+    figure.data[BEFORE].update(
+        x=before if changed else [], y=np.arange(n) if changed else [], marker_color="#000000"
+    )
     by_chance = even * (1 + floor)
     for number, at in ((EVEN, even), (CHANCE, by_chance), (CAPACITY, factor and factor * even)):
         figure.data[number].update(x=[at, at] if at else [], y=[-0.5, n - 0.5] if at else [])
@@ -171,7 +173,8 @@ def _lost(moment: Moment, place: int, columns: list[int], ids: list[list[int]]) 
         for column, old, new in zip(columns, were, ids, strict=True)
         for expert in sorted(set(old) - set(new))
     ]
-    return {"x": [column for column, _ in cells], "y": [expert for _, expert in cells]}
+    x, y = [column for column, _ in cells], [expert for _, expert in cells]
+    return {"x": x, "y": y, "marker_color": "#FFFFFF"}  # a browser forgets an empty trace's colour
 
 
 def _frame(token: int, expert: int, columns: list[int], n_experts: int) -> dict[str, Any]:

@@ -32,15 +32,6 @@ from mini_moe.views.stage.state import UNTOUCHED, Changes, run_moment, strongest
 from mini_moe.views.style import as_widget, error_html, summary_of
 
 FIRST_TEXT = "Anna found a small key under the old tree."
-LARGE = """<style>
-.moe-stage .widget-label, .moe-stage .widget-readout, .moe-stage textarea, .moe-stage select,
-.moe-stage button { font-size: 22px !important; }
-.moe-stage .widget-label { width: auto !important; }
-.moe-stage .widget-slider { width: 520px !important; height: 44px !important; }
-.moe-stage .widget-readout { min-width: 90px !important; }
-.moe-stage button, .moe-stage select { height: 44px !important; line-height: 40px !important; }
-.moe-stage .widget-html-content { font-size: 22px !important; line-height: 1.3 !important; }
-</style>"""
 
 
 def open_stage(
@@ -80,29 +71,27 @@ class Stage:
         self.history = None if run_log is None else History(run_log)
         self.changes: Changes = UNTOUCHED
         self.moment = run_moment(model, ids, UNTOUCHED)
-        self.layer, self.expert, self.look, self.milliseconds = (
-            self.moment.after.layers[0],
-            0,
-            DESK,
-            0.0,
-        )
-        self.token, self._first = len(ids) - 1, 0
-        self._lock, self._quiet = threading.RLock(), False
+        self.text, self.layer, self.expert = text, self.moment.after.layers[0], 0
+        self.token, self._first, self.look = len(ids) - 1, 0, DESK
+        self.milliseconds = 0.0  # that Python needed for the last event
+        self._lock, self._quiet = threading.RLock(), 0  # the thread whose events are its own
         n_experts, layers = self.moment.after.n_experts, self.moment.after.layers
         records = 0 if self.history is None else len(self.history.steps)
         self.controls = Controls(layers, n_experts, model.config.top_k, panels.MIXED_STEP, records,
                                  prompts, text)  # fmt: skip
-        self.picture = as_widget(stage_picture(n_experts))
-        self.replay = None
+        # Filled before they become widgets: a browser drops what an empty trace was given.
+        picture, self.replay = stage_picture(n_experts), None
+        draw_moment(picture, self.moment, self.layer, self.token, 0, 0, DESK, capacity_factor)
+        self.picture = as_widget(picture, buttons=False)
         if self.history is not None:
-            self.replay = as_widget(replay_picture(self.history, DESK, choices_per_step))
+            replay = replay_picture(self.history, DESK, choices_per_step)
+            draw_replay(replay, self.history, records - 1, 0, self.expert)
+            self.replay = as_widget(replay, buttons=False)
         self.view = self.controls.view(self.picture, self.replay)
         self.controls.remark.value = remark
         self._connect()
         self._draw()
         self._draw_replay()
-
-    # ------------------------------------------------------------ what Python may call
 
     def select(
         self, text: str | None = None, *, token: int | None = None, layer: int | None = None,
@@ -162,9 +151,9 @@ class Stage:
     def enlarge(self, large: bool) -> None:
         """Presentation size, readable from the last row, or desk size."""
         with self._lock:
-            self.look, controls = ROOM if large else DESK, self.controls
-            controls.tokens.large = controls.experts.large = large
-            controls.sizes.value = LARGE if large else ""
+            self.look = ROOM if large else DESK
+            with self._silence():
+                self.controls.enlarge(large)
             with self.picture.batch_update():
                 resize_picture(self.picture, self.moment.after.n_experts, self.look)
             if self.replay is not None:
@@ -173,8 +162,6 @@ class Stage:
             self._draw()
             self._draw_replay()
 
-    # ------------------------------------------------------------ what the widgets call
-
     def _connect(self) -> None:
         controls = self.controls
         actions: dict[str, Callable[[Any], None]] = {
@@ -182,7 +169,7 @@ class Stage:
             "layer": lambda layer: self.select(layer=layer),
             "top_k": self._set_top_k,
             "temperature": lambda t: self.change(replace(self.changes, temperature=t)),
-            "bias": lambda value: self.change(self.changes.push(self._place, round(value, 4))),
+            "bias": lambda value: self.change(self.changes.push(self._place, value)),
             "off": lambda off: self.change(self.changes.switch(self._place, off)),
             "shared": lambda off: self.change(self.changes.switch_shared(self.layer, off)),
             "prompt": self._take_prompt,
@@ -203,7 +190,7 @@ class Stage:
         """Errors are shown; what the stage sets itself is no event; time is measured."""
 
         def run(event: Any) -> None:
-            if self._quiet:
+            if self._quiet == threading.get_ident():
                 return
             started = time.perf_counter()
             try:
@@ -218,11 +205,11 @@ class Stage:
 
     @contextmanager
     def _silence(self) -> Iterator[None]:
-        self._quiet = True
+        self._quiet = threading.get_ident()  # other threads' events wait for the lock instead
         try:
             yield
         finally:
-            self._quiet = False
+            self._quiet = 0
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -244,11 +231,9 @@ class Stage:
                 (int(points.xs[0]), int(points.ys[0]))
             )
 
-    # ------------------------------------------------------------ drawing
-
     def _read(self, text: str) -> None:
         ids, remark = clip_text(self.model, text)
-        self.controls.remark.value = remark
+        self.text, self.controls.remark.value = text, remark
         if ids is not None:
             self.moment = run_moment(self.model, ids, self.changes)
             self.token, self._first = len(ids) - 1, 0
@@ -262,22 +247,12 @@ class Stage:
             draw_moment(self.picture, moment, self.layer, self.token, self.expert, self._first,
                         self.look, self.capacity_factor)  # fmt: skip
         with self._silence():
-            controls.tokens.items = panels.token_chips(moment.after, self.layer)
-            controls.tokens.selected = self.token
-            controls.experts.items = panels.expert_chips(moment, self.layer)
-            controls.experts.selected = self.expert
-            controls.layer.value, controls.off.value = self.layer, self._place in self.changes.off
-            controls.shared.value = self.layer in self.changes.shared_off
-            controls.bias.value = self.changes.bias.get(self._place, 0.0)
-            controls.bias.description = f"Bias of {self.expert}"
-            controls.temperature.value = self.changes.temperature
-            controls.top_k.value = self.changes.top_k or self.model.config.top_k
-            to = "on" if controls.off.value else "off"
-            controls.off.description = f"Switch expert {self.expert} {to}"
-            to = "on" if controls.shared.value else "off"
-            controls.shared.description = f"Switch shared expert {to}"
-            controls.tokens.name = f"Tokens in layer {self.layer}, their heaviest expert below"
-            controls.experts.name = f"Experts of layer {self.layer}, their load below"
+            controls.follow(self.text, self.layer, self.expert, self.changes,
+                            self.model.config.top_k)  # fmt: skip
+            words = f"Tokens in layer {self.layer}, their heaviest expert below"
+            controls.tokens.show(panels.token_chips(moment.after, self.layer), self.token, words)
+            words = f"Experts of layer {self.layer}, their load below"
+            controls.experts.show(panels.expert_chips(moment, self.layer), self.expert, words)
         controls.status.value = panels.status_line(self.changes)
         font = 22 if self.look is ROOM else 14
         controls.next.value = panels.next_table(moment, self.model, self.token, font=font).html
@@ -305,8 +280,6 @@ class Stage:
     def _replay_table(self) -> str:
         rows = replay_rows(self.history, self.moment.after.layers.index(self.layer))
         return panels.html_table(["step", "MaxVio", "entropy", "busiest"], rows)
-
-    # ------------------------------------------------------------ without widgets
 
     def __repr__(self) -> str:
         words = [str(self.changes) or "untouched", summary_of(self.picture)]

@@ -37,7 +37,7 @@ class Changes:
     def push(self, place: Place, bias: float) -> "Changes":
         """The same with one expert's bias moved; 0 leaves it as trained."""
         others = {at: value for at, value in self.bias.items() if at != place}
-        return replace(self, bias=others | ({place: bias} if bias else {}))
+        return replace(self, bias=others | ({place: bias} if abs(bias) > 1e-6 else {}))
 
     def arguments(self, n_experts: int) -> dict[str, Any]:
         """The arguments of `intervene`."""

@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
+from mini_moe.routing import stream_routing, trace_routing
 from mini_moe.routing.measures import (
     count_labels,
     domain_specialisation,
     vocabulary_specialisation,
 )
-from tests.helpers import without_shape_hook
+from tests.helpers import random_tokens, small_model, without_shape_hook
 from tests.routing.measures.cases import random_choices, random_labels
 
 
@@ -45,6 +46,19 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole():
     assert added.choices.equal(whole.choices) and added.tokens.equal(whole.tokens)
     with pytest.raises(ValueError, match="do not add up"):
         whole + count_labels(random_choices(top_k=2), labels, 4, 6)
+
+
+def test_counts_of_a_stream_equal_those_of_its_rows_at_once():
+    model, labels = small_model(), random_labels(50)
+    tokens = random_tokens(model.config, batch=1, seq=50)[0]
+    parts = [
+        count_labels(trace.expert_ids, trace.labels, 4, 8)
+        for trace in stream_routing(model, tokens, labels=labels, seq_len=10, batch_tokens=20)
+    ]
+    whole = trace_routing(model, tokens.view(5, 10))
+    once = count_labels(whole.expert_ids, labels, 4, 8)
+    added = sum(parts[1:], start=parts[0])
+    assert len(parts) == 3 and added.choices.equal(once.choices)
 
 
 def test_tokens_without_a_label_are_left_out():

@@ -46,9 +46,14 @@ def unnormalised(scores, expert_ids):
     return scores.shape[-1] * (counts / expert_ids.numel() * scores.mean(0)).sum()
 
 
-def with_tolerance(before, after, changed):
-    """Forgives differences of one hundredth."""
-    return (before - after).abs().amax(-1)[:changed].gt(0.01).nonzero().flatten().tolist()
+def with_signs(before, after, changed):
+    """Looks at logits that rose only."""
+    return (after - before).amax(-1)[:changed].gt(1e-4).nonzero().flatten().tolist()
+
+
+def bit_by_bit(before, after, changed):
+    """Takes rounding for a leak."""
+    return (before != after).any(-1)[:changed].nonzero().flatten().tolist()
 
 
 def everywhere(before, after, changed):
@@ -63,7 +68,7 @@ def with_changed(before, after, changed):
 
 def whole_rows(before, after, changed):
     """Only where every number differs."""
-    return (before != after).all(-1)[:changed].nonzero().flatten().tolist()
+    return (before - after).abs().amin(-1)[:changed].gt(1e-4).nonzero().flatten().tolist()
 
 
 M = 2 * math.log(256) / 0.04**2
@@ -119,8 +124,9 @@ WRONG = {
     "leaking_tokens": {
         "the changed token too": (with_changed, "the changed token and those after it may differ"),
         "later tokens too": (everywhere, "the changed token and those after it may differ"),
-        "with a tolerance": (with_tolerance, "you find no leak"),
+        "rising logits only": (with_signs, "you find no leak"),
         "only whole rows": (whole_rows, "you find no leak"),
+        "bit by bit": (bit_by_bit, "is rounding, not a leak"),
         "never finds one": (lambda before, after, changed: [], "you find no leak"),
     },
 }

@@ -18,7 +18,7 @@ def test_every_name_has_a_dot_a_layer_and_chance_is_marked():
     assert [trace.name for trace in figure.data] == ["layer 1", "layer 2"]
     assert {"series": "layer 2", "x": 0.3, "y": "domain"} in table(figure)
     assert 0.25 in lines_of(figure)
-    assert summary_of(figure) == "Mean over the layers: token 55%, domain 35%; chance is 25%."
+    assert summary_of(figure) == "Mean over the layers: token 55%, domain 35%; chance: 25%."
 
 
 def test_error_bars_are_two_standard_errors():

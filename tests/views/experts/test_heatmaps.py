@@ -73,6 +73,7 @@ def test_words_are_ranked_by_share_then_frequency_and_rare_ones_left_out():
     counts = LabelCounts(choices, torch.tensor([20, 30, 9, 12]), 1)
     figure = word_map(counts, ["<b>&", "often", "rare", "both"], count=2)
     assert [list(row) for row in figure.data[0].text][0] == ["often", "&lt;b>&amp;"]
+    assert table(figure)[0]["text"] == "often"  # the table names the tokens, too
     assert values(figure)["0", "1"] == 100 and values(figure)["1", "1"] == 50
     assert "2 of 3 frequent tokens" in summary_of(figure)
     with pytest.raises(ValueError, match="at_least=50"):

@@ -218,7 +218,7 @@ def test_a_record_that_cannot_be_drawn_is_reported(lab):
 def test_there_is_one_figure_and_it_keeps_its_size(lab):
     assert [type(child).__name__ for child in lab.view.children].count("FigureWidget") == 1
     filled(lab)
-    assert (lab.figure.layout.width, lab.figure.layout.height) == (880, 560)
+    assert (lab.figure.layout.width, lab.figure.layout.height) == (830, 560)
     assert lab.figure.layout.yaxis.range == (0, 4 / 2 - 0.8)
 
 

@@ -1,0 +1,192 @@
+"""What a doctor can measure on a patient without reading its code. Measuring changes nothing."""
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mini_moe.model import Routing
+from mini_moe.model.router import Router
+from mini_moe.routing import expert_load, max_violation, noise_floor
+from mini_moe.routing.intervene import intervene, moe_layers
+from mini_moe.routing.metrics import dead_experts, load_entropy
+from mini_moe.teaching.clinic.patient import Patient, both_losses
+
+PULLED = 1e-10  # a smaller gradient on one score is what rounding leaves
+
+
+class Row(NamedTuple):
+    """One number of one instrument, and what it must be where that is known beforehand."""
+
+    what: str
+    value: int | float
+    rule: str = ""
+
+
+def measure(patient: Patient, instrument: str, tokens: Int[Tensor, "batch length"]) -> list[Row]:
+    """Apply one instrument to a copy of the patient, on rows of tokens, always in evaluation mode.
+
+    Raises: ValueError for an instrument that does not exist.
+    """
+    if instrument not in INSTRUMENTS:
+        raise ValueError(f"instrument={instrument!r}: one of {', '.join(INSTRUMENTS)} expected")
+    subject = patient.copied(copy.deepcopy(patient.model))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return INSTRUMENTS[instrument](subject, tokens)
+
+
+def loss(patient: Patient, tokens: Tensor) -> list[Row]:
+    """Nats a token: in training, and on text it has not seen."""
+    last = patient.losses[-10:]
+    unseen = both_losses(patient, tokens)[0].item()
+    return [Row("training, last ten steps", sum(last) / len(last)), Row("unseen text", unseen)]
+
+
+def load(patient: Patient, tokens: Tensor) -> list[Row]:
+    """How evenly the experts are used, and how even chance alone would be."""
+    routing = _routing(patient, tokens)
+    share = expert_load(routing.expert_ids, routing.scores.shape[-1])
+    floor = noise_floor(len(share), routing.expert_ids.numel() / len(share))
+    return [
+        Row("MaxVio", max_violation(share).item(), f"chance: {floor:.2f}"),
+        Row("entropy", load_entropy(share).item(), "1 is even"),
+        Row("experts nobody chose", dead_experts(share).item(), "0"),
+    ]
+
+
+def gradients(patient: Patient, tokens: Tensor) -> list[Row]:
+    """Norm of the gradient on the router's weights, of each loss alone (α left out)."""
+    language, balance, _ = both_losses(patient, tokens)
+    weight = _router(patient).weight
+    return [
+        Row("of the language loss", _gradient(language, weight).norm().item(), "above 0"),
+        Row("of the balance loss", _gradient(balance, weight).norm().item(), "above 0"),
+    ]
+
+
+def reach(patient: Patient, tokens: Tensor) -> list[Row]:
+    """Of all tokens × experts scores, how many each loss pulls up or down.
+
+    The language loss sees the chosen experts only. The balance loss must see all: that is how an
+    expert nobody chose comes back.
+    """
+    language, balance, (routing, *_) = both_losses(patient, tokens)
+    chosen = 100 * routing.expert_ids.shape[-1] / routing.scores.shape[-1]
+    rules = {"language": f"{chosen:g}, the chosen", "balance": "100"}
+    rows = []
+    for name, value in (("language", language), ("balance", balance)):
+        pulled = _gradient(value, routing.logits).abs() > PULLED
+        share = 100 * pulled.float().mean().item()
+        rows.append(Row(f"scores the {name} loss pulls at, %", share, rules[name]))
+    return rows
+
+
+def gates(patient: Patient, tokens: Tensor) -> list[Row]:
+    """The weights that the chosen experts' outputs are multiplied by."""
+    weights = _routing(patient, tokens).gates
+    total, scale = weights.sum(dim=-1), f"{patient.model.config.route_scale:g}"
+    return [
+        Row("smallest gate", weights.min().item()),
+        Row("largest gate", weights.max().item()),
+        Row("smallest sum of a token", total.min().item(), scale),
+        Row("largest sum of a token", total.max().item(), scale),
+    ]
+
+
+def scores(patient: Patient, tokens: Tensor) -> list[Row]:
+    """What the router gives every expert before it chooses."""
+    given = _routing(patient, tokens).scores
+    total = given.sum(dim=-1)
+    return [
+        Row("smallest sum over all experts", total.min().item()),
+        Row("largest sum over all experts", total.max().item()),
+        Row("largest score", given.max().item(), "at most 1"),
+    ]
+
+
+def balance_loss(patient: Patient, tokens: Tensor) -> list[Row]:
+    """Its value for this text, and for two routings that we make up and know the answer for."""
+    top_k, experts = patient.model.config.top_k, patient.model.config.n_routed_experts
+    turns = torch.arange(experts)[:, None] + torch.arange(top_k)
+    even = torch.full((experts, experts), 1e-6).scatter(-1, turns % experts, 0.9)
+    collapsed = even[:1].repeat(experts, 1)
+    value = patient.balance_loss
+    here = value(_routing(patient, tokens).scores, top_k, len(tokens)).item()
+    return [
+        Row("of this text", here, "1 is even"),
+        Row("of an invented even routing", value(even, top_k, 1).item(), "1"),
+        Row("of an invented collapse", value(collapsed, top_k, 1).item(), f"{experts / top_k:g}"),
+    ]
+
+
+def bias(patient: Patient, tokens: Tensor) -> list[Row]:
+    """How large the biases are, and what happens when all of them rise by the same.
+
+    Then every expert is as attractive as before, compared with the others: nothing may change.
+    """
+    (layer,) = moe_layers(patient.model)
+    experts = patient.model.config.n_routed_experts
+    kept = _router(patient).e_score_correction_bias.clone()
+    before = _routing(patient, tokens)
+    _router(patient).e_score_correction_bias.copy_(kept)
+    with intervene(patient.model, bias={layer: [0.1] * experts}):
+        after = _routing(patient, tokens)
+    same = (before.expert_ids == after.expert_ids).all(dim=-1)
+    moved = (before.gates - after.gates)[same].abs().max().item()
+    return [
+        Row("largest bias", kept.abs().max().item(), "above 0"),
+        Row("gates move when every bias rises by 0.1", moved, "0"),
+    ]
+
+
+def evaluation(patient: Patient, tokens: Tensor) -> list[Row]:
+    """The same text read twice in evaluation mode."""
+    router = _router(patient)
+    before = router.e_score_correction_bias.clone()
+    with torch.no_grad():
+        first, second = (patient.model(tokens[:, :-1]) for _ in range(2))
+    moved = (router.e_score_correction_bias - before).abs().max().item()
+    return [
+        Row("logits of two runs differ by", (first - second).abs().max().item(), "0"),
+        Row("biases move by", moved, "0"),
+    ]
+
+
+INSTRUMENTS: dict[str, Callable[[Patient, Tensor], list[Row]]] = {
+    "loss": loss,
+    "load": load,
+    "gradients": gradients,
+    "reach": reach,
+    "gates": gates,
+    "scores": scores,
+    "balance loss": balance_loss,
+    "bias": bias,
+    "evaluation": evaluation,
+}
+
+
+def _router(patient: Patient) -> Router:
+    """The router of the one layer with experts."""
+    (moe,) = moe_layers(patient.model).values()
+    return moe.gate
+
+
+@torch.no_grad()
+def _routing(patient: Patient, tokens: Tensor) -> Routing:
+    """The decisions of that layer; chance, where a patient needs it, is the same at every call."""
+    torch.manual_seed(0)
+    routings: list[Routing] = []
+    patient.model.hidden(tokens[:, :-1], routings=routings)
+    return routings[0]
+
+
+def _gradient(value: Tensor, of: Tensor) -> Tensor:
+    """The gradient; zeros where the value does not depend on it."""
+    if not value.requires_grad:
+        return torch.zeros_like(of)
+    (found,) = torch.autograd.grad(value, [of], retain_graph=True, allow_unused=True)
+    return torch.zeros_like(of) if found is None else found

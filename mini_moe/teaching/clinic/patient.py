@@ -1,0 +1,135 @@
+"""Train one patient: the package's pieces, put together so that each of them can be replaced."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mini_moe import presets
+from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.model import Routing, Transformer
+from mini_moe.model.router import Router, route
+from mini_moe.routing.intervene import moe_layers
+from mini_moe.teaching.clinic.diseases import Lesion
+from mini_moe.teaching.clinic.sick_code import GAMMA
+from mini_moe.text import Corpus, sample_batch
+from mini_moe.training.balance import count_choices, update_all_biases
+from mini_moe.training.losses import cross_entropy
+from mini_moe.training.optimizer import build_optimizers, learning_rate_factor
+
+STEPS = 60  # enough to see every disease, about three seconds a patient
+
+
+def model_config() -> ModelConfig:
+    """A laboratory model at half its width, one dense layer and one with experts."""
+    small = {"d_model": 64, "d_ff": 128, "d_expert": 32, "n_layers": 2, "max_seq_len": 128}
+    heads = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "v_head_dim": 8, "route_scale": 1.0}
+    return dataclasses.replace(presets.lab(), **small, **heads)
+
+
+def train_config(steps: int = STEPS, seed: int = 0) -> TrainConfig:
+    """Both ways of balancing at once, as in DeepSeek-V3; α is larger, so that it shows soon."""
+    sizes = {"batch_size": 8, "seq_len": 64, "warmup_steps": steps // 6}
+    balance = {"bias_update_rate": GAMMA, "balance_loss_weight": 0.02}
+    return TrainConfig(steps=steps, seed=seed, **sizes, **balance)
+
+
+@dataclass(frozen=True, repr=False)
+class Patient:
+    """A trained model and what its training logged. What is wrong with it stays private."""
+
+    letter: str
+    model: Transformer
+    losses: list[float]  # of each step, nats a token
+    _lesion: Lesion
+    _train_config: TrainConfig
+
+    def copied(self, model: Transformer) -> "Patient":
+        """The same patient with another copy of its model, which a measurement may spoil."""
+        return dataclasses.replace(self, model=model)
+
+    @property
+    def balance_loss(self) -> Callable[[Tensor, int, int], Tensor]:
+        """What its training adds, times α: (scores, top_k, n_sequences) → one number."""
+        return self._lesion.balance_loss
+
+    def __repr__(self) -> str:
+        return f"Patient {self.letter}: {len(self.losses)} steps, loss {self.losses[-1]:.2f}"
+
+
+class SickRouter(Router):
+    """A router that decides by another function than the package's `route`."""
+
+    def __init__(self, config: ModelConfig, route: Callable) -> None:
+        super().__init__(config)
+        self.route = route
+
+    def forward(self, x: Float[Tensor, "tokens d_model"]) -> Routing:
+        logits = F.linear(x.float(), self.weight)
+        return self.route(logits, self.e_score_correction_bias, self.config)
+
+
+@torch.random.fork_rng(devices=[])
+def train_patient(
+    letter: str, lesion: Lesion, corpus: Corpus, steps: int = STEPS, seed: int = 0
+) -> Patient:
+    """Train a model with a lesion from scratch; every patient sees the same batches."""
+    config = dataclasses.replace(train_config(steps, seed), **lesion.training)
+    torch.manual_seed(seed)
+    model = Transformer(dataclasses.replace(model_config(), **lesion.config))
+    model.tokenizer = corpus.tokenizer
+    operate(model, lesion)
+    optimizers = build_optimizers(model, config, bf16=False)
+    patient = Patient(letter, model, [], lesion, config)
+    for step in range(steps):
+        batch = sample_batch(corpus.train, batch=8, length=65, seed=seed, step=step)
+        patient.losses.append(train_step(patient, batch.tokens, optimizers, step))
+    model.eval()
+    return patient
+
+
+def operate(model: Transformer, lesion: Lesion) -> None:
+    """Put the sick router, with the same weights, in the place of each healthy one."""
+    if lesion.route is route:
+        return
+    for moe in moe_layers(model).values():
+        sick = SickRouter(model.config, lesion.route)
+        sick.load_state_dict(moe.gate.state_dict())
+        moe.gate = sick
+
+
+def train_step(
+    patient: Patient,
+    tokens: Int[Tensor, "batch length"],
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
+) -> float:
+    """Losses → gradients → clip → optimizers → expert bias; gives the language loss."""
+    config = patient._train_config
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            peak = group.setdefault("peak_lr", group["lr"])
+            group["lr"] = peak * learning_rate_factor(step, config)
+    language, balance, routings = both_losses(patient, tokens)
+    (language + config.balance_loss_weight * balance).backward()
+    nn.utils.clip_grad_norm_(patient.model.parameters(), config.grad_clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    update_all_biases(patient.model, count_choices(routings), config.bias_update_rate)
+    return language.item()
+
+
+def both_losses(
+    patient: Patient, tokens: Int[Tensor, "batch length"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], list[Routing]]:
+    """The language loss and the balance loss apart, and what the routers decided."""
+    model, routings = patient.model, []
+    hidden = model.hidden(tokens[:, :-1], routings=routings)
+    language = cross_entropy(model, hidden, tokens[:, 1:])
+    balance = [patient.balance_loss(r.scores, model.config.top_k, len(tokens)) for r in routings]
+    return language, torch.stack(balance).sum(), routings
