@@ -42,16 +42,12 @@ notebooks: venv corpus  ## Execute the notebooks and store their outputs (NB=03_
 bench: venv corpus  ## Measure the speed against other implementations
 	$(PY) tests/benchmarks/run.py
 
-kernels:  ## Compile the kernels where a compiler is found
-	@found=$$(for tool in g++ clang++ nvcc; do command -v $$tool; done); \
-	if [ -n "$$(ls kernels/*.cu kernels/*.cpp 2>/dev/null)" ]; then \
-	  echo "kernels: there are sources in kernels/ but no rule here to build them" >&2; exit 1; \
-	fi; \
-	echo "kernels: none written yet, PyTorch does the work (compilers found:" $${found:-none}")"
+kernels: venv  ## Compile the kernels where a compiler is found
+	@$(PY) kernels/build.py
 
 clean:  ## Remove the environment, caches and built files; keep notebooks and checkpoints
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis data/corpus
-	rm -rf tests/browser/failures
+	rm -rf tests/browser/failures mini_moe/_C.abi3.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
 

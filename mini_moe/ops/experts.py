@@ -1,37 +1,40 @@
 """The registered operation `mini_moe::moe_experts` and its gradient.
 
-The default is the definition in `reference.py`; `sorted_experts.py` serves the devices named below
-and compiled kernels register themselves the same way. `KERNEL.set_kernel_enabled(device, False)`
-brings the definition back, to compare.
+The default is the definition in `reference.py`; `compiled.py` serves the CPU, `sorted_experts.py`
+what the compiled kernels don't. `KERNEL.set_kernel_enabled(device, False)` brings the definition
+back, to compare.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mini_moe.ops import reference, sorted_experts
+from mini_moe.ops import compiled, reference, sorted_experts
 from mini_moe.ops.precision import autocast_dtype
 
 FORWARD_SCHEMA = (
-    "(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, Tensor down_proj)"
-    " -> (Tensor, Tensor)"
+    "(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, Tensor down_proj,"
+    " bool keep=True) -> (Tensor, Tensor)"
 )
 BACKWARD_SCHEMA = (
     "(Tensor grad, Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj,"
     " Tensor down_proj, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-DEVICES = ("cpu", "cuda")
+DEVICES = {"cpu": compiled, "cuda": sorted_experts}
 
 
-def _reference_forward(x, expert_ids, gates, gate_up_proj, down_proj):
-    saved = x.new_zeros(saved_shape(expert_ids, gate_up_proj))
+def _reference_forward(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
+    saved = x.new_zeros(saved_shape(x, expert_ids, gates, gate_up_proj, keep))
     return reference.moe_experts(x, expert_ids, gates, gate_up_proj, down_proj), saved
 
 
-def saved_shape(expert_ids: Tensor, gate_up_proj: Tensor) -> tuple[int, int]:
+def saved_shape(x, expert_ids, gates, gate_up_proj, keep) -> tuple[int, int]:
     """Shape of what the forward keeps for the backward, known before tokens are routed."""
     experts, _, d_expert, _ = gate_up_proj.shape
-    return sorted_experts.most_rows(expert_ids.numel(), experts), 2 * d_expert
+    rows = expert_ids.numel()
+    if not compiled.serves(x, gates):
+        rows = sorted_experts.most_rows(rows, experts)
+    return rows if keep else 0, 2 * d_expert
 
 
 KERNEL = torch.library.custom_op(
@@ -43,9 +46,9 @@ BACKWARD_KERNEL = torch.library.custom_op(
     mutates_args=(),
     schema=BACKWARD_SCHEMA,
 )
-for device in DEVICES:  # one at a time: torch can switch only the last of several off again
-    KERNEL.register_kernel(device, sorted_experts.forward)
-    BACKWARD_KERNEL.register_kernel(device, sorted_experts.backward)
+for device, path in DEVICES.items():
+    KERNEL.register_kernel(device, path.forward)
+    BACKWARD_KERNEL.register_kernel(device, path.backward)
 
 
 def moe_experts(
@@ -66,7 +69,9 @@ def moe_experts(
     check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
     if dtype := autocast_dtype(x):
         x, gate_up_proj, down_proj = x.to(dtype), gate_up_proj.to(dtype), down_proj.to(dtype)
-    return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj)[0]
+    inputs = (x, gates, gate_up_proj, down_proj)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj, keep)[0]
 
 
 def check_shapes(
@@ -96,27 +101,31 @@ def check_shapes(
 
 
 @KERNEL.register_fake
-def _(x, expert_ids, gates, gate_up_proj, down_proj):
-    return torch.empty_like(x), x.new_empty(saved_shape(expert_ids, gate_up_proj))
+def _(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
+    shape = saved_shape(x, expert_ids, gates, gate_up_proj, keep)
+    return x.new_empty(x.shape), x.new_empty(shape)
 
 
 @BACKWARD_KERNEL.register_fake
 def _(grad, x, expert_ids, gates, gate_up_proj, down_proj, saved):
-    return tuple(torch.empty_like(t) for t in (x, gates, gate_up_proj, down_proj))
+    return tuple(t.new_empty(t.shape) for t in (x, gates, gate_up_proj, down_proj))
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs, output[1])
+    *tensors, ctx.keep = inputs
+    ctx.save_for_backward(*tensors, output[1])
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad, _grad_saved):
     if grad is None:
-        return None, None, None, None, None
+        return None, None, None, None, None, None
+    if not ctx.keep:
+        raise RuntimeError("keep=False was asked for, so moe_experts can't be differentiated")
     grad_x, grad_gates, grad_gate_up, grad_down = BACKWARD_KERNEL(
         grad.contiguous(), *ctx.saved_tensors
     )
-    return grad_x, None, grad_gates, grad_gate_up, grad_down
+    return grad_x, None, grad_gates, grad_gate_up, grad_down, None
 
 
 KERNEL.register_autograd(_differentiate, setup_context=_save)

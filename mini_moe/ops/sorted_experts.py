@@ -21,13 +21,18 @@ def forward(
     gates: Float[Tensor, "tokens top_k"],
     gate_up_proj: Float[Tensor, "experts 2 d_expert d_model"],
     down_proj: Float[Tensor, "experts d_model d_expert"],
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The mixed output [tokens, d_model], and gate_up [most_rows, 2·d_expert] for the backward."""
+    """The mixed output [tokens, d_model], and gate_up [most_rows, 2·d_expert] for the backward.
+
+    Without `keep` the second is empty, and the backward pass is not possible.
+    """
     experts, _, d_expert, d_model = gate_up_proj.shape
     multiple = row_multiple(expert_ids.numel(), experts)
     rows = sort_rows(expert_ids, experts, multiple)
     x_rows = gather_sum(x, rows.token[:, None])
-    saved = x.new_empty(most_rows(expert_ids.numel(), experts), 2 * d_expert)
+    most = most_rows(expert_ids.numel(), experts) if keep else len(x_rows)
+    saved = x.new_empty(most, 2 * d_expert)
     gate_up, unused = saved.split([len(x_rows), len(saved) - len(x_rows)])
     unused.zero_()
     for expert, block in blocks(rows):
@@ -37,7 +42,8 @@ def forward(
     output = torch.empty_like(x_rows)
     for expert, block in blocks(rows):
         torch.mm(hidden[block], down_proj[expert].T, out=output[block])
-    return gather_sum(output, rows.place, gates.to(x.dtype)), saved
+    kept = saved if keep else x.new_empty(0, 2 * d_expert)
+    return gather_sum(output, rows.place, gates.to(x.dtype)), kept
 
 
 def backward(
@@ -56,7 +62,9 @@ def backward(
     zero, so they add nothing to any weight's gradient.
     """
     experts, _, d_expert, d_model = gate_up_proj.shape
-    rows = sort_rows(expert_ids, experts, row_multiple(expert_ids.numel(), experts))
+    n_rows = expert_ids.numel()
+    padded = len(saved) != n_rows  # the compiled forward pass leaves no gaps
+    rows = sort_rows(expert_ids, experts, row_multiple(n_rows, experts) if padded else 1)
     grad_rows, x_rows = gather_sum(grad, rows.token[:, None]), gather_sum(x, rows.token[:, None])
     gate, up = saved[: len(x_rows)].chunk(2, dim=-1)
     gate_rows = x.new_zeros(len(x_rows), 1)

@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def alternate(
-    peers: dict[str, Callable[[], object]], rounds: int, warm_up: int = 2
+    peers: dict[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each peer, one call of each in turn per round; warm-up rounds are left out.
 
@@ -27,10 +30,10 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in peers}
     for number in range(warm_up + rounds):
         for name, call in peers.items():
-            start = time.perf_counter()
+            start = clock()
             call()
             if number >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

@@ -7,9 +7,17 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks import optimizers, routing_memory, start_up, tinyshakespeare, training_speed
+from tests.benchmarks import (
+    moe_layer,
+    optimizers,
+    routing_memory,
+    start_up,
+    tinyshakespeare,
+    training_speed,
+)
 
 NAMES = (
+    "moe_layer",
     "training_speed",
     "start_up",
     "optimizers",
@@ -30,6 +38,8 @@ def main() -> None:
     chosen = given.names or [n for n in NAMES if n != "tinyshakespeare" or given.text]
     if "tinyshakespeare" in chosen and given.text is None:
         options.error("tinyshakespeare needs --text FILE")
+    if "moe_layer" in chosen:
+        moe_layer.main()
     if "training_speed" in chosen:
         training_speed.main()
     if "start_up" in chosen:

@@ -1,0 +1,183 @@
+// The threads of a block as fibers, and whose turn it is.
+//
+// Fibers start with ucontext and switch with setjmp/longjmp, without the system. Their order is
+// fixed (or exactly reversed), so a report is the same on every run, and a race is found
+// although the two accesses never happen at the same time.
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "fibers.h"
+
+namespace checker {
+bool running = false;
+Position here;
+uint32_t first_block_of_launch = 2;
+std::vector<Fiber> fibers;
+std::vector<std::vector<Meeting>> meetings;
+bool stopped;
+int current, n_threads;
+Index block_id;
+
+static jmp_buf scheduler;
+
+std::string in_brackets(Index i) {
+  return "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")";
+}
+
+void give_way() {
+  if (_setjmp(fibers[current].context) == 0) _longjmp(scheduler, 1);
+}
+
+namespace {
+constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kMaxShared = 227 << 10;  // dynamic bytes a block of an H100 may ask for
+bool reversed = false;
+Index block_dim, grid_dim;
+void (*kernel_body)(void*);
+void* kernel_context;
+Region* shared = nullptr;
+std::string stop_reason;
+
+Index unravel(unsigned i, Index size) {
+  return {i % size.x, i / size.x % size.y, i / size.x / size.y};
+}
+
+void life() {  // of a fiber: one kernel thread after another
+  for (;;) {
+    kernel_body(kernel_context);
+    fibers[current].state = State::done;
+    give_way();
+  }
+}
+
+void resume(int thread) {
+  current = thread;
+  Fiber& fiber = fibers[thread];
+  here.thread = thread;
+  here.clock = fiber.clock;
+  if (_setjmp(scheduler)) return;
+  if (fiber.born) _longjmp(fiber.context, 1);
+  fiber.born = true;
+  if (!fiber.stack) {
+    fiber.stack = (char*)mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    mprotect(fiber.stack, 4096, PROT_NONE);  // a stack that overflows faults
+  }
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack;
+  fiber.start.uc_stack.ss_size = kStackBytes;
+  fiber.start.uc_link = nullptr;
+  makecontext(&fiber.start, life, 0);
+  setcontext(&fiber.start);
+}
+
+bool run_warp(int warp) {
+  bool ran = false;
+  for (int i = 0; i < kWarp; ++i) {
+    int thread = warp * kWarp + (reversed ? kWarp - 1 - i : i);
+    if (thread >= n_threads || fibers[thread].state != State::ready) continue;
+    resume(thread);
+    ran = true;
+    if (stopped) return false;
+    if (fibers[thread].state == State::done) hold_complete_meetings(warp);
+  }
+  return ran;
+}
+
+void run_block() {
+  poison_shared_memory();
+  ++here.block;
+  ++here.interval;
+  for (int t = 0; t < n_threads; ++t) {
+    Fiber& fiber = fibers[t];
+    fiber.state = State::ready;
+    fiber.index = unravel(t, block_dim);
+    fiber.clock = 1;
+    std::fill_n(fiber.known, kWarp, 0);
+  }
+  int n_warps = meetings.size();
+  for (auto& open : meetings) open.clear();
+  while (!stopped) {
+    for (int i = 0; i < n_warps && !stopped; ++i)
+      while (run_warp(reversed ? n_warps - 1 - i : i)) {
+      }
+    if (stopped) break;
+    bool over = std::all_of(fibers.begin(), fibers.begin() + n_threads,
+                            [](const Fiber& fiber) { return fiber.state == State::done; });
+    if (over) break;
+    release_barrier();
+  }
+  forget_copies();
+  if (recording) end_of_block_recorded();
+}
+
+const char* wrong_configuration(Index grid, Index block, size_t shared_bytes) {
+  uint64_t threads = uint64_t(block.x) * block.y * block.z;
+  if (threads == 0 || threads > 1024 || block.z > 64) return "block: 1 to 1024 threads";
+  if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
+    return "grid: x up to 2^31-1, y and z up to 65535, none 0";
+  if (shared_bytes > kMaxShared) return "shared memory: at most 227 KB";
+  return nullptr;
+}
+}  // namespace
+
+Index thread_index() { return fibers[current].index; }
+Index block_index() { return block_id; }
+Index block_size() { return block_dim; }
+Index grid_size() { return grid_dim; }
+void* dynamic_shared() { return (void*)shared->begin; }
+
+bool on_stack(uintptr_t address) {
+  return address - (uintptr_t)fibers[current].stack < kStackBytes;
+}
+
+bool knows(unsigned lane, unsigned clock) { return fibers[current].known[lane] >= clock; }
+
+std::string describe(uint32_t block, unsigned thread) {
+  uint32_t i = block - first_block_of_launch;
+  if (reversed) i = grid_dim.x * grid_dim.y * grid_dim.z - 1 - i;
+  return "block " + in_brackets(unravel(i, grid_dim)) + " thread " +
+         in_brackets(unravel(thread, block_dim));
+}
+
+void stop_kernel() {
+  stopped = true;
+  _longjmp(scheduler, 1);
+}
+
+const char* run(const char* name, Index grid, Index block, size_t shared_bytes,
+                void (*body)(void*), void* context) {
+  if (const char* wrong = wrong_configuration(grid, block, shared_bytes)) {
+    stop_reason = std::string(name) + ": invalid launch; " + wrong;
+    return stop_reason.c_str();
+  }
+  static char* dynamic = (char*)aligned_alloc(128, 228 << 10);
+  if (!shared)
+    shared = declare((uintptr_t)dynamic, 0, 1, Space::shared, true, false, "dynamic shared memory");
+  resize(shared, shared_bytes);
+  grid_dim = grid;
+  block_dim = block;
+  kernel_body = body;
+  kernel_context = context;
+  n_threads = block.x * block.y * block.z;
+  if ((int)fibers.size() < n_threads) fibers.resize(1024);  // once: contexts must not move
+  meetings.assign((n_threads + kWarp - 1) / kWarp, {});
+  if (here.block == 0) here.block = here.interval = 1;  // 1 is the host
+  first_block_of_launch = here.block + 1;
+  stopped = false;
+  running = true;
+  uint64_t n_blocks = uint64_t(grid.x) * grid.y * grid.z;
+  for (uint64_t i = 0; i < n_blocks && !stopped; ++i) {
+    block_id = unravel(reversed ? n_blocks - 1 - i : i, grid);
+    run_block();
+  }
+  running = false;
+  if (!stopped) return nullptr;
+  for (Fiber& fiber : fibers) fiber.born = false;  // what hangs in the middle is dropped
+  stop_reason = std::string(name) + ": stopped by the checker, see its reports";
+  return stop_reason.c_str();
+}
+}  // namespace checker
+
+extern "C" void checker_reverse(int on) { checker::reversed = on; }

@@ -1,0 +1,141 @@
+// Barriers and warp operations: who waits for whom, and who in vain.
+#include <algorithm>
+
+#include "fibers.h"
+
+namespace checker {
+namespace {
+int votes;  // true ones at the last barrier
+
+unsigned alive_lanes(int warp) {
+  unsigned mask = 0;
+  for (int t = warp * kWarp; t < std::min(n_threads, (warp + 1) * kWarp); ++t)
+    if (fibers[t].state != State::done) mask |= 1u << t % kWarp;
+  return mask;
+}
+
+std::string whereabouts(int thread) {
+  const Fiber& fiber = fibers[thread];
+  std::string who = "thread " + in_brackets(fiber.index);
+  if (fiber.state == State::done) return who + " has returned";
+  return who + " waits in " + fiber.waits_for + " at " + site_name(fiber.site);
+}
+
+// The first two threads that do not wait at the same barrier.
+bool diverged(std::string& text, const void*& site) {
+  int first = -1;
+  for (int t = 0; t < n_threads && first < 0; ++t)
+    if (fibers[t].state != State::done) first = t;
+  for (int t = 0; t < n_threads; ++t) {
+    const Fiber &a = fibers[first], &b = fibers[t];
+    if (a.state == b.state && a.state == State::at_barrier && a.file == b.file && a.line == b.line)
+      continue;
+    if (t == first) continue;
+    site = a.site;
+    text = whereabouts(first) + ", " + whereabouts(t);
+    return true;
+  }
+  return false;
+}
+}  // namespace
+
+void hold_complete_meetings(int warp) {
+  auto& open = meetings[warp];
+  for (size_t i = 0; i < open.size();) {
+    Meeting meeting = open[i];
+    if (meeting.arrived != (meeting.mask & alive_lanes(warp)) || !meeting.arrived) {
+      ++i;
+      continue;
+    }
+    open.erase(open.begin() + i);
+    for (int lane = 0; lane < kWarp; ++lane)
+      if (meeting.arrived >> lane & 1) fibers[warp * kWarp + lane].state = State::ready;
+    if (meeting.together) meeting.together(meeting.lanes, meeting.arrived);
+  }
+}
+
+void release_barrier() {
+  std::string text;
+  const void* site = nullptr;
+  for (int warp = 0; warp < (int)meetings.size(); ++warp)
+    for (const Meeting& meeting : meetings[warp]) {
+      int missing = __builtin_ctz(meeting.mask & alive_lanes(warp) & ~meeting.arrived);
+      text = whereabouts(meeting.first) + " for lane " + std::to_string(missing) + ", but " +
+             whereabouts(warp * kWarp + missing);
+      report("divergence", fibers[meeting.first].site, text);
+      stopped = true;
+      return;
+    }
+  if (diverged(text, site)) {
+    report("divergence", site, "in block " + in_brackets(block_id) + " " + text);
+    stopped = true;
+    return;
+  }
+  votes = 0;
+  for (int t = 0; t < n_threads; ++t) {
+    votes += fibers[t].vote != 0;
+    fibers[t].state = State::ready;
+  }
+  ++here.interval;
+}
+
+int barrier(int vote, const char* file, int line) {
+  Fiber& fiber = fibers[current];
+  fiber.state = State::at_barrier;
+  fiber.waits_for = "__syncthreads";
+  fiber.file = file;
+  fiber.line = line;
+  fiber.site = __builtin_return_address(0);
+  fiber.vote = vote;
+  give_way();
+  return votes;
+}
+
+void meet(const char* name, unsigned mask, void* argument, void (*together)(void**, unsigned),
+          const char* file, int line) {
+  int warp = current / kWarp, lane = current % kWarp;
+  Fiber& fiber = fibers[current];
+  fiber.waits_for = name;
+  fiber.file = file;
+  fiber.line = line;
+  fiber.site = __builtin_return_address(0);
+  if (!(mask >> lane & 1)) {
+    report("divergence", fiber.site, std::string(name) + ": the mask names other lanes than " +
+                                         describe(here.block, current));
+    stop_kernel();
+  }
+  auto& open = meetings[warp];
+  auto meeting = std::find_if(open.begin(), open.end(),
+                              [&](const Meeting& m) { return m.mask == mask; });
+  if (meeting == open.end()) {
+    open.push_back({mask, 0, {}, together, current});
+    meeting = open.end() - 1;
+  }
+  const Fiber& other = fibers[meeting->first];
+  if (meeting->together != together || other.file != file || other.line != line) {
+    fiber.state = State::meeting;
+    report("divergence", fiber.site, whereabouts(meeting->first) + ", " + whereabouts(current));
+    stop_kernel();
+  }
+  meeting->arrived |= 1u << lane;
+  meeting->lanes[lane] = argument;
+  fiber.state = State::meeting;
+  hold_complete_meetings(warp);
+  if (fiber.state == State::meeting) give_way();
+}
+
+// __syncwarp orders memory: whoever took part knows what the others did before.
+void synchronise_lanes(void** lanes, unsigned mask) {
+  (void)lanes;
+  Fiber* warp = &fibers[current / kWarp * kWarp];
+  uint32_t known[kWarp] = {};
+  for (int lane = 0; lane < kWarp; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    for (int i = 0; i < kWarp; ++i) known[i] = std::max(known[i], warp[lane].known[i]);
+    known[lane] = warp[lane].clock++;
+  }
+  for (int lane = 0; lane < kWarp; ++lane)
+    if (mask >> lane & 1) std::copy_n(known, kWarp, warp[lane].known);
+  here.clock = fibers[current].clock;
+}
+}  // namespace checker

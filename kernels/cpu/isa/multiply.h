@@ -1,0 +1,83 @@
+// Products of gathered rows with a packed matrix, a block of rows at a time, and the packing of
+// whole matrices. What happens to a finished tile is the caller's.
+#pragma once
+
+#include "../kernels.h"
+#include "tile.h"
+
+namespace mini_moe::MINI_MOE_ISA {
+
+constexpr int64_t kBlockRows = 96;  // rows of a that stay in the L2 cache while b passes by
+
+// [rows, k] times b, given in panels of kTileCols columns: finish(row, m, panel, sums) gets every
+// tile, sums being [m, kTileCols].
+template <class T, class Finish>
+void multiply_rows(const Rows<T>& a, int64_t begin, int64_t end, int64_t k, const UnitOf<T>* b,
+                   int64_t panels, Finish finish) {
+  const int64_t n_units = units<T>(k);
+  const int64_t tile_units = divide_up(n_units, kChunk) * kChunk * kTileRows;
+  auto* packed = (UnitOf<T>*)scratch(kPackedA, kBlockRows / kTileRows * tile_units * 4);
+  alignas(64) float sums[kTileRows * kTileCols];
+  for (int64_t block = begin; block < end; block += kBlockRows) {
+    int64_t rows = end - block < kBlockRows ? end - block : kBlockRows;
+    for (int64_t panel = 0; panel < panels; panel++) {
+      const UnitOf<T>* a_at = packed;
+      for (int64_t at = 0; at < rows; at += kTileRows, a_at += tile_units) {
+        int m = rows - at < kTileRows ? (int)(rows - at) : kTileRows;
+        if (!panel) pack_a_rows(a, block + at, m, k, (UnitOf<T>*)a_at);
+        tile_of<true, UnitOf<T>>(m)(
+            a_at, b + panel * n_units * kTileCols, n_units, sums, kTileCols, false);
+        finish(block + at, m, panel, sums);
+      }
+    }
+  }
+}
+
+// A matrix [n, k] (transposed) or [k, n] as panels of b.
+template <class T>
+UnitOf<T>* pack_matrix(const T* b, bool transposed, int64_t n, int64_t k, Slot slot) {
+  const int64_t panel_units = units<T>(k) * kTileCols, panels = divide_up(n, kTileCols);
+  auto* packed = (UnitOf<T>*)scratch(slot, panels * panel_units * 4);
+  for (int64_t panel = 0; panel < panels; panel++) {
+    UnitOf<T>* to = packed + panel * panel_units;
+    int64_t c = panel * kTileCols;
+    if (transposed) {
+      pack_b_rows(b + c * k, k, n - c, k, to);
+      pack_b_rows(b + (c + kLanes) * k, k, n - c - kLanes, k, to + kLanes);
+    } else {
+      pack_b_columns(Rows<T>{b, n, nullptr}, 0, k, c, n, to);
+    }
+  }
+  return packed;
+}
+
+// The first n columns of m rows of sums, in the type and at the place of the result.
+template <class T>
+ALWAYS_INLINE void store_rows(
+    T* out, int64_t stride, int m, int64_t n, const float* sums, int64_t sums_stride) {
+  for (int i = 0; i < m; i++, out += stride, sums += sums_stride) {
+    store(out, load(sums), n);
+    if (n > kLanes) store(out + kLanes, load(sums + kLanes), n - kLanes);
+  }
+}
+
+// Puts finished tiles into a matrix.
+template <class T>
+struct StoreTile {
+  T* out;
+  int64_t width;
+
+  ALWAYS_INLINE void operator()(int64_t row, int m, int64_t panel, const float* sums) const {
+    int64_t c = panel * kTileCols;
+    store_rows(out + row * width + c, width, m, width - c, sums, kTileCols);
+  }
+};
+
+template <class T>
+void product(const Product& p, int64_t expert, int64_t begin, int64_t end) {
+  auto* b = pack_matrix((const T*)p.b + expert * p.n * p.k, p.transposed, p.n, p.k, kPackedB);
+  multiply_rows(Rows<T>{(const T*)p.a, p.k, nullptr}, begin, end, p.k, b,
+                divide_up(p.n, kTileCols), StoreTile<T>{(T*)p.out, p.n});
+}
+
+}  // namespace mini_moe::MINI_MOE_ISA

@@ -1,0 +1,168 @@
+// Copies operands into the order in which a tile reads them.
+//
+// A unit is what one lane multiplies in one instruction: a float, or where the processor has bf16
+// dot products a pair of neighbours along k. Orders of packed units:
+//   a, rows:     [chunks, kTileRows, kChunk]   gathered rows, k runs fastest: plain copies
+//   a, columns:  [units, kTileRows]            for weight gradients, where k runs over rows
+//   b:           [units, kTileCols]
+// Rows of the source may be gathered through an index; nothing else copies them before.
+#pragma once
+
+#include "vector.h"
+
+namespace mini_moe::MINI_MOE_ISA {
+
+constexpr int64_t kChunk = 128;  // units; twelve rows of them fill 6 KB, a part of the L1 cache
+
+template <class T>
+struct Packed {
+  typedef float Unit;
+  static constexpr int64_t kPerUnit = 1;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct Packed<bf16> {
+  typedef uint32_t Unit;
+  static constexpr int64_t kPerUnit = 2;
+};
+#endif
+template <class T>
+using UnitOf = typename Packed<T>::Unit;
+
+template <class T>
+int64_t units(int64_t k) {
+  return (k + Packed<T>::kPerUnit - 1) / Packed<T>::kPerUnit;
+}
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of a matrix, directly or through an index.
+template <class T>
+struct Rows {
+  const T* base;
+  int64_t stride;
+  const int64_t* index;  // null: rows follow each other
+
+  ALWAYS_INLINE const T* row(int64_t i) const { return base + (index ? index[i] : i) * stride; }
+};
+
+// kLanes units of one row, from element k on; zeros behind its end.
+template <class T>
+ALWAYS_INLINE Bits load_units(const T* row, int64_t k, int64_t k_end) {
+  if constexpr (Packed<T>::kPerUnit == 1) {
+    return (Bits)load(row + k, k_end - k);
+  } else {
+    constexpr int64_t step = 2 * kLanes;
+    if (k_end - k >= step) return *(const BitsAt*)(row + k);
+    Bits some = {};
+    memcpy(&some, row + k, 2 * (k_end - k));
+    return some;
+  }
+}
+
+template <class T>
+void pack_a_rows(const Rows<T>& a, int64_t first, int m, int64_t k, UnitOf<T>* to) {
+  constexpr int64_t per = Packed<T>::kPerUnit;
+  for (int64_t start = 0; start < k; start += kChunk * per, to += kTileRows * kChunk) {
+    int64_t end = start + kChunk * per < k ? start + kChunk * per : k;
+    for (int i = 0; i < m; i++) {
+      const T* row = a.row(first + i);
+      UnitOf<T>* out = to + i * kChunk;
+      for (int64_t at = start; at < end; at += kLanes * per, out += kLanes)
+        *(BitsAt*)out = load_units(row, at, end);
+    }
+  }
+}
+
+// One lane group of rows k and k + 1 (or row k alone) from column c on, as units.
+template <class T>
+ALWAYS_INLINE Bits cross_units(const T* row, const T* next, int64_t c, int64_t n) {
+  if constexpr (Packed<T>::kPerUnit == 1) {
+    return (Bits)load(row + c, n);
+  } else {
+    Bits low = (Bits)load(row + c, n) >> 16;
+    return next ? low | (Bits)load(next + c, n) : low;
+  }
+}
+
+// Column block [c, c + m) of gathered rows [first, first + k) as a.
+template <class T>
+void pack_a_columns(
+    const Rows<T>& a, int64_t first, int64_t k, int64_t c, int64_t width, UnitOf<T>* to) {
+  constexpr int64_t per = Packed<T>::kPerUnit;
+  for (int64_t i = 0; i < k; i += per, to += kTileRows) {
+    const T* row = a.row(first + i);
+    const T* next = per == 2 && i + 1 < k ? a.row(first + i + 1) : nullptr;
+    for (int64_t j = 0; j < kTileRows; j += kLanes) {
+      // A group that sticks out is overwritten by the next unit; the buffer has room for the last.
+      int64_t n = width - c - j;
+      *(BitsAt*)(to + j) = cross_units(row, next, c + j, n < 0 ? 0 : n);
+    }
+  }
+}
+
+// Column block [c, c + kTileCols) of gathered rows [first, first + k) as b.
+template <class T>
+void pack_b_columns(
+    const Rows<T>& b, int64_t first, int64_t k, int64_t c, int64_t width, UnitOf<T>* to) {
+  constexpr int64_t per = Packed<T>::kPerUnit;
+  int64_t n = width - c, second = n > kLanes ? n - kLanes : 0;
+  for (int64_t i = 0; i < k; i += per, to += kTileCols) {
+    const T* row = b.row(first + i);
+    const T* next = per == 2 && i + 1 < k ? b.row(first + i + 1) : nullptr;
+    *(BitsAt*)to = cross_units(row, next, c, n);
+    *(BitsAt*)(to + kLanes) = cross_units(row, next, c + kLanes, second);
+  }
+}
+
+#if defined(__AVX512F__)
+// 16 x 16 units: four rounds that exchange blocks of 1, 2, 4 and 8.
+ALWAYS_INLINE void transpose(__m512i v[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 8; i++) {
+    t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; i++) {
+    v[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    v[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    v[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    v[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0x88);
+    t[4 + i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0xdd);
+    t[8 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0x88);
+    t[12 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0xdd);
+  }
+  for (int i = 0; i < 4; i++) {
+    v[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+    v[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+    v[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+    v[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+  }
+}
+#endif
+
+// n <= kLanes rows of a matrix as half of a panel of b: row j becomes lane j.
+template <class T>
+void pack_b_rows(const T* b, int64_t stride, int64_t n, int64_t k, UnitOf<T>* to) {
+  constexpr int64_t per = Packed<T>::kPerUnit;
+  for (int64_t at = 0; at < k; at += kLanes * per, to += kLanes * kTileCols) {
+    int64_t here = units<T>(k - at) < kLanes ? units<T>(k - at) : kLanes;
+    Bits v[kLanes];
+    for (int64_t j = 0; j < kLanes; j++)
+      v[j] = j < n ? load_units(b + j * stride, at, k) : Bits{};
+#if defined(__AVX512F__)
+    transpose((__m512i*)v);
+    for (int64_t u = 0; u < here; u++) *(BitsAt*)(to + u * kTileCols) = v[u];
+#else
+    for (int64_t u = 0; u < here; u++) {
+      Bits out;
+      for (int j = 0; j < kLanes; j++) out[j] = v[j][u];
+      *(BitsAt*)(to + u * kTileCols) = out;
+    }
+#endif
+  }
+}
+
+}  // namespace mini_moe::MINI_MOE_ISA

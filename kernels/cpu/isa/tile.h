@@ -1,0 +1,65 @@
+// The innermost loop: a tile of kTileRows x kTileCols sums, held in registers over the whole of k.
+// Each step loads two vectors of b and spreads one unit of a per row: 2 products a row, 3 loads
+// for two rows, so the multipliers are the limit and not the loads.
+#pragma once
+
+#include "packing.h"
+
+namespace mini_moe::MINI_MOE_ISA {
+
+ALWAYS_INLINE Vec multiply_add(Vec sum, float a, Vec b) { return sum + spread(a) * b; }
+#if defined(__AVX512BF16__)
+ALWAYS_INLINE Vec multiply_add(Vec sum, uint32_t a, Vec b) {
+  __m512bh pairs = (__m512bh)_mm512_set1_epi32((int)a);
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, pairs, (__m512bh)b);
+}
+#endif
+
+template <int M, bool kByRows, class Unit>
+void tile(const Unit* a, const Unit* b, int64_t units, float* c, int64_t stride, bool add) {
+  constexpr int64_t row_step = kByRows ? kChunk : 1, unit_step = kByRows ? 1 : kTileRows;
+  Vec sums[M][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++) sums[i][0] = sums[i][1] = Vec{};
+  const int64_t span = kByRows ? kChunk : units;
+  for (int64_t start = 0; start < units; start += span, a += kTileRows * kChunk) {
+    int64_t here = units - start < span ? units - start : span;
+#pragma GCC unroll 4
+    for (int64_t u = 0; u < here; u++, b += kTileCols) {
+      Vec left = load((const float*)b), right = load((const float*)b + kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; i++) {
+        Unit value = a[i * row_step + u * unit_step];
+        sums[i][0] = multiply_add(sums[i][0], value, left);
+        sums[i][1] = multiply_add(sums[i][1], value, right);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++, c += stride) {
+    store(c, add ? load(c) + sums[i][0] : sums[i][0]);
+    store(c + kLanes, add ? load(c + kLanes) + sums[i][1] : sums[i][1]);
+  }
+}
+
+template <class Unit>
+using Tile = void (*)(const Unit*, const Unit*, int64_t, float*, int64_t, bool);
+
+// The tile of m rows: the last rows of an expert cost what they are, not a whole tile.
+template <bool kByRows, class Unit>
+Tile<Unit> tile_of(int m) {
+#if defined(__AVX512F__)
+  static const Tile<Unit> tiles[] = {
+      tile<1, kByRows, Unit>, tile<2, kByRows, Unit>,  tile<3, kByRows, Unit>,
+      tile<4, kByRows, Unit>, tile<5, kByRows, Unit>,  tile<6, kByRows, Unit>,
+      tile<7, kByRows, Unit>, tile<8, kByRows, Unit>,  tile<9, kByRows, Unit>,
+      tile<10, kByRows, Unit>, tile<11, kByRows, Unit>, tile<12, kByRows, Unit>};
+#else
+  static const Tile<Unit> tiles[] = {
+      tile<1, kByRows, Unit>, tile<2, kByRows, Unit>, tile<3, kByRows, Unit>,
+      tile<4, kByRows, Unit>, tile<5, kByRows, Unit>, tile<6, kByRows, Unit>};
+#endif
+  return tiles[m - 1];
+}
+
+}  // namespace mini_moe::MINI_MOE_ISA

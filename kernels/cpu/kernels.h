@@ -1,0 +1,97 @@
+// What the operations (this folder) ask of the kernels (isa/), which exist once for each
+// instruction set. Rows are the (token, choice) pairs sorted by expert; offsets[e] is where the
+// rows of expert e begin. Pointers to void are float or bf16, as the table they are given to says.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace mini_moe {
+
+struct Forward {
+  int64_t d_model, d_expert;
+  const int64_t* token;  // [rows] row of x that each sorted row reads
+  const void* x;         // [tokens, d_model]
+  const void* gate_up;   // [experts, 2, d_expert, d_model]
+  const void* down;      // [experts, d_model, d_expert]
+  void* saved;           // [rows, 2, d_expert] products before the activation; null: not wanted
+  void* hidden;          // [rows, d_expert] after it; null: not wanted outside
+  void* output;          // [rows, d_model]
+};
+
+struct Backward {
+  int64_t d_model, d_expert;
+  const int64_t* token;
+  const float* gates;   // [rows] in sorted order
+  const void* grad;     // [tokens, d_model]
+  const void* x;
+  const void* gate_up;
+  const void* down;
+  const void* saved;
+  void* weighted;       // [rows, d_expert] gate times hidden
+  void* grad_saved;     // [rows, 2, d_expert]
+  void* grad_rows;      // [rows, d_model] gradient of x, a row for each choice
+  float* grad_gates;    // [rows]
+};
+
+// out[m, n] = sum over k of a[index_a[k], m] * b[index_b[k], n]; an index may be null.
+struct WeightGradient {
+  int64_t m, n, k;
+  const void* a;
+  const int64_t* index_a;
+  const void* b;
+  const int64_t* index_b;
+  void* out;
+};
+
+// out[r, :] = a[r, :] times the matrix of r's expert, transposed or not.
+struct Product {
+  int64_t k, n;
+  bool transposed;  // the matrix is [n, k]; otherwise [k, n]
+  const void* a;    // [rows, k]
+  const void* b;    // [experts, n, k] or [experts, k, n]
+  void* out;        // [rows, n]
+};
+
+// out[t, :] = sum over choices of gates[t, choice] * rows[place[t, choice], :]
+struct Combine {
+  int64_t top_k, width;
+  const void* rows;
+  const int64_t* place;
+  const float* gates;  // null: all one
+  void* out;
+};
+
+struct Kernels {
+  // Rows [begin, end) of one expert, all columns; the caller splits rows among threads.
+  void (*swiglu)(const Forward&, int64_t expert, int64_t begin, int64_t end);
+  void (*forward)(const Forward&, int64_t expert, int64_t begin, int64_t end);
+  void (*backward)(const Backward&, int64_t expert, int64_t begin, int64_t end);
+  void (*product)(const Product&, int64_t expert, int64_t begin, int64_t end);
+  // For few rows: columns [first, last), without copying the weights.
+  void (*thin_swiglu)(const Forward&, int64_t expert, int64_t begin, int64_t end, int64_t first,
+                      int64_t last);
+  void (*thin_down)(const Forward&, int64_t expert, int64_t begin, int64_t end, int64_t first,
+                    int64_t last);
+  // Rows [first, last) of out. At least one k.
+  void (*weight_gradient)(const WeightGradient&, int64_t first, int64_t last);
+  void (*combine)(const Combine&, int64_t first, int64_t last);
+  // Of one token: sigmoid or softmax of n logits.
+  void (*scores)(const void* logits, int64_t n, bool softmax, float* out);
+};
+
+// Tables of an instruction set: [0] float, [1] bf16. Null where the compiler does not know it.
+namespace portable { extern const Kernels kTables[2]; }
+namespace avx2 { extern const Kernels kTables[2]; }
+namespace avx512 { extern const Kernels kTables[2]; }
+namespace avx512_bf16 { extern const Kernels kTables[2]; }
+
+// Memory of this thread that is kept between calls: a fresh page costs more than the work on it.
+enum Slot {
+  kPackedB, kPackedDown, kPackedA, kHiddenBlock, kSums,      // inside kernels
+  kOutputRows, kWeighted, kGradSaved, kGradRows, kRowFloats, kGates, kOffsets,  // of operations
+  kSlots
+};
+void* scratch(Slot slot, size_t bytes);
+
+}  // namespace mini_moe

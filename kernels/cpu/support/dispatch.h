@@ -1,0 +1,14 @@
+// Which instruction set runs, decided once: the best that processor and compiler both know.
+#pragma once
+
+#include "../kernels.h"
+
+namespace mini_moe {
+
+// One of "avx512_bf16", "avx512", "avx2", "portable".
+const char* instruction_set();
+// Forces one that this machine has ("" for the best), to test them all. False: not available.
+bool use_instruction_set(const char* name);
+const Kernels& kernels(bool is_bf16);
+
+}  // namespace mini_moe

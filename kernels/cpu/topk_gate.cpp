@@ -1,0 +1,124 @@
+// Logits -> scores -> + bias -> groups -> top-k -> gates, and back, a token at a time.
+//
+// The bias moves the choice and never the weight. Of equals the lower id wins; NaN ranks lowest,
+// so ids never repeat. Gates are the chosen scores, divided by their sum where `normalise`, times
+// route_scale. Source: DeepSeek-V3, arXiv 2412.19437 section 2.1.2, equations 12-16.
+#include <cmath>
+#include <vector>
+
+#include "kernels.h"
+#include "operations.h"
+#include "support/dispatch.h"
+
+namespace mini_moe {
+namespace {
+
+struct Ranked {
+  float value;
+  int64_t id;
+};
+
+// The k best of n, best first: a sorted list into which few values get in.
+void choose(const float* values, const uint8_t* allowed, int64_t n, int64_t k, Ranked* best) {
+  int64_t filled = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (allowed && !allowed[i]) continue;
+    float value = std::isnan(values[i]) ? -INFINITY : values[i];
+    if (filled == k && !(value > best[k - 1].value)) continue;
+    int64_t at = filled < k ? filled++ : k - 1;
+    for (; at > 0 && value > best[at - 1].value; at--) best[at] = best[at - 1];
+    best[at] = {value, i};
+  }
+}
+
+struct Gate {
+  int64_t tokens, experts, top_k, n_groups, top_k_groups;
+  bool two_best, softmax, normalise;
+  double route_scale;
+};
+
+Gate check(const Tensor& logits, const std::optional<Tensor>& bias, int64_t top_k,
+           int64_t n_groups, int64_t top_k_groups, bool two_best, bool softmax, bool normalise,
+           double route_scale) {
+  check_shape("logits", logits, {-1, -1});
+  is_bf16("logits", logits);
+  check_type("logits", logits, logits.scalar_type());
+  int64_t experts = logits.size(1);
+  require(experts >= 1 && experts <= 1024, "n_experts: 1 to 1024 expected, got ", experts);
+  require(top_k >= 1 && top_k <= 32 && top_k <= experts, "top_k: 1 to 32 and at most n_experts=",
+          experts, " expected, got ", top_k);
+  require(n_groups >= 1 && experts % n_groups == 0, "n_groups: a divisor of n_experts=", experts,
+          " expected, got ", n_groups);
+  require(top_k_groups >= 1 && top_k_groups <= n_groups, "top_k_groups: 1 to n_groups=", n_groups,
+          " expected, got ", top_k_groups);
+  int64_t size = experts / n_groups;
+  require(n_groups == 1 || !two_best || size >= 2,
+          "two_best: groups of at least 2 experts expected, got ", size);
+  require(top_k <= top_k_groups * size, "top_k: at most the ", top_k_groups * size,
+          " experts of the chosen groups expected, got ", top_k);
+  if (bias) {
+    check_shape("bias", *bias, {experts});
+    check_type("bias", *bias, ScalarType::Float);
+  }
+  return {logits.size(0), experts, top_k, n_groups, top_k_groups, two_best, softmax, normalise,
+          route_scale};
+}
+
+// Marks the experts of the best groups.
+void allow_groups(const Gate& g, const float* values, uint8_t* allowed) {
+  int64_t size = g.experts / g.n_groups;
+  std::vector<float> worth(g.n_groups);
+  std::vector<Ranked> groups(g.top_k_groups);
+  for (int64_t group = 0; group < g.n_groups; group++) {
+    Ranked best[2];
+    choose(values + group * size, nullptr, size, g.two_best ? 2 : 1, best);
+    worth[group] = best[0].value + (g.two_best ? best[1].value : 0);
+  }
+  choose(worth.data(), nullptr, g.n_groups, g.top_k_groups, groups.data());
+  for (int64_t i = 0; i < g.experts; i++) allowed[i] = 0;
+  for (const Ranked& group : groups)
+    for (int64_t i = 0; i < size; i++) allowed[group.id * size + i] = 1;
+}
+
+}  // namespace
+
+// gates [tokens, top_k], expert_ids [tokens, top_k], scores [tokens, experts]
+std::tuple<Tensor, Tensor, Tensor> topk_gate(
+    const Tensor& logits_, std::optional<Tensor> bias_, int64_t top_k, int64_t n_groups,
+    int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
+  const Gate g = check(logits_, bias_, top_k, n_groups, top_k_groups, two_best, softmax, normalise,
+                       route_scale);
+  const Tensor logits = dense(logits_), bias = bias_ ? dense(*bias_) : Tensor();
+  Tensor ids = empty({g.tokens, top_k}, ScalarType::Long);
+  Tensor gates = empty({g.tokens, top_k}, ScalarType::Float);
+  Tensor scores = empty({g.tokens, g.experts}, ScalarType::Float);
+  auto* from = (const char*)logits.const_data_ptr();
+  auto* moved = bias_ ? (const float*)bias.const_data_ptr() : nullptr;
+  auto* id = (int64_t*)ids.mutable_data_ptr();
+  auto* gate = (float*)gates.mutable_data_ptr();
+  auto* score = (float*)scores.mutable_data_ptr();
+  const Kernels& k = kernels(logits.scalar_type() == ScalarType::BFloat16);
+  const int64_t row = g.experts * (int64_t)logits.element_size();
+  in_parts(parts_for(g.tokens * g.experts * 4), [&](int64_t part, int64_t parts) {
+    std::vector<float> choice(g.experts);
+    std::vector<uint8_t> allowed(g.experts);
+    std::vector<Ranked> best(top_k);
+    for (int64_t t = g.tokens * part / parts; t < g.tokens * (part + 1) / parts; t++) {
+      float* own = score + t * g.experts;
+      k.scores(from + t * row, g.experts, softmax, own);
+      for (int64_t e = 0; e < g.experts; e++) choice[e] = own[e] + (moved ? moved[e] : 0);
+      if (n_groups > 1) allow_groups(g, choice.data(), allowed.data());
+      choose(choice.data(), n_groups > 1 ? allowed.data() : nullptr, g.experts, top_k, best.data());
+      float sum = 1e-20f;
+      for (int64_t i = 0; i < top_k; i++) sum += own[best[i].id];
+      float scale = normalise ? (float)route_scale / sum : (float)route_scale;
+      for (int64_t i = 0; i < top_k; i++) {
+        id[t * top_k + i] = best[i].id;
+        gate[t * top_k + i] = own[best[i].id] * scale;
+      }
+    }
+  });
+  return {gates, ids, scores};
+}
+
+}  // namespace mini_moe

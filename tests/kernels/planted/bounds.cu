@@ -1,0 +1,64 @@
+// Planted errors: accesses outside of buffers. `// HERE` marks the line that the checker must name.
+#include "device.cuh"
+
+__global__ void past_the_end_kernel(const float* x, float* y, int64_t n) {
+  int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i <= n) y[i] = 2 * x[i];  // HERE
+}
+extern "C" const char* past_the_end(const float* x, float* y, int64_t n, void* stream) {
+  return launch("past_the_end", past_the_end_kernel, ceil_div(n + 1, 64), 64, 0, stream, x, y, n);
+}
+
+__global__ void before_the_begin_kernel(const float* x, float* y, int64_t n) {
+  int64_t i = int64_t(threadIdx.x);
+  if (i < n) {
+    float left = x[i - 1];  // HERE
+    y[i] = left;
+  }
+}
+extern "C" const char* before_the_begin(const float* x, float* y, int64_t n, void* stream) {
+  return launch("before_the_begin", before_the_begin_kernel, 1, 64, 0, stream, x, y, n);
+}
+
+__global__ void wide_tail_kernel(const float* x, float* y, int64_t n) {
+  for (int64_t i = 4 * threadIdx.x; i < n; i += 4 * blockDim.x) {
+    float v[4];
+    load_vector(x + i, v);  // HERE: the last 16 bytes are not all inside
+    store_vector(y + i, v);
+  }
+}
+extern "C" const char* wide_tail(const float* x, float* y, int64_t n, void* stream) {
+  return launch("wide_tail", wide_tail_kernel, 1, 64, 0, stream, x, y, n);
+}
+
+__global__ void shared_overrun_kernel(const float* x, float* y, int64_t n) {
+  __shared__ float tile[32];
+  int i = threadIdx.x;
+  if (i < n) tile[i] = x[i];  // HERE: 64 threads, 32 places
+  __syncthreads();
+  if (i < n) y[i] = tile[i];
+}
+extern "C" const char* shared_overrun(const float* x, float* y, int64_t n, void* stream) {
+  return launch("shared_overrun", shared_overrun_kernel, 1, 64, 0, stream, x, y, n);
+}
+
+__global__ void dynamic_overrun_kernel(const float* x, float* y, int64_t n) {
+  float* tile = dynamic_shared<float>();
+  int i = threadIdx.x;
+  if (i < n) tile[i] = x[i];  // HERE: the launch gave bytes for 32
+  __syncthreads();
+  if (i < n) y[i] = tile[i];
+}
+extern "C" const char* dynamic_overrun(const float* x, float* y, int64_t n, void* stream) {
+  return launch("dynamic_overrun", dynamic_overrun_kernel, 1, 64, 32 * sizeof(float), stream, x, y,
+                n);
+}
+
+__global__ void register_overrun_kernel(const float* x, float* y, int64_t n) {
+  float best[4] = {};
+  for (int i = 0; i < n && i < 64; ++i) best[i % 5] = x[i];  // HERE: best has 4 places
+  y[threadIdx.x] = best[threadIdx.x % 4];
+}
+extern "C" const char* register_overrun(const float* x, float* y, int64_t n, void* stream) {
+  return launch("register_overrun", register_overrun_kernel, 1, 64, 0, stream, x, y, n);
+}
