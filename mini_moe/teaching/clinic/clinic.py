@@ -145,11 +145,15 @@ def unseen_tokens(corpus: Corpus) -> Int[Tensor, "batch length"]:
     return sample_batch(corpus.validation, batch=16, length=65, seed=0, step=0).tokens
 
 
-def contradiction(letter: str, name: str, seed: int = 0, steps: int = STEPS) -> str:
-    """Which reading speaks against a diagnosis: "" where none does."""
+def contradiction(
+    letter: str, name: str, seed: int = 0, steps: int = STEPS, numbers: bool = True
+) -> str:
+    """What speaks against a diagnosis, with or without its numbers: "" where nothing does."""
     for sign in find(name).signs:
         for row in readings(letter, sign.instrument, seed, steps):
             if row.what == sign.row and not sign.shows(row.value):
+                if not numbers:
+                    return f"the instrument {sign.instrument!r} speaks against it: order it"
                 return (
                     f"with {name!r} the instrument {sign.instrument!r} would read “{sign.row}”: "
                     f"{sign.expected}. For patient {letter} it reads {readable(row.value)}"

@@ -1,9 +1,10 @@
 """Exercises of 08_bugs: ten diagnoses, and four sick functions to repair."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mini_moe import presets
@@ -30,19 +31,26 @@ HINTS = {
     "I": (FIRST, "What do the scores of one token add up to, over all experts?"),
     "X": (FIRST, "Both losses could do their work. Has any bias ever moved?"),
 }
+DIFFICULTY = dict.fromkeys("BD", 2) | dict.fromkeys("EHI", 4)  # all others 3
+MINUTES = {2: 4, 3: 5, 4: 8}
+refused: set[str] = set()  # patients of whom a wrong name has been tried
 
 
 def register_diagnosis(letter: str, hints: tuple[str, ...]) -> None:
-    """`check.diagnosis_a("...")`: a wrong name is refused with the reading that contradicts it."""
-    disease = disease_of(letter)
+    """`check.diagnosis_a("...")`: a wrong name is refused with the reading that contradicts it.
+
+    The first refusal names the instrument only, so that the student looks for the reading.
+    """
+    disease, difficulty = disease_of(letter), DIFFICULTY.get(letter, 3)
     made = choice_exercise(
         f"diagnosis_{letter.lower()}", disease.name, NAMES, explanation=file_of(disease),
-        hints=hints, difficulty=3, importance=5, minutes=5,
+        hints=hints, difficulty=difficulty, importance=5, minutes=MINUTES[difficulty],
     )  # fmt: skip
 
     @made.probe()
     def _(name):
-        if against := contradiction(letter, name):
+        if against := contradiction(letter, name, numbers=letter in refused):
+            refused.add(letter)
             raise Mistake(against)
 
 
@@ -103,6 +111,16 @@ gates_exercise.agrees(
 )
 
 
+@gates_exercise.probe()
+def _(student):
+    scores = some_scores().requires_grad_()
+    gates = student(scores, torch.tensor(BIAS), config())[1]
+    if gates.requires_grad:
+        (gates * torch.arange(1.0, 3.0)).sum().backward()
+    if scores.grad is None or scores.grad.abs().max() < 1e-4:
+        raise Mistake("the gates have no gradient: the router cannot learn from them")
+
+
 def repaired_balance_loss(scores: Float[Tensor, "tokens experts"], top_k: int) -> Float[Tensor, ""]:
     """Σ f · P over the batch, with P over all experts."""
     return losses.sequence_balance_loss(scores, top_k, 1)
@@ -121,23 +139,40 @@ balance_exercise = exercise(
 )
 
 
-@balance_exercise.probe("the gradient")
-def _(student):
+def pulled_scores(student: Callable) -> Bool[Tensor, "tokens experts"]:
+    """On which of `some_scores` the loss pulls, two experts a token."""
     scores = some_scores().requires_grad_()
     value = student(scores, 2)
     if not value.requires_grad:
         raise Mistake("your loss has no gradient at all; P must stay connected to the scores")
-    value.backward()
-    pulled = int((scores.grad != 0).sum())
-    if pulled < scores.numel():
+    (gradient,) = torch.autograd.grad(value, scores)
+    return gradient != 0
+
+
+def must_reach(pulled: Bool[Tensor, "tokens experts"]) -> None:
+    """Every score is reached. Raises: Mistake."""
+    if not pulled.all():
         raise Mistake(
-            f"your loss pulls at {pulled} of {scores.numel()} scores; it must reach those of "
-            "experts that nobody chose as well"
+            f"your loss pulls at {int(pulled.sum())} of {pulled.numel()} scores; it must reach "
+            "those of experts that nobody chose as well"
         )
+
+
+@balance_exercise.probe("the gradient")
+def _(student):
+    pulled = pulled_scores(student)
+    chosen = torch.zeros_like(pulled).scatter(-1, choose(some_scores(), 2), True)
+    if pulled.any() and not pulled[~chosen].any():  # the patient's own fault, by its name
+        must_reach(pulled)
 
 
 balance_exercise.agrees("six tokens, eight experts", lambda: (some_scores(), 2), "your loss")
 balance_exercise.agrees("one expert a token", lambda: (some_scores(9), 1), "your loss")
+
+
+@balance_exercise.probe("the gradient")
+def _(student):
+    must_reach(pulled_scores(student))
 
 
 def balanced_forward(
@@ -202,7 +237,7 @@ def _(student):
 def repaired_gate_weights(
     chosen_scores: Float[Tensor, "tokens top_k"], config: ModelConfig
 ) -> Float[Tensor, "tokens top_k"]:
-    """Shares of the chosen scores; a single one stays the score it is."""
+    """Shares of the chosen scores, a single one undivided; times the scale."""
     if config.top_k == 1:
         return chosen_scores * config.route_scale
     return gate_weights(chosen_scores, config)
@@ -215,7 +250,7 @@ single_exercise = exercise(
     minutes=5,
     hints=(
         "What is a number divided by itself? And its derivative?",
-        "With top_k = 1 leave the score as it is; with more, divide by the sum as before.",
+        "With top_k = 1 do not divide; with more, divide by the sum as before. Scale both.",
     ),
 )
 
@@ -239,5 +274,9 @@ def chosen_scores(top_k: int) -> Tensor:
     return some_scores()[:, :top_k]
 
 
-single_exercise.agrees("one expert", lambda: (chosen_scores(1), config(top_k=1)), "your gates")
-single_exercise.agrees("two experts", lambda: (chosen_scores(2), config()), "your gates")
+for what, k in (("one expert", 1), ("two experts", 2)):
+    single_exercise.agrees(
+        f"{what}, route_scale=2.5",
+        lambda k=k: (chosen_scores(k), config(top_k=k, route_scale=2.5)),
+        "your gates",
+    )

@@ -3,7 +3,11 @@
 import torch
 
 from mini_moe.model.router import choose, gate_weights
-from mini_moe.teaching.part2_train.bugs import balanced_forward, repaired_gates
+from mini_moe.teaching.part2_train.bugs import (
+    balanced_forward,
+    repaired_gate_weights,
+    repaired_gates,
+)
 from mini_moe.training.balance import update_expert_bias
 from mini_moe.training.losses import sequence_balance_loss
 
@@ -27,6 +31,11 @@ def not_normalised(scores, expert_bias, config):
     return expert_ids, scores.gather(-1, expert_ids)
 
 
+def detached(scores, expert_bias, config):
+    """Right numbers that nothing can be learnt from."""
+    return repaired_gates(scores.detach(), expert_bias, config)
+
+
 def chosen_only(scores, top_k):
     """As the patient did it."""
     chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
@@ -38,6 +47,13 @@ def chosen_only(scores, top_k):
 def sum_of_shares(scores, top_k):
     """P without its mean over tokens."""
     return sequence_balance_loss(scores, top_k, 1) * len(scores)
+
+
+def along_the_tokens(scores, top_k):
+    """A softmax over the wrong axis: P is constant, its gradient what rounding leaves."""
+    chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
+    frequency = chosen.mean(dim=0) * scores.shape[-1] / top_k
+    return (frequency * scores.softmax(dim=0).mean(dim=0)).sum()
 
 
 def always_moves(router, x, rate):
@@ -61,7 +77,12 @@ def wrong_way(router, x, rate):
 
 def by_count(chosen_scores, config):
     """Divides by top_k instead of the sum."""
-    return chosen_scores / config.top_k
+    return chosen_scores / config.top_k * config.route_scale
+
+
+def without_scale(chosen_scores, config):
+    """Forgets route_scale."""
+    return repaired_gate_weights(chosen_scores, config) / config.route_scale
 
 
 # Names that a patient's readings suggest at first sight, with the instrument that refuses them.
@@ -89,10 +110,12 @@ WRONG |= {
         "bias still in the gates": (biased_gates, "the bias is in the gates"),
         "bias gone from the choice": (without_bias, "two of eight"),
         "not normalised": (not_normalised, "two of eight"),
+        "cut off": (detached, "the gates have no gradient: the router cannot learn"),
     },
     "repaired_balance_loss": {
         "P over the chosen": (chosen_only, "your loss pulls at 12 of 48"),
         "no gradient": (lambda s, k: sequence_balance_loss(s.detach(), k, 1), "no gradient"),
+        "shares along the tokens": (along_the_tokens, "six tokens"),
         "sum instead of mean": (sum_of_shares, "six tokens"),
         "f without its scale": (lambda s, k: sequence_balance_loss(s, k, 1) * k / 8, "six tokens"),
     },
@@ -106,6 +129,7 @@ WRONG |= {
         "still divides": (lambda s, config: s / s.sum(-1, keepdim=True), "the gradient 0"),
         "never divides": (lambda s, config: s * config.route_scale, "two experts"),
         "divides by top_k": (by_count, "two experts"),
+        "forgets the scale": (without_scale, "one expert, route_scale=2.5"),
         "all ones": (lambda s, config: torch.ones_like(s), "the gradient 0"),
     },
 }
