@@ -7,6 +7,7 @@ import torch
 
 from mini_moe import presets
 from mini_moe.model import Transformer
+from mini_moe.model.router import route
 
 # preset → total and active parameters: arXiv 2412.19437 §4.2 and 2405.04434 §3.1.2 give 671B/37B,
 # 236B/21B and 15.7B; exact figures follow from the published config.json
@@ -65,6 +66,21 @@ def test_cache_of_a_token_is_one_latent_and_one_key_a_layer(preset, bytes_a_toke
     rotation = torch.empty(1, config.qk_rope_head_dim // 2, 2, device="meta")
     cached = sum(part.numel() for part in attention.compress(x, rotation))
     assert 2 * cached * config.n_layers == bytes_a_token
+
+
+LIKE_V3 = [presets.tiny, presets.lab, presets.small, presets.deepseek_v3]
+
+
+@pytest.mark.parametrize("preset", LIKE_V3, ids=lambda preset: preset.__name__)
+def test_presets_like_v3_score_with_sigmoids_and_normalise_the_chosen(preset):
+    """Equations 13 and 15: a wrong setting is no wrong code, so the presets are tested."""
+    config = preset()
+    logits = torch.randn(20, config.n_routed_experts)
+    routing = route(logits, torch.zeros(config.n_routed_experts), config)
+    assert torch.equal(routing.scores, logits.sigmoid())
+    total = routing.gates.sum(dim=-1)
+    assert torch.allclose(total, torch.full_like(total, config.route_scale), rtol=1e-5)
+    assert config.top_k > 1  # one normalised gate would have no gradient
 
 
 @pytest.mark.parametrize("preset", [presets.tiny, presets.small], ids=["tiny", "small"])

@@ -96,6 +96,18 @@ def test_bias_reaches_no_gradient():
     assert bias.grad is None and logits.grad.any()
 
 
+@pytest.mark.parametrize(
+    ("top_k", "norm", "reaches"), [(1, True, False), (1, False, True), (2, True, True)]
+)
+def test_one_renormalised_gate_gives_the_router_no_gradient(top_k, norm, reaches):
+    """Why top_k = 1 needs norm_topk_prob = False: a number divided by itself is 1."""
+    logits = torch.randn(50, 8, requires_grad=True)
+    routing = route(logits, torch.zeros(8), small_config(top_k=top_k, norm_topk_prob=norm))
+    weighted = routing.gates * torch.randn(50, top_k)
+    (gradient,) = torch.autograd.grad(weighted.sum(), logits)
+    assert bool(gradient.abs().max() > 1e-4) is reaches
+
+
 def test_lower_id_wins_a_tie():
     config = small_config(n_routed_experts=64, top_k=8)
     routing = route(torch.zeros(3, 64), torch.zeros(64), config)

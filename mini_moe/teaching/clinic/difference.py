@@ -19,7 +19,7 @@ GITHUB = "https://github.com/"
 def file_of(disease: Disease) -> str:
     """What it is, the lines that differ from the healthy code, where it bit, what pins it."""
     threads = "\n".join(f"- {GITHUB}{thread}" for thread in disease.threads)
-    changed = "\n".join(difference(disease.lesion))
+    changed = "\n".join([*difference(disease.lesion), *(f" {line}" for line in disease.beside)])
     return (
         f"{disease.name}: {disease.what}\n\nHealthy (−) and sick (+):\n```diff\n{changed}\n```\n"
         f"Where it bit:\n{threads}\n\nThe test that notices it: `{disease.pinned_by}`"
@@ -50,7 +50,21 @@ def settings(config: ModelConfig | TrainConfig, changes: dict) -> list[str]:
 
 
 def statements(function: Callable) -> list[str]:
-    """The lines of a function's body, without docstring and comments."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body[0]
+    """The lines of a function's body, without docstring and comments, constants as numbers."""
+    function = inspect.unwrap(function)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     body = tree.body[ast.get_docstring(tree) is not None :]
+    numbers = _Numbers(function.__globals__)
+    body = [numbers.visit(statement) for statement in body]
     return [line for statement in body for line in ast.unparse(statement).splitlines()]
+
+
+class _Numbers(ast.NodeTransformer):
+    """Puts a number in the place of a name that stands for it."""
+
+    def __init__(self, names: dict[str, object]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802, the name that ast calls
+        value = self.names.get(node.id)
+        return ast.Constant(value) if isinstance(value, int | float) else node

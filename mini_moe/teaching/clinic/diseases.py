@@ -38,6 +38,12 @@ class Disease:
     signs: tuple[Sign, ...]  # all of them, and no other patient shows all
     threads: tuple[str, ...]  # where it bit, on GitHub
     pinned_by: str  # the test of this repository that would notice
+    beside: tuple[str, ...] = ()  # healthy lines that belong to the picture
+
+    @property
+    def is_setting(self) -> bool:
+        """True for a wrong value in a configuration, False for a wrong line of code."""
+        return self.lesion.route is route and self.lesion.balance_loss is sequence_balance_loss
 
 
 DISEASES = (
@@ -49,8 +55,9 @@ DISEASES = (
         lesion=Lesion(config={"top_k": 1}),
         signs=(Sign("gradients", "of the language loss", "about 0", lambda norm: norm < 1e-6),),
         threads=("jingyaogong/minimind/issues/858", "jingyaogong/minimind/pull/859"),
-        pinned_by="tests/teaching/clinic/test_lessons.py::"
+        pinned_by="tests/model/test_router.py::"
         "test_one_renormalised_gate_gives_the_router_no_gradient",
+        beside=("norm_topk_prob = True  # not changed: either alone is fine",),
     ),
     Disease(
         name="bias in the gate",
@@ -83,9 +90,9 @@ DISEASES = (
                 "scores", "largest sum over all experts", "1", lambda total: abs(total - 1) < 1e-3
             ),
         ),
-        threads=("yiqiao-yin/deepspeed-course/pull/26", "NVIDIA/Megatron-LM/issues/1438"),
-        pinned_by="tests/model/test_router.py::"
-        "test_softmax_scores_sum_to_one_and_sigmoid_scores_are_independent",
+        threads=("ml-explore/mlx-lm/issues/1883", "ml-explore/mlx-lm/pull/1354"),
+        pinned_by="tests/test_presets.py::"
+        "test_presets_like_v3_score_with_sigmoids_and_normalise_the_chosen",
     ),
     Disease(
         name="gates not normalised",
@@ -94,7 +101,8 @@ DISEASES = (
         lesion=Lesion(config={"norm_topk_prob": False}),
         signs=(Sign("gates", "largest sum of a token", "not 1", lambda s: abs(s - 1) > 1e-2),),
         threads=("pytorch/torchtitan/issues/1448", "pytorch/torchtitan/issues/1418"),
-        pinned_by="tests/model/test_router.py::test_gates_are_the_bare_scores_of_the_chosen",
+        pinned_by="tests/test_presets.py::"
+        "test_presets_like_v3_score_with_sigmoids_and_normalise_the_chosen",
     ),
     Disease(
         name="double softmax in the balance loss",
@@ -121,7 +129,11 @@ DISEASES = (
                 lambda share: 0 < share < 50,
             ),
         ),
-        threads=("paiml/aprender/pull/2162",),
+        threads=(
+            "AI-Hypercomputer/maxtext/issues/1432",
+            "AI-Hypercomputer/maxtext/pull/1433",
+            "paiml/aprender/pull/2162",
+        ),
         pinned_by="tests/training/test_losses.py::test_balance_loss_equals_three_loops",
     ),
     Disease(
@@ -135,8 +147,9 @@ DISEASES = (
     ),
     Disease(
         name="bias drifts in evaluation",
-        what="The bias moves inside the forward pass, which does not know whether it is training. "
-        "Every text that the model only reads changes it.",
+        what="The bias moves inside the routing function, which nobody told whether it is "
+        "training. Every text that the model only reads changes it. The update was moved, not "
+        "doubled: the trainer's own is off.",
         lesion=Lesion(route=sick_code.route_that_balances, training={"bias_update_rate": 0.0}),
         signs=(Sign("evaluation", "biases move by", "above 0", lambda moved: moved > 0),),
         threads=("casinca/LLM-quest/blob/main/llm_quest/moe/deepseek_moe.py",),
@@ -146,11 +159,12 @@ DISEASES = (
     Disease(
         name="noise in evaluation",
         what="Noise on the router's logits may help in training. Left on afterwards it makes the "
-        "same text go to other experts each time, and every evaluation a throw of dice.",
+        "same text go to other experts each time, and every evaluation a throw of dice. Right "
+        "would be `if training:`; the twin has no noise at all.",
         lesion=Lesion(route=sick_code.route_with_noise),
         signs=(
-            Sign("evaluation", "biases move by", "0", lambda moved: moved == 0),
             Sign("evaluation", "logits of two runs differ by", "above 0", lambda d: d > 0),
+            Sign("evaluation", "biases move by", "0", lambda moved: moved == 0),
         ),
         threads=(
             "AviSoori1x/makeMoE/blob/main/makeMoE.py",

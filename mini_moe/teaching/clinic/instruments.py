@@ -100,10 +100,10 @@ def gates(patient: Patient, tokens: Tensor) -> list[Row]:
 def scores(patient: Patient, tokens: Tensor) -> list[Row]:
     """What the router gives every expert before it chooses."""
     given = _routing(patient, tokens).scores
-    total = given.sum(dim=-1)
+    total, rule = given.sum(dim=-1), "sigmoids: no fixed sum"
     return [
-        Row("smallest sum over all experts", total.min().item()),
-        Row("largest sum over all experts", total.max().item()),
+        Row("smallest sum over all experts", total.min().item(), rule),
+        Row("largest sum over all experts", total.max().item(), rule),
         Row("largest score", given.max().item(), "at most 1"),
     ]
 

@@ -1,12 +1,17 @@
 """The ward: orders, reports, diagnoses that are refused with a number."""
 
+import dataclasses
+
 import pytest
+import torch
 
 from mini_moe.teaching import check
 from mini_moe.teaching.clinic import Clinic
-from mini_moe.teaching.clinic.clinic import LETTERS, contradiction, disease_of
+from mini_moe.teaching.clinic.clinic import LETTERS, admitted, contradiction, disease_of
 from mini_moe.teaching.clinic.diseases import NAMES
+from mini_moe.teaching.clinic.patient import train_patient
 from mini_moe.teaching.exercise import choice_exercise
+from mini_moe.text import load_corpus
 from mini_moe.training.losses import sequence_balance_loss
 from tests.teaching.clinic.conftest import STEPS
 
@@ -66,6 +71,20 @@ def test_a_repaired_part_heals(clinic):
     assert float(sick) < 12.6 and treated == healthy == "100"
     with pytest.raises(ValueError, match=r"repair=\['bias'\]: some of \['balance_loss'"):
         clinic.treat("H", bias=0)
+
+
+def test_with_the_packages_loss_h_becomes_its_twin_digit_for_digit():
+    lesion = dataclasses.replace(disease_of("H").lesion, balance_loss=sequence_balance_loss)
+    treated = train_patient("H", lesion, load_corpus(), STEPS)
+    twin = admitted("healthy", 0, STEPS)
+    assert treated.losses == twin.losses != admitted("H", 0, STEPS).losses
+    pairs = zip(treated.model.state_dict().values(), twin.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_first_refusal_names_the_instrument_alone():
+    said = contradiction("I", "router collapse", 0, STEPS, numbers=False)
+    assert said == "the instrument 'bias' speaks against it: order it"
 
 
 def test_without_names_all_instruments_are_read(clinic):
