@@ -16,6 +16,7 @@ from mini_moe.config import TrainConfig
 from mini_moe.experiments.designs import Arm
 from mini_moe.experiments.knock_outs import knock_out_losses
 from mini_moe.model import Routing, Transformer
+from mini_moe.ops.compiled import describe
 from mini_moe.routing import max_violation
 from mini_moe.text import Corpus, Split, windows
 from mini_moe.training import train
@@ -154,4 +155,5 @@ def machine() -> dict:
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "experts": describe(),
     }

@@ -2,15 +2,18 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from mini_moe.config import ModelConfig
+from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.experiments.designs import Arm
 from mini_moe.experiments.measures import machine, only_domains, settings
+from mini_moe.ops import compiled
 from mini_moe.text import Corpus
+from mini_moe.training.checkpoint import TrainingState
 from mini_moe.training.loop import fresh_state, train_step
 from mini_moe.training.speed import keep_freed_memory
 
@@ -34,6 +37,9 @@ def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[di
     for each shape, are still those of the arm before (with turns of one step a mixture took up to
     1.8 times as long). Neither does the first round. A step is all of it: batch, forward, backward,
     optimizer.
+
+    Where experts run in compiled kernels, mixtures are timed a second time with those switched off:
+    `seconds_pytorch` and `median_pytorch`.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -41,22 +47,41 @@ def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[di
     models = distinct_models(arms)
     states = {name: fresh_state(arm.model, arm.at_seed(0), corpus) for name, arm in models.items()}
     texts = {name: only_domains(corpus, arm.domains) for name, arm in models.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+    seconds: dict[tuple[str, str], list[float]] = {}
     for number in range(1 + ROUNDS):
         for name, arm in models.items():
-            for step in range(TURN):
-                start = time.perf_counter()
-                train_step(states[name], arm.at_seed(0), texts[name])
-                if number and step >= LEFT_OUT:
-                    seconds[name].append(round(time.perf_counter() - start, 5))
+            for suffix, kernels in paths(arm.model).items():
+                with kernels():
+                    turn = take_turn(states[name], arm.at_seed(0), texts[name])
+                if number:
+                    seconds.setdefault((name, suffix), []).extend(turn)
     facts = machine()
     torch.set_num_threads(before)
     records = []
     for name, arm in models.items():
         record = {"experiment": "step_time", "arm": name, "seed": 0, **settings(arm, 0)}
-        record |= {"seconds": seconds[name], "median": statistics.median(seconds[name])}
+        for suffix in paths(arm.model):
+            taken = seconds[name, suffix]
+            record |= {f"seconds{suffix}": taken, f"median{suffix}": statistics.median(taken)}
         records.append(record | {"machine": facts, "command": command})
     return records
+
+
+def paths(model: ModelConfig) -> dict[str, Callable[[], AbstractContextManager]]:
+    """Suffix of a record's fields → how the experts run then."""
+    if compiled.WHY_NOT or not model.n_moe_layers:
+        return {"": nullcontext}
+    return {"": nullcontext, "_pytorch": compiled.switched_off}
+
+
+def take_turn(state: TrainingState, config: TrainConfig, corpus: Corpus) -> list[float]:
+    """Seconds of the steps of one turn that count."""
+    seconds = []
+    for _ in range(TURN):
+        start = time.perf_counter()
+        train_step(state, config, corpus)
+        seconds.append(round(time.perf_counter() - start, 5))
+    return seconds[LEFT_OUT:]
 
 
 def seconds_per_step(
