@@ -199,6 +199,10 @@ proportional_exercise.agrees(
     "a bias that is not zero",
     lambda: (torch.tensor([0.2, -0.1, 0.0]), torch.tensor([1, 5, 9]), 0.01),
 )
+proportional_exercise.agrees(
+    "counts whose mean is not their median",
+    lambda: (torch.zeros(3), torch.tensor([1, 2, 9]), 0.1),
+)
 
 
 ROUNDING = 1e-4  # a matrix product over other rows may round otherwise, by about 1e-6
@@ -258,6 +262,19 @@ def _(student):
     found = list(student(*two_runs(0, 1, by=2e-6), 5))
     if found:
         raise Mistake(f"you give {found}; a difference of 0.000002 is rounding, not a leak")
+
+
+@leaks.probe("one logit of 4,096, and rounding in all of them")
+def _(student):
+    before = torch.zeros(4, 4096)
+    after = before.clone()
+    after[0, 7] += 2e-4
+    after[1] += 5e-5
+    if list(student(before, after, 3)) != [0]:
+        raise Mistake(
+            "only position 0 has a logit that moved by more than 0.0001; "
+            "take the largest change, neither sum nor mean"
+        )
 
 
 leaks.agrees("nothing differs", lambda: (*two_runs(), 4))

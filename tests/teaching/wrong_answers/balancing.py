@@ -71,6 +71,22 @@ def whole_rows(before, after, changed):
     return (before - after).abs().amin(-1)[:changed].gt(1e-4).nonzero().flatten().tolist()
 
 
+def leaking_where(size, threshold=1e-4):
+    """Leaks by another size of a token's change, or beyond another threshold."""
+
+    def leaking(before, after, changed):
+        moved = size((before - after).abs())[:changed]
+        return moved.gt(threshold).nonzero().flatten().tolist()
+
+    return leaking
+
+
+def around_median(bias, counts, rate):
+    """The median in place of the mean."""
+    middle = counts.float().median()
+    return bias + rate * (middle - counts) / middle
+
+
 M = 2 * math.log(256) / 0.04**2
 
 WRONG = {
@@ -120,6 +136,7 @@ WRONG = {
             lambda b, c, r: proportional_update(torch.zeros_like(b), c, r),
             "a bias that is not zero",
         ),
+        "the median": (around_median, "counts whose mean is not their median"),
     },
     "leaking_tokens": {
         "the changed token too": (with_changed, "the changed token and those after it may differ"),
@@ -127,6 +144,11 @@ WRONG = {
         "rising logits only": (with_signs, "you find no leak"),
         "only whole rows": (whole_rows, "you find no leak"),
         "bit by bit": (bit_by_bit, "is rounding, not a leak"),
+        "sum over the vocabulary": (leaking_where(lambda d: d.sum(-1)), "only position 0"),
+        "mean over the vocabulary": (leaking_where(lambda d: d.mean(-1)), "only position 0"),
+        "norm over the vocabulary": (leaking_where(lambda d: d.norm(dim=-1)), "only position 0"),
+        "beyond 1e-5": (leaking_where(lambda d: d.amax(-1), 1e-5), "only position 0"),
+        "beyond 1e-3": (leaking_where(lambda d: d.amax(-1), 1e-3), "only position 0"),
         "never finds one": (lambda before, after, changed: [], "you find no leak"),
     },
 }
