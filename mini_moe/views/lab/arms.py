@@ -9,7 +9,7 @@ import torch
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.loop import TrainRun, check_fit, fresh_state, train_step
-from mini_moe.training.speed import keep_freed_memory
+from mini_moe.training.speed import bf16_is_faster, keep_freed_memory
 
 NONE, AUXILIARY, LOSS_FREE = "no balancing", "auxiliary loss", "loss-free bias"
 
@@ -52,6 +52,12 @@ def train_arms(
     for config in arms.values():
         check_fit(model_config, config, corpus)
     keep_freed_memory()
+    # Timed once for all: on a busy machine each arm might find another answer, and differ by that.
+    bf16 = bf16_is_faster()
+    arms = {
+        name: config if config.bf16 is not None else dataclasses.replace(config, bf16=bf16)
+        for name, config in arms.items()
+    }
     states = {name: fresh_state(model_config, config, corpus) for name, config in arms.items()}
     runs = {name: TrainRun(state.model, []) for name, state in states.items()}
     started = time.perf_counter()
