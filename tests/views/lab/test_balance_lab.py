@@ -19,6 +19,7 @@ MODEL = dataclasses.replace(
     presets.lab(), vocab_size=300, d_model=16, d_ff=16, d_expert=8, n_heads=2, n_routed_experts=4
 )
 TRAINING = TrainConfig(
+    bf16=False,
     steps=STEPS,
     batch_size=2,
     seq_len=16,
