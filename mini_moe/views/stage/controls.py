@@ -72,8 +72,9 @@ class Controls:
         widgets.jslink((self.play, "value"), (self.record, "value"))
         wide = {"width": "auto", "min_width": "8em"}
         toggle = widgets.ToggleButton
-        self.off = toggle(description="Switch expert off", icon="power-off", layout=wide)
-        self.shared = toggle(description="Switch shared expert off", icon="power-off", layout=wide)
+        fixed = wide | {"min_width": "17em"}  # on or off: the row must not move under the finger
+        self.off = toggle(description="Switch expert off", icon="power-off", layout=fixed)
+        self.shared = toggle(description="Switch shared expert off", icon="power-off", layout=fixed)
         self.find = widgets.Button(
             description="Find the strongest switch", icon="search", layout=wide,
             tooltip="Tries every expert alone and selects the one that matters most here",

@@ -38,12 +38,13 @@ def token_chips(trace: RoutingTrace, layer: int) -> list[dict[str, Any]]:
 
 
 def expert_chips(moment: Moment, layer: int) -> list[dict[str, Any]]:
-    """One layer's experts: colour as in the sentence, below what was changed, else the load."""
+    """One layer's experts: colour as in the sentence, load below; ▲ ▼ mark a pushed bias."""
     place, items = moment.after.layers.index(layer), []
     load = expert_load(moment.after.expert_ids[place], moment.after.n_experts).tolist()
     for expert, share in enumerate(load):
         off, bias = (layer, expert) in moment.changes.off, moment.changes.bias.get((layer, expert))
-        label = "off" if off else f"{bias:+.2f}" if bias else f"{share:.0%}"
+        pushed = ("▲" if bias > 0 else "▼") if bias else ""
+        label = "off" if off else f"{pushed}{share:.0%}"
         words = "switched off" if off else f"{share:.1%} of the choices"
         words += f", bias {bias:+.2f}" if bias else ""
         colour = "#FFFFFF" if off else expert_colour(expert)
