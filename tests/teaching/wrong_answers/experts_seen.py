@@ -144,6 +144,10 @@ WRONG = {
         ),
     },
     "choice_margin": {
+        "to the very last": (
+            lambda s, k: s.topk(k, dim=-1).values[..., -1] - s.min(dim=-1).values,
+            "0.05 expected",
+        ),
         "between the first two": (
             lambda s, k: s.topk(2, dim=-1).values.diff(dim=-1).abs()[..., 0],
             "first and the second choice",
@@ -160,7 +164,7 @@ WRONG = {
             lambda s, k: s.topk(k + 1, dim=-1).values[..., -1] - s.sort(dim=-1).values[..., 0],
             "third and the fourth",
         ),
-        "zero": (lambda s, k: torch.zeros(s.shape[:-1]), "three tokens"),
+        "zero": (lambda s, k: torch.zeros(s.shape[:-1]), "0.05 expected"),
     },
     "chance_percent": {
         "a fraction": (0.03125, "hundred times"),
@@ -170,6 +174,10 @@ WRONG = {
         "both routers squared": (0.0977, "too low"),
     },
     "knock_out_cost": {
+        "always the first layer": (
+            lambda model, tokens, layer, expert: after_minus_before(model, tokens, 1, expert),
+            "another layer",
+        ),
         "measures outside the block": (outside_the_block, "inside the `with` block"),
         "measures both inside": (both_inside, "inside the `with` block"),
         "turned round": (lambda *given: -after_minus_before(*given), "sign"),
