@@ -1,0 +1,88 @@
+"""The FLOPs of operations that torch's counter does not know, told to it.
+
+Importing this module registers them once, so that `torch.utils.flop_counter.FlopCounterMode` sees
+our experts and the CPU's flash attention. A row that no token chose, or that only pads a block, is
+not charged: formulas count what the mathematics needs.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import (
+    flop_registry,
+    register_flop_formula,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+from mini_moe.ops import steps
+
+Shape = tuple[int, ...]
+
+
+def experts_forward(x: Shape, expert_ids: Shape, gates: Shape, gate_up: Shape, *_, **__) -> int:
+    """Three products of d_model × d_expert for each (token, choice)."""
+    return 2 * _rows(expert_ids) * 3 * gate_up[2] * gate_up[3]
+
+
+def experts_backward(grad: Shape, x: Shape, expert_ids: Shape, gates: Shape, gate_up: Shape,
+                     *_, **__) -> int:  # fmt: skip
+    """Each forward product has two: of its input's gradient and of its weight's."""
+    return 2 * experts_forward(x, expert_ids, gates, gate_up)
+
+
+def grouped_swiglu(x: Shape, token: Shape, offsets: Shape, gate_up: Shape, *_, **__) -> int:
+    """Gate and up projection of every row."""
+    return 2 * token[0] * 2 * gate_up[2] * gate_up[3]
+
+
+def grouped_gemm(a: Shape, offsets: Shape, b: Shape, *_, **__) -> int:
+    """Every row times its expert's matrix, whichever way round it is stored."""
+    return 2 * a[0] * b[1] * b[2]
+
+
+def grouped_wgrad(a: Shape, b: Shape, *_, **__) -> int:
+    """Σ over rows of an outer product."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+def cpu_attention(query: Shape, key: Shape, value: Shape, *_, **__) -> int:
+    """As torch counts its other attention kernels: all pairs, masked or not."""
+    return sdpa_flop_count(query, key, value)
+
+
+def cpu_attention_backward(grad: Shape, query: Shape, key: Shape, value: Shape, *_, **__) -> int:
+    """Five products: the scores are computed a second time."""
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+def _rows(expert_ids: Shape) -> int:
+    return expert_ids[0] * expert_ids[1]
+
+
+FORMULAS: dict[str, Callable] = {
+    "mini_moe::moe_experts": experts_forward,
+    "mini_moe::moe_experts_backward": experts_backward,
+    "mini_moe::experts_forward": experts_forward,
+    "mini_moe::experts_backward": experts_backward,
+    "mini_moe::grouped_swiglu": grouped_swiglu,
+    "mini_moe::grouped_gemm": grouped_gemm,
+    "mini_moe::grouped_wgrad": grouped_wgrad,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": cpu_attention,
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": cpu_attention_backward,
+}
+
+
+def register() -> list[str]:
+    """Tell torch's counter all formulas whose operation exists here; those that were new to it."""
+    new = []
+    for name, formula in FORMULAS.items():
+        namespace, _, operation = name.partition("::")
+        packet = getattr(getattr(torch.ops, namespace), operation, None)
+        if packet is not None and packet not in flop_registry:
+            register_flop_formula(packet)(formula)
+            new.append(name)
+    return new
+
+
+REGISTERED = register() if steps else []  # the compiled steps must be known before
