@@ -1,6 +1,9 @@
 """Let a trained model write."""
 
-from mini_moe.inference.cache import KeyValueCache
-from mini_moe.inference.generate import generate, sample_token
+from mini_moe.inference.cache import KeyValueCache, LatentCache
+from mini_moe.inference.decoder import Decoder
+from mini_moe.inference.generate import complete, generate, stream
+from mini_moe.inference.sampling import Sampling, sample_token
 
-__all__ = ["KeyValueCache", "generate", "sample_token"]
+__all__ = ["Decoder", "KeyValueCache", "LatentCache", "Sampling", "complete", "generate"]
+__all__ += ["sample_token", "stream"]

@@ -5,12 +5,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
+from mini_moe.model import Transformer
 
 
 class KeyValueCache:
     """Per layer, the normalised latent and the rotated shared key of every token so far.
 
-    kv_lora_rank + qk_rope_head_dim numbers a token and layer, whatever the number of heads.
+    kv_lora_rank + qk_rope_head_dim numbers a token and layer, whatever the number of heads. This is
+    the idea in its plainest form: it grows, and copies itself, with each token. `LatentCache` is
+    what the engine writes into.
     Source: DeepSeek-V3, arXiv 2412.19437 §2.1.1 (the boxed vectors of equations 1 and 3).
     """
 
@@ -36,6 +39,94 @@ class KeyValueCache:
     def n_bytes(self) -> int:
         """Bytes the cache holds."""
         return sum(t.nbytes for pair in self._layers.values() for t in pair)
+
+
+class LatentCache:
+    """The same numbers in one block of memory, allocated once, for rows of different lengths.
+
+    `numbers` is [layers, batch, capacity, kv_lora_rank + qk_rope_head_dim]; of row b the first
+    `lengths[b]` positions are filled, and what lies behind them has no effect. A length only
+    grows once every layer has the new positions, so an interrupted pass leaves it as it was.
+
+    Raises: ValueError for fewer than one row, or a capacity outside [1, max_seq_len].
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        batch: int = 1,
+        capacity: int | None = None,
+        n_layers: int | None = None,
+    ) -> None:
+        config, weight = model.config, model.embed_tokens.weight
+        capacity = config.max_seq_len if capacity is None else capacity
+        if batch < 1:
+            raise ValueError(f"batch={batch} must be at least 1")
+        if not 1 <= capacity <= config.max_seq_len:
+            raise ValueError(f"capacity={capacity} must lie in [1, {config.max_seq_len}]")
+        self.model, self.capacity = model, capacity
+        self.n_layers = config.n_layers if n_layers is None else n_layers
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        self.numbers = weight.detach().new_zeros(self.n_layers, batch, capacity, width)
+        self.lengths = [0] * batch
+
+    def __len__(self) -> int:
+        """Tokens that every row holds."""
+        return min(self.lengths)
+
+    @property
+    def batch(self) -> int:
+        """Rows, one for each sequence."""
+        return len(self.lengths)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes allocated: `kv_bytes_per_token` · rows · capacity."""
+        return self.numbers.nbytes
+
+    def check_room(self, batch: int, new: int) -> None:
+        """Raise ValueError unless `new` positions fit into each of `batch` rows."""
+        if batch != self.batch:
+            raise ValueError(f"cache: made for a batch of {self.batch}, got tokens of {batch} rows")
+        if max(self.lengths) + new > self.capacity:
+            raise ValueError(
+                f"cache: {max(self.lengths)} + {new} positions are more than its "
+                f"capacity={self.capacity}"
+            )
+
+    def append(
+        self, layer: int, latent: Tensor, key_rope: Tensor
+    ) -> tuple[Float[Tensor, "batch keys kv_lora_rank"], Float[Tensor, "batch keys d_rope"]]:
+        """Write a layer's new positions, the same number for every row; all of its positions.
+
+        Raises: ValueError where rows differ in length, or the cache is another model's or full.
+        """
+        batch, new, rank = latent.shape
+        start = self.lengths[0]
+        self.check_room(batch, new)
+        if any(length != start for length in self.lengths):
+            raise ValueError(f"cache: rows of one length expected, got {self.lengths}; use Decoder")
+        width = rank + key_rope.shape[-1]
+        if not 0 <= layer < self.n_layers or width != self.numbers.shape[-1]:
+            raise ValueError(
+                f"cache: made for {self.n_layers} layers of {self.numbers.shape[-1]} numbers, "
+                f"got layer {layer} with {width}"
+            )
+        held = self.numbers[layer, :batch, : start + new]
+        held[:, start:, :rank] = latent
+        held[:, start:, rank:] = key_rope
+        if layer == self.n_layers - 1:
+            self.lengths = [start + new] * batch
+        return held[..., :rank], held[..., rank:]
+
+    def drop(self, row: int) -> None:
+        """Forget a row; the last row takes its place."""
+        last = self.batch - 1
+        if row != last:
+            length = self.lengths[last]
+            self.numbers[:, row, :length] = self.numbers[:, last, :length]
+            self.lengths[row] = length
+        self.lengths.pop()
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int:

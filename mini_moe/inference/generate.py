@@ -1,80 +1,129 @@
-"""Write on from a prompt, token by token."""
+"""Write on from prompts, token by token: one or several at once, whole or as a stream."""
+
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from mini_moe.inference.cache import KeyValueCache
+from mini_moe.inference.cache import LatentCache
+from mini_moe.inference.decoder import Decoder
+from mini_moe.inference.rows import Generation, Piece, Prompt, Row, is_token, make_rows
+from mini_moe.inference.sampling import Sampling
 from mini_moe.model import Transformer
 
 
-@torch.no_grad()
 def generate(
     model: Transformer,
-    prompt: str | list[int],
+    prompt: Prompt | Sequence[Prompt],
     max_new_tokens: int = 100,
     *,
     temperature: float = 0.8,
     top_p: float = 0.95,
-    seed: int | None = None,
-    stop_token: int | None = None,
-) -> str | list[int]:
+    top_k: int | None = None,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int | Sequence[int] | None = None,
+    stop_token: int | Collection[int] | None = None,
+    stop: str | Sequence[str] | None = None,
+) -> str | list[int] | list[str] | list[list[int]]:
     """What the model writes after `prompt`: text for text, token ids for ids, prompt not included.
 
-    Keeps a latent cache, so each new token costs one position. Ends at `stop_token`, after
-    max_new_tokens, or where the model's longest sequence is reached. Temperature 0 always takes the
-    likeliest token; the same seed gives the same text.
+    For a list of prompts, of any lengths, the list of what each gets on its own. Ends at a
+    `stop_token` or before a `stop` string, after max_new_tokens, or where the model's longest
+    sequence is reached. Temperature 0 always takes the likeliest token; the same seed gives the
+    same text, and row i of several prompts is drawn with seed + i, or with its own.
 
     Raises: ValueError for an empty prompt, a text without a tokenizer, a prompt longer than the
-    model accepts, a negative temperature, or a top_p outside (0, 1].
+    model accepts, settings that `Sampling` refuses, or logits that are not finite.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 0")
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature} must not be negative")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must lie in (0, 1]")
-    if isinstance(prompt, str) and model.tokenizer is None:
-        raise ValueError("prompt: this model has no tokenizer; pass token ids, or set one")
-    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-    if not ids:
-        raise ValueError("prompt: at least one token expected, got an empty prompt")
-    room = model.config.max_seq_len - len(ids) + 1  # the last token is written, never read
-    if room < 1:
-        raise ValueError(
-            f"prompt: at most max_seq_len={model.config.max_seq_len} tokens expected, "
-            f"got {len(ids)}"
-        )
-    readable = model.tokenizer.vocab_size if isinstance(prompt, str) else None
-    device = model.embed_tokens.weight.device
-    generator = torch.Generator(device).manual_seed(seed) if seed is not None else None
-
-    cache, written = KeyValueCache(), []
-    tokens = torch.tensor([ids], device=device)
-    for _ in range(min(max_new_tokens, room)):
-        logits = model(tokens, cache=cache)[:, -1, :readable]
-        tokens = sample_token(logits, temperature, top_p, generator)
-        if int(tokens) == stop_token:
-            break
-        written.append(int(tokens))
-    return model.tokenizer.decode(written) if isinstance(prompt, str) else written
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    prompt = prompt.tolist() if isinstance(prompt, torch.Tensor) else prompt
+    several = not isinstance(prompt, str) and any(not is_token(part) for part in prompt)
+    prompts = list(prompt) if several else [prompt]
+    written = complete(
+        model, prompts, max_new_tokens, sampling=sampling, seed=seed, stop_token=stop_token,
+        stop=stop,
+    )  # fmt: skip
+    answers = [
+        one.text if isinstance(own, str) else one.tokens
+        for own, one in zip(prompts, written, strict=True)
+    ]
+    return answers if several else answers[0]
 
 
-def sample_token(
-    logits: Float[Tensor, "batch vocab"],
-    temperature: float,
-    top_p: float,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, "batch 1"]:
-    """Draw from softmax(logits / temperature), kept to the likeliest tokens that make up top_p.
+def complete(
+    model: Transformer,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int = 100,
+    *,
+    sampling: Sampling | None = None,
+    seed: int | Sequence[int] | None = None,
+    stop_token: int | Collection[int] | None = None,
+    stop: str | Sequence[str] | None = None,
+    log_probabilities: bool = False,
+) -> list[Generation]:
+    """`generate` for a list of prompts, with tokens, log-probabilities and why each one ended."""
+    rows = make_rows(
+        model, prompts, max_new_tokens, sampling, seed, stop_token, stop, log_probabilities
+    )
+    for _ in write(Decoder(model), rows):
+        pass
+    return [row.generation() for row in rows]
 
-    Source: nucleus sampling, Holtzman et al., arXiv 1904.09751 §3.1.
+
+def stream(
+    model: Transformer,
+    prompt: Prompt,
+    max_new_tokens: int = 100,
+    *,
+    sampling: Sampling | None = None,
+    seed: int | None = None,
+    stop_token: int | Collection[int] | None = None,
+    stop: str | Sequence[str] | None = None,
+    log_probabilities: bool = False,
+) -> Iterator[Piece]:
+    """`generate` for one prompt, yielding each token as it is written; stop reading at any time.
+
+    Text comes in whole characters, and never a part of a stop string: what is uncertain waits for
+    the next piece, the last of which may have no token. Arguments are checked at once.
     """
-    if temperature == 0:
-        return logits.argmax(dim=-1, keepdim=True)
-    below_best = logits.float() - logits.float().amax(dim=-1, keepdim=True)
-    probabilities, order = (below_best / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    kept = probabilities.masked_fill(before >= top_p, 0)
-    drawn = torch.multinomial(kept, 1, generator=generator)
-    return order.gather(-1, drawn)
+    rows = make_rows(
+        model, [prompt], max_new_tokens, sampling, seed, stop_token, stop, log_probabilities
+    )
+    return pieces(model, rows[0])
+
+
+def pieces(model: Transformer, row: Row) -> Iterator[Piece]:
+    """The pieces of one row, made as they are asked for."""
+    for _ in write(Decoder(model), [row]):
+        if row.ended != "stop token":
+            yield row.last_piece
+    if rest := row.finish():
+        yield Piece(None, rest, None)
+
+
+def write(decoder: Decoder, rows: list[Row]) -> Iterator[None]:
+    """Give every row that has not ended one more token, again and again, until all have."""
+    active = [row for row in rows if not row.ended]
+    if not active:
+        return
+    longest = max(len(row.prompt) + row.limit - 1 for row in active)
+    cache = LatentCache(decoder.model, len(active), longest)
+    hidden = decoder.prefill([row.prompt for row in active], cache)
+    while active:
+        for row, logits in zip(active, decoder.logits(hidden), strict=True):
+            row.take(logits)
+        yield
+        for index in reversed(range(len(active))):
+            if active[index].ended:
+                cache.drop(index)
+                active[index] = active[-1]
+                active.pop()
+        if active:
+            last = torch.tensor([[row.tokens[-1]] for row in active], device=hidden.device)
+            hidden = decoder.read(last, cache)[:, -1]

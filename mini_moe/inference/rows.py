@@ -1,0 +1,157 @@
+"""Prompts being written on: how to go on from each, what has been written, and where it ends."""
+
+from collections.abc import Collection, Sequence
+from numbers import Integral
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mini_moe.inference.sampling import Sampling, log_probability, next_token
+from mini_moe.inference.stops import TextStream, stop_strings
+from mini_moe.model import Transformer
+
+Prompt = str | Sequence[int]
+
+
+class Piece(NamedTuple):
+    """One written token, and the text that is certain since the piece before."""
+
+    token: int | None  # None: no token, only the text that had been held back
+    text: str  # "" without a tokenizer
+    log_probability: float | None  # of the token by the model alone, in nats; None unless asked for
+
+
+class Generation(NamedTuple):
+    """All that was written after one prompt."""
+
+    text: str  # without the stop string; "" without a tokenizer
+    tokens: list[int]  # without the stop token, with those that spell the stop string
+    log_probabilities: list[float]  # of each token by the model alone, in nats; empty unless asked
+    ended: str  # "stop token", "stop string", "length" or "context"
+
+
+class Row:
+    """One prompt, how to go on from it, and what has been written."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        limit: int,
+        ended: str,
+        sampling: Sampling,
+        generator: torch.Generator | None,
+        stop_tokens: frozenset[int],
+        text: TextStream | None,
+        readable: int | None,
+        log_probabilities: bool,
+    ) -> None:
+        self.prompt, self.limit, self.at_limit = prompt, limit, ended
+        self.sampling, self.generator, self.stop_tokens = sampling, generator, stop_tokens
+        self.stream, self.readable, self.measured = text, readable, log_probabilities
+        self.tokens: list[int] = []
+        self.log_probabilities: list[float] = []
+        self.texts: list[str] = []
+        self.ended = "" if limit else ended
+
+    @torch.inference_mode()
+    def take(self, logits: Tensor) -> None:
+        """Draw the next token from its logits [vocab]."""
+        logits = logits[: self.readable]
+        penalise = self.sampling.repetition_penalty != 1
+        seen = self.prompt + self.tokens if penalise else ()
+        token = next_token(logits, self.sampling, self.generator, seen)
+        self.add(token, log_probability(logits, token) if self.measured else None)
+
+    def add(self, token: int, log_probability: float | None = None) -> None:
+        """Take a token as written, unless it is a stop token."""
+        if token in self.stop_tokens:
+            self.ended = "stop token"
+            return
+        self.tokens.append(token)
+        if log_probability is not None:
+            self.log_probabilities.append(log_probability)
+        text = self.stream.add(token) if self.stream else ""
+        self.texts.append(text)
+        self.last_piece = Piece(token, text, log_probability)
+        if self.stream and self.stream.stopped:
+            self.ended = "stop string"
+        elif len(self.tokens) == self.limit:
+            self.ended = self.at_limit
+
+    def finish(self) -> str:
+        """The text that was held back until the end."""
+        rest = self.stream.end() if self.stream else ""
+        self.texts.append(rest)
+        return rest
+
+    def generation(self) -> Generation:
+        """All of it."""
+        self.finish()
+        return Generation("".join(self.texts), self.tokens, self.log_probabilities, self.ended)
+
+
+def make_rows(
+    model: Transformer,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    seed: int | Sequence[int] | None,
+    stop_token: int | Collection[int] | None,
+    stop: str | Sequence[str] | None,
+    log_probabilities: bool,
+) -> list[Row]:
+    """One row a prompt. Raises: ValueError as `generate` does."""
+    if not is_token(max_new_tokens) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 0")
+    stops, rows = stop_strings(stop), []
+    stop_tokens = frozenset(
+        () if stop_token is None else [stop_token] if is_token(stop_token) else stop_token
+    )
+    seeds = seeds_of(seed, len(prompts))
+    for prompt, own in zip(prompts, seeds, strict=True):
+        if (isinstance(prompt, str) or stops) and model.tokenizer is None:
+            raise ValueError("prompt: this model has no tokenizer; pass token ids, or set one")
+        ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(map(int, prompt))
+        room = room_after(ids, model.config.max_seq_len)
+        reads = isinstance(prompt, str) or stops
+        device = model.embed_tokens.weight.device
+        rows.append(
+            Row(
+                ids,
+                min(max_new_tokens, room),
+                "length" if max_new_tokens <= room else "context",
+                sampling or Sampling(),
+                None if own is None else torch.Generator(device).manual_seed(own),
+                stop_tokens,
+                TextStream(model.tokenizer, stops) if reads else None,
+                model.tokenizer.vocab_size if reads else None,
+                log_probabilities,
+            )
+        )
+    return rows
+
+
+def room_after(ids: list[int], max_seq_len: int) -> int:
+    """Tokens that can be written after a prompt; the last of them is written and never read."""
+    if not ids:
+        raise ValueError("prompt: at least one token expected, got an empty prompt")
+    if len(ids) > max_seq_len:
+        raise ValueError(
+            f"prompt: at most max_seq_len={max_seq_len} tokens expected, got {len(ids)}"
+        )
+    return max_seq_len - len(ids) + 1
+
+
+def seeds_of(seed: int | Sequence[int] | None, rows: int) -> list[int | None]:
+    """A seed for every row: seed + row, or those given, or none."""
+    if seed is None or is_token(seed):
+        return [None if seed is None else seed + row for row in range(rows)]
+    if len(seed) != rows:
+        raise ValueError(f"seed: one seed or {rows}, one a prompt, expected, got {len(seed)}")
+    return list(seed)
+
+
+def is_token(value: object) -> bool:
+    """Whether a value is an integer that could be a token id."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,0 +1,129 @@
+"""From logits to a token: which tokens may be drawn, and how likely each of them is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn. Filters act in this order, each on what the one before left.
+
+    Raises: ValueError that names the setting, what was expected and what came.
+    """
+
+    temperature: float = 0.8  # divides the logits; 0 always takes the likeliest token
+    top_k: int | None = None  # the k likeliest tokens; None: all
+    top_p: float = 0.95  # the likeliest tokens that together reach this probability; 1: all
+    min_p: float = 0.0  # tokens at least this likely, as a share of the likeliest one
+    repetition_penalty: float = 1.0  # above 1, tokens that were read or written are less likely
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be finite and not negative")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise ValueError(f"top_k={self.top_k!r} must be an integer of at least 1, or None")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p} must lie in [0, 1]")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
+
+
+def next_token(
+    logits: Float[Tensor, "vocab"],
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+    seen: Sequence[int] = (),
+) -> int:
+    """Draw one token after a row of logits; `seen` is what the repetition penalty counts.
+
+    Raises: ValueError where no token can be chosen: a logit is NaN or infinite.
+    """
+    logits = penalised(logits, sampling, seen)
+    best, token = logits.max(dim=-1)
+    if not math.isfinite(best.item()):
+        raise ValueError(f"logits: a finite largest one expected, got {best.item()}")
+    if sampling.temperature == 0:
+        return token.item()
+    ranked, order = ranked_probabilities(logits.float() - best.float(), sampling)
+    return order[torch.multinomial(ranked, 1, generator=generator)].item()
+
+
+def next_probabilities(
+    logits: Float[Tensor, "vocab"], sampling: Sampling, seen: Sequence[int] = ()
+) -> Float[Tensor, "vocab"]:
+    """The distribution that `next_token` draws from, by token id; all on one token if greedy."""
+    logits = penalised(logits, sampling, seen)
+    best, token = logits.max(dim=-1)
+    if not math.isfinite(best.item()):
+        raise ValueError(f"logits: a finite largest one expected, got {best.item()}")
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits, dtype=torch.float32).index_fill_(0, token, 1.0)
+    ranked, order = ranked_probabilities(logits.float() - best.float(), sampling)
+    return torch.zeros_like(ranked).scatter_(0, order, ranked / ranked.sum())
+
+
+def ranked_probabilities(
+    logits: Float[Tensor, "*batch vocab"], sampling: Sampling
+) -> tuple[Float[Tensor, "*batch vocab"], Int[Tensor, "*batch vocab"]]:
+    """Probabilities, likeliest first and 0 where filtered out, and the ids; they need not sum to 1.
+
+    `logits` have their largest value at 0, so that any temperature above 0 is safe.
+    Source: top-k, Fan et al., arXiv 1805.04833; top-p, Holtzman et al., arXiv 1904.09751 §3.1;
+    min-p, Nguyen et al., arXiv 2407.01082.
+    """
+    probabilities = (logits.float() / sampling.temperature).softmax(dim=-1)
+    ranked, order = probabilities.sort(dim=-1, descending=True)
+    if sampling.top_k is not None:
+        ranked[..., sampling.top_k :] = 0
+    if sampling.top_p < 1:
+        before = ranked.cumsum(dim=-1) - ranked
+        left = 1.0 if sampling.top_k is None else ranked.sum(dim=-1, keepdim=True)
+        ranked.masked_fill_(before >= sampling.top_p * left, 0)
+    if sampling.min_p:
+        ranked.masked_fill_(ranked < sampling.min_p * ranked[..., :1], 0)
+    return ranked, order
+
+
+def penalised(logits: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:
+    """Logits of seen tokens divided by the penalty if positive, multiplied by it if not.
+
+    Source: Keskar et al. (CTRL), arXiv 1909.05858, which divides; the case below 0 as in
+    transformers, so that a penalty above 1 always makes a token less likely.
+    """
+    if sampling.repetition_penalty == 1 or not len(seen):
+        return logits
+    ids = torch.tensor(sorted(set(seen)), device=logits.device)
+    ids = ids[ids < len(logits)]
+    before = logits[ids]
+    penalty = sampling.repetition_penalty
+    return logits.index_copy(0, ids, torch.where(before > 0, before / penalty, before * penalty))
+
+
+def log_probability(logits: Float[Tensor, "vocab"], token: int) -> float:
+    """ln softmax(logits)[token]: what the model itself says, before temperature and filters."""
+    return logits.float().log_softmax(dim=-1)[token].item()
+
+
+def sample_token(
+    logits: Float[Tensor, "batch vocab"],
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "batch 1"]:
+    """Draw from softmax(logits / temperature), kept to the likeliest tokens that make up top_p.
+
+    Source: nucleus sampling, Holtzman et al., arXiv 1904.09751 §3.1.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    below_best = logits.float() - logits.float().amax(dim=-1, keepdim=True)
+    sampling = Sampling(temperature=temperature, top_p=top_p)
+    ranked, order = ranked_probabilities(below_best, sampling)
+    return order.gather(-1, torch.multinomial(ranked, 1, generator=generator))
