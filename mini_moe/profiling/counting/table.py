@@ -54,7 +54,7 @@ class Counts:
     @property
     def kinds(self) -> tuple[Row, ...]:
         """One row a kind, all layers together; what belongs to MTP modules is the kind "mtp"."""
-        made = (_sum((r for r in self.modules if _kind(r) == kind), kind) for kind in KINDS)
+        made = (_sum((r for r in self.modules if kind_of(r) == kind), kind) for kind in KINDS)
         return tuple(row for row in made if row.parameters or row.bytes_forward)
 
     @property
@@ -65,7 +65,7 @@ class Counts:
     @property
     def main(self) -> Row:
         """What `model(tokens)` runs and DeepSeek's figures count: everything but MTP modules."""
-        return _sum((row for row in self.modules if _kind(row) != "mtp"), "main model")
+        return _sum((row for row in self.modules if kind_of(row) != "mtp"), "main model")
 
     def under(self, path: str) -> Row:
         """The sum over a module's path and all below it, as "layers.3.mlp" or "layers".
@@ -109,7 +109,7 @@ def count(
     Raises: ValueError for counts below one, more positions than max_seq_len, or unknown names.
     Source: 2 FLOPs a weight and token, Kaplan et al., arXiv 2001.08361 §2.1.
     """
-    config, own = _config_of(model)
+    config, own = config_of(model)
     kind = dtype or own
     _require(isinstance(kind, torch.dtype), "dtype", "a torch.dtype", kind)
     for name, value, least in (("batch", batch, 1), ("seq", seq, 1), ("context", context, 0)):
@@ -130,7 +130,8 @@ def count(
     return Counts(config=config, work=work, modules=rows)
 
 
-def _config_of(model: ModelConfig | Transformer) -> tuple[ModelConfig, torch.dtype]:
+def config_of(model: ModelConfig | Transformer) -> tuple[ModelConfig, torch.dtype]:
+    """Configuration and type of the parameters; ValueError for anything else than a model."""
     if isinstance(model, ModelConfig):
         return model, torch.float32
     if isinstance(model, Transformer):
@@ -149,7 +150,8 @@ def _row(part: Part, trained: bool) -> Row:
     return Row(**columns, flops_training=training)
 
 
-def _kind(row: Row) -> str:
+def kind_of(row: Row) -> str:
+    """The line of the table that a module belongs to."""
     return "mtp" if row.name.startswith("mtp.") else row.kind
 
 

@@ -1,0 +1,109 @@
+"""Every tensor's memory entered when it is born and struck off when it dies."""
+
+import weakref
+from collections import defaultdict
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mini_moe.ops import compiled
+from mini_moe.ops.sorted_experts import most_rows
+
+
+class Ledger(TorchDispatchMode):
+    """While it is on: bytes alive, and the most there were. Views share their storage's entry.
+
+    It sees what operations return. What our own operation for experts needs in between is added by
+    `inside_experts`; a kernel's private scratch memory is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.peak = 0, 0
+        self._entries: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.enter(leaf)
+        if func.namespace == "mini_moe":
+            self.peak = max(self.peak, self.alive + inside_experts(func, args))
+        return out
+
+    def enter(self, tensor: Tensor) -> None:
+        """Add a tensor's storage, unless it is known."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self._entries and self._entries[key]() is storage:
+            return
+
+        def strike(_: object) -> None:
+            self.alive -= size
+            self._entries.pop(key, None)
+
+        self._entries[key] = weakref.ref(storage, strike)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        self.peak = self.alive
+
+
+def inside_experts(func, args: tuple) -> int:
+    """Bytes that the PyTorch path of `moe_experts` holds on top of its results at its fullest.
+
+    Per row of d numbers in and f hidden ones: x, hidden and output forward; backward the copies of
+    x and of the output's gradient, four to eight of f, and the gradient of x. The compiled kernels
+    work in scratch memory of their own, which torch does not allocate. Blocks are padded; how much
+    depends on the routing, half of the most is a fair guess.
+    """
+    name = func._schema.name.partition("::")[2]
+    if name not in ("moe_experts", "moe_experts_backward"):
+        return 0
+    x, expert_ids, gates, gate_up = args[1:5] if name.endswith("backward") else args[:4]
+    if compiled.serves(x, gates):
+        return 0
+    experts, _, width, d = gate_up.shape
+    numbers = 2 * d + width if name == "moe_experts" else max(3 * d + 6 * width, 2 * d + 8 * width)
+    rows = (expert_ids.numel() + most_rows(expert_ids.numel(), experts)) // 2
+    return rows * numbers * x.element_size()
+
+
+class SavedByModule:
+    """While it is on: bytes that each module keeps for the backward pass, by the module's path.
+
+    A storage belongs to the module that keeps it first; parameters are not counted, copies of them
+    in another type are.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.bytes: dict[str, int] = defaultdict(int)
+        self._model, self._stack = model, [""]
+        own = (*model.parameters(), *model.buffers())
+        self._known = {t.untyped_storage()._cdata for t in own}
+
+    def __enter__(self) -> "SavedByModule":
+        self._exit = ExitStack()
+        for path, module in self._model.named_modules():
+            before = module.register_forward_pre_hook(lambda *_, p=path: self._stack.append(p))
+            after = module.register_forward_hook(lambda *_: self._stack.pop() and None)
+            self._exit.callback(before.remove)
+            self._exit.callback(after.remove)
+        hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+        self._exit.enter_context(hooks)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exit.close()
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:  # a saved storage lives on, so its address is its own
+            self._known.add(storage._cdata)
+            self.bytes[self._stack[-1]] += storage.nbytes()
+        return tensor
