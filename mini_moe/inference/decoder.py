@@ -51,6 +51,9 @@ class Decoder:
         Raises: ValueError where the cache is another model's, full, or of another batch size, or
         an id is out of range.
         """
+        if torch.is_autocast_enabled(tokens.device.type):  # it would round every weight anew
+            with torch.autocast(tokens.device.type, enabled=False):
+                return self.read(tokens, cache)
         batch, new = tokens.shape
         self.check(batch, new, cache)
         even = all(length == cache.lengths[0] for length in cache.lengths)
@@ -97,7 +100,8 @@ class Decoder:
     @torch.inference_mode()
     def logits(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """What the head makes of the vectors that were read."""
-        return F.linear(hidden, self.head)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden, self.head)
 
     def run(self, layers: list["AbsorbedLayer"], x: Tensor, cache: LatentCache) -> Tensor:
         """The layers' output for embedded tokens [batch, new, d_model]; the cache grows."""

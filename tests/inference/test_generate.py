@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mini_moe import generate
-from mini_moe.inference import sample_token
+from mini_moe.inference import Sampling, complete, stream
 from mini_moe.text.tokenizer import train_bpe
-from tests.helpers import small_model
+from tests.helpers import small_model, without_shape_hook
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +112,22 @@ def test_prompt_ids_are_not_changed_and_answers_are_plain_numbers():
         ({"prompt": [1], "top_p": 0.0}, "top_p=0.0"),
         ({"prompt": [1], "top_p": 1.5}, "top_p=1.5"),
         ({"prompt": [1], "top_p": float("nan")}, "top_p=nan"),
+        ({"prompt": [1], "temperature": float("inf")}, "temperature=inf"),
+        ({"prompt": [1], "top_k": 0}, "top_k=0"),
+        ({"prompt": [1], "top_k": 2.5}, "top_k=2.5"),
+        ({"prompt": [1], "min_p": 1.5}, "min_p=1.5"),
+        ({"prompt": [1], "repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"prompt": [1], "max_new_tokens": -1}, "max_new_tokens=-1"),
+        ({"prompt": [1], "max_new_tokens": 2.0}, "max_new_tokens=2.0"),
+        ({"prompt": [1], "stop": ""}, "stop: strings that are not empty"),
+        ({"prompt": [1], "stop": ["a", 3]}, "got 3"),
+        ({"prompt": [[1], []]}, "empty prompt"),
+        ({"prompt": [[1], [300]]}, "vocab_size=300"),
+        ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, "one seed or 2, one a prompt"),
     ],
 )
 def test_mistakes_are_named(bytewise, arguments, said):
-    with pytest.raises(ValueError, match=said):
+    with without_shape_hook(), pytest.raises(ValueError, match=said):
         generate(bytewise, **arguments)
 
 
@@ -124,49 +136,145 @@ def test_text_needs_a_tokenizer():
         generate(small_model(), "hello")
 
 
-def drawn(logits, n=4000, **options):
-    """Shares of the tokens drawn n times from the same logits."""
-    settings = {"temperature": 1.0, "top_p": 1.0} | options
-    generator = torch.Generator().manual_seed(0)
-    tokens = sample_token(logits.expand(n, -1), generator=generator, **settings)
-    return torch.bincount(tokens.flatten(), minlength=logits.shape[-1]) / n
+PROMPTS = [[3, 4, 5, 6, 7, 8], [9], [10, 11, 12], [13, 14]]
+WAYS = [
+    {"temperature": 0.0},
+    {"temperature": 1.0, "top_p": 1.0},
+    {"temperature": 1.3, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2},
+]
 
 
-PROBABILITIES = torch.tensor([[0.1, 0.5, 0.05, 0.3, 0.05]])
+@pytest.mark.parametrize("settings", WAYS)
+def test_several_prompts_get_what_each_gets_alone(settings):
+    model = small_model()
+    together = generate(model, PROMPTS, max_new_tokens=40, seed=5, **settings)
+    alone = [
+        generate(model, prompt, max_new_tokens=40, seed=5 + row, **settings)
+        for row, prompt in enumerate(PROMPTS)
+    ]
+    assert together == alone
+    own = generate(model, PROMPTS[1:3], max_new_tokens=40, seed=[6, 7], **settings)
+    assert own == alone[1:3]
 
 
-def test_samples_follow_the_softmax():
-    assert (drawn(PROBABILITIES.log()) - PROBABILITIES[0]).abs().max() < 0.03
+def test_rows_that_end_early_leave_the_others_alone(bytewise):
+    alone = [generate(bytewise, p, max_new_tokens=40, temperature=0.0) for p in PROMPTS]
+    stops = {alone[1][4], alone[2][9]}
+    expected = [
+        tokens[: next((i for i, t in enumerate(tokens) if t in stops), 40)] for tokens in alone
+    ]
+    assert len({len(tokens) for tokens in expected}) > 1
+    together = generate(bytewise, PROMPTS, max_new_tokens=40, temperature=0.0, stop_token=stops)
+    assert together == expected
 
 
-def test_temperature_sharpens_and_flattens():
-    squared = PROBABILITIES[0] ** 2 / (PROBABILITIES**2).sum()
-    assert (drawn(PROBABILITIES.log(), temperature=0.5) - squared).abs().max() < 0.03
-    assert (drawn(PROBABILITIES.log(), temperature=1e6) - 0.2).abs().max() < 0.03
+def test_a_row_at_the_end_of_the_context_leaves_the_others_alone():
+    model = small_model()
+    written = complete(model, [[1] * 60, [2] * 30], 20, sampling=Sampling(temperature=0.0))
+    assert [len(one.tokens) for one in written] == [5, 20]
+    assert [one.ended for one in written] == ["context", "length"]
+    assert written[1].tokens == generate(model, [2] * 30, max_new_tokens=20, temperature=0.0)
 
 
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(1e-6, [1]), (0.5, [1]), (0.51, [1, 3]), (0.79, [1, 3]), (0.89, [0, 1, 3])],
-)
-def test_top_p_keeps_the_fewest_that_reach_it(top_p, kept):
-    shares = drawn(PROBABILITIES.log(), top_p=top_p)
-    assert shares.nonzero().flatten().tolist() == kept
-    expected = PROBABILITIES[0, kept] / PROBABILITIES[0, kept].sum()
-    assert (shares[kept] - expected).abs().max() < 0.03
+def test_several_texts_get_several_texts(bytewise):
+    texts = generate(bytewise, ["the cat", "on"], max_new_tokens=8, seed=0)
+    assert texts == [
+        generate(bytewise, "the cat", max_new_tokens=8, seed=0),
+        generate(bytewise, "on", max_new_tokens=8, seed=1),
+    ]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-6])
-def test_cold_sampling_takes_the_best_of_each_row(temperature):
-    logits = torch.randn(6, 50)
-    tokens = sample_token(logits, temperature, 0.9)
-    assert tokens.shape == (6, 1) and torch.equal(tokens[:, 0], logits.argmax(dim=-1))
+@torch.no_grad()
+def test_log_probabilities_are_those_of_the_model_alone():
+    model = small_model()
+    settings = Sampling(temperature=2.0, top_k=5, repetition_penalty=1.5)
+    one = complete(model, [[3, 4]], 9, sampling=settings, seed=1, log_probabilities=True)[0]
+    whole = model(torch.tensor([[3, 4, *one.tokens]])).log_softmax(dim=-1)[0]
+    expected = [whole[1 + place, token].item() for place, token in enumerate(one.tokens)]
+    assert one.log_probabilities == pytest.approx(expected, abs=1e-4)
+    assert complete(model, [[3, 4]], 9, sampling=settings, seed=1)[0].log_probabilities == []
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-def test_one_token_is_drawn_for_each_row(batch):
-    certain = torch.full((batch, 9), -1e9)
-    for row in range(batch):
-        certain[row, row] = 0
-    tokens = sample_token(certain.bfloat16(), 1.0, 0.95)
-    assert tokens.flatten().tolist() == list(range(batch)) and tokens.dtype == torch.int64
+def test_a_stream_is_the_whole_text_in_pieces(bytewise):
+    for seed in range(5):
+        pieces = list(stream(bytewise, "the cat", 30, seed=seed, log_probabilities=True))
+        whole = complete(bytewise, ["the cat"], 30, seed=seed, log_probabilities=True)[0]
+        assert "".join(piece.text for piece in pieces) == whole.text
+        written = [piece for piece in pieces if piece.token is not None]
+        assert [piece.token for piece in written] == whole.tokens
+        assert [piece.log_probability for piece in written] == whole.log_probabilities
+
+
+def test_a_stream_checks_its_arguments_before_the_first_piece(bytewise):
+    with pytest.raises(ValueError, match="empty prompt"):
+        stream(bytewise, "")
+
+
+def test_a_stream_makes_one_token_at_a_time_and_may_be_left(monkeypatch):
+    model, passes = small_model(), []
+    head = model.lm_head.weight
+    from mini_moe.inference import Decoder
+
+    logits = Decoder.logits
+    monkeypatch.setattr(Decoder, "logits", lambda *a: passes.append(1) or logits(*a))
+    pieces = stream(model, [3], 50, sampling=Sampling(temperature=0.0))
+    first = [next(pieces).token for _ in range(3)]
+    assert len(passes) == 3
+    pieces.close()
+    assert generate(model, [3], 50, temperature=0.0)[:3] == first
+    assert model.lm_head.weight is head and head.requires_grad
+
+
+def test_a_text_ends_before_a_stop_string_wherever_tokens_divide_it(bytewise):
+    whole = generate(bytewise, "the cat", 40, seed=3, temperature=1.5, top_p=1.0)
+    for start in range(2, len(whole) - 4, 5):
+        stop = whole[start : start + 4]
+        written = complete(
+            bytewise, ["the cat"], 40, seed=3, stop=stop,
+            sampling=Sampling(temperature=1.5, top_p=1.0),
+        )[0]  # fmt: skip
+        assert written.text == whole[: whole.index(stop)] and written.ended == "stop string"
+        pieces = stream(
+            bytewise, "the cat", 40, seed=3, stop=[stop, "\x01never"],
+            sampling=Sampling(temperature=1.5, top_p=1.0),
+        )  # fmt: skip
+        assert "".join(piece.text for piece in pieces) == written.text
+
+
+def test_ids_end_with_the_tokens_that_spell_the_stop_string(bytewise):
+    ids = generate(bytewise, [5, 6], 40, seed=3, temperature=1.5, stop="never written")
+    stop = bytewise.tokenizer.decode(ids[10:12])
+    written = generate(bytewise, [5, 6], 40, seed=3, temperature=1.5, stop=stop)
+    assert written == ids[: len(written)] and stop in bytewise.tokenizer.decode(written)
+
+
+def test_why_a_text_ended_is_told(bytewise):
+    ids = generate(bytewise, [3], 5, temperature=0.0)
+    greedy = Sampling(temperature=0.0)
+
+    def why(**settings):
+        return complete(bytewise, [[3]], sampling=greedy, **settings)[0].ended
+
+    assert why(max_new_tokens=0) == why(max_new_tokens=5) == "length"
+    assert why(max_new_tokens=5, stop_token=ids[0]) == "stop token"
+    assert why(max_new_tokens=500) == "context"
+    assert complete(bytewise, [], sampling=greedy) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_an_error(value, temperature):
+    model = small_model()
+    model.norm.weight.data[3] = value
+    with pytest.raises(ValueError, match="logits: a finite largest one expected"):
+        generate(model, [3], temperature=temperature)
+
+
+def test_numbers_of_other_libraries_are_token_ids():
+    model = small_model()
+    expected = generate(model, [3, 4], 5, temperature=0.0)
+    ids = torch.tensor([3, 4])
+    with without_shape_hook():
+        assert generate(model, ids, 5, temperature=0.0) == expected
+        assert generate(model, ids.numpy(), 5, temperature=0.0) == expected
+        assert generate(model, ids[None], 5, temperature=0.0) == [expected]
