@@ -57,10 +57,10 @@ class Ledger(TorchDispatchMode):
 def inside_experts(func, args: tuple) -> int:
     """Bytes that the PyTorch path of `moe_experts` holds on top of its results at its fullest.
 
-    Per row of d numbers in and f hidden ones: x, hidden and output forward; backward the copies of
-    x and of the output's gradient, four to eight of f, and the gradient of x. The compiled kernels
-    work in scratch memory of their own, which torch does not allocate. Blocks are padded; how much
-    depends on the routing, half of the most is a fair guess.
+    Forward: x, hidden and output rows. Backward: rows of x, of both gradients and six hidden ones
+    when all results exist, or two more before the weights' and x's gradients are there. Blocks are
+    padded; how much depends on the routing, half of the most is a fair guess. The compiled kernels
+    work in scratch memory of their own, which torch does not allocate.
     """
     name = func._schema.name.partition("::")[2]
     if name not in ("moe_experts", "moe_experts_backward"):
@@ -69,9 +69,12 @@ def inside_experts(func, args: tuple) -> int:
     if compiled.serves(x, gates):
         return 0
     experts, _, width, d = gate_up.shape
-    numbers = 2 * d + width if name == "moe_experts" else max(3 * d + 6 * width, 2 * d + 8 * width)
     rows = (expert_ids.numel() + most_rows(expert_ids.numel(), experts)) // 2
-    return rows * numbers * x.element_size()
+    numbers = rows * (2 * d + width)
+    if name.endswith("backward"):
+        early = rows * (2 * d + 8 * width) - gate_up.numel() - x.numel()
+        numbers = max(rows * (3 * d + 6 * width), early)
+    return numbers * x.element_size()
 
 
 class SavedByModule:
