@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from mini_moe.training.losses import training_losses
 from mini_moe.training.optimizer import build_optimizers
 from mini_moe.training.speed import bf16_is_faster
 
+# Without it torch's profiler writes two lines to the error stream each time it starts and stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 PHASES = ("forward", "backward", "optimizer")
 
 

@@ -104,8 +104,9 @@ def attention(config: ModelConfig, work: Work, path: str) -> Iterator[Part]:
     """The projections one by one, then the products of queries, keys and values.
 
     `expanded` makes keys and values of all heads from every cached latent, at every call;
-    `absorbed` multiplies queries and outputs by kv_b_proj instead, so only new tokens meet it;
-    `naive` keeps the keys and values of all heads in the cache.
+    `absorbed` multiplies queries and outputs by kv_b_proj's halves instead, one after the other, so
+    that only new tokens meet it; `naive` keeps the keys and values of all heads in the cache.
+    Source: DeepSeek-V2, arXiv 2405.04434 §2.1.2 and §2.1.3.
     """
     d, heads, latent, rope = (
         config.d_model, config.n_heads, config.kv_lora_rank, config.qk_rope_head_dim

@@ -138,6 +138,11 @@ def test_bad_arguments_are_named(ask):
         ask("tiny", run_config(seq_len=8))
 
 
+def test_measuring_prints_nothing(capfd):
+    measure_memory(small_config(), run_config(seq_len=8))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_text_names_every_part():
     text = str(predict_memory(small_config(), run_config(seq_len=8)))
     for words in ("weights", "optimizer", "activations", "routed experts", "peak, backward"):
