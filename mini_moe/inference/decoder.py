@@ -84,9 +84,8 @@ class Decoder:
         self.check(len(prompts), max(lengths), cache)
         if any(cache.lengths) or not min(lengths):
             raise ValueError(f"prompts of 1 or more tokens and an empty cache expected: {lengths}")
-        device = self.embedding.device
         padded = [prompt + [prompt[-1]] * (max(lengths) - len(prompt)) for prompt in prompts]
-        tokens = torch.tensor(padded, device=device)
+        tokens = self.as_tokens(padded)
         self.model.check_tokens(tokens, 0)
         last = tokens.new_tensor(lengths) - 1
         found = self.embedding.new_empty(len(prompts), self.config.d_model)
@@ -96,6 +95,17 @@ class Decoder:
             found[rows] = hidden[rows, last[rows] - start]
         cache.lengths = lengths
         return found
+
+    @torch.inference_mode()
+    def read_all(self, tokens: list[int], cache: LatentCache) -> Float[Tensor, "1 new d_model"]:
+        """Read one prompt in chunks; the vectors at all of its tokens."""
+        whole = self.as_tokens([tokens])
+        self.model.check_tokens(whole, 0)
+        return torch.cat([self.read(part, cache) for part in whole.split(CHUNK, dim=1)], dim=1)
+
+    def as_tokens(self, rows: list[list[int]]) -> Int[Tensor, "batch new"]:
+        """Token ids on the model's device."""
+        return torch.tensor(rows, device=self.embedding.device)
 
     @torch.inference_mode()
     def logits(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:

@@ -8,6 +8,7 @@ from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.decoder import Decoder
 from mini_moe.inference.rows import Generation, Piece, Prompt, Row, is_token, make_rows
 from mini_moe.inference.sampling import Sampling
+from mini_moe.inference.speculative import Drafter, Speculation, write_ahead
 from mini_moe.model import Transformer
 
 
@@ -86,21 +87,26 @@ def stream(
     stop_token: int | Collection[int] | None = None,
     stop: str | Sequence[str] | None = None,
     log_probabilities: bool = False,
+    ahead: int = 0,
 ) -> Iterator[Piece]:
     """`generate` for one prompt, yielding each token as it is written; stop reading at any time.
 
     Text comes in whole characters, and never a part of a stop string: what is uncertain waits for
-    the next piece, the last of which may have no token. Arguments are checked at once.
+    the next piece, the last of which may have no token. Arguments are checked at once. With
+    `ahead`, the model's MTP module proposes that many tokens a pass.
     """
     rows = make_rows(
         model, [prompt], max_new_tokens, sampling, seed, stop_token, stop, log_probabilities
     )
-    return pieces(model, rows[0])
+    writing = write(Decoder(model), rows)
+    if ahead:
+        writing = write_ahead(Drafter(Decoder(model), ahead), rows[0], Speculation())
+    return pieces(writing, rows[0])
 
 
-def pieces(model: Transformer, row: Row) -> Iterator[Piece]:
+def pieces(writing: Iterator[None], row: Row) -> Iterator[Piece]:
     """The pieces of one row, made as they are asked for."""
-    for _ in write(Decoder(model), [row]):
+    for _ in writing:
         if row.ended != "stop token":
             yield row.last_piece
     if rest := row.finish():
@@ -125,5 +131,5 @@ def write(decoder: Decoder, rows: list[Row]) -> Iterator[None]:
                 active[index] = active[-1]
                 active.pop()
         if active:
-            last = torch.tensor([[row.tokens[-1]] for row in active], device=hidden.device)
+            last = decoder.as_tokens([[row.tokens[-1]] for row in active])
             hidden = decoder.read(last, cache)[:, -1]

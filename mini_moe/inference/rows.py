@@ -58,10 +58,12 @@ class Row:
     def take(self, logits: Tensor) -> None:
         """Draw the next token from its logits [vocab]."""
         logits = logits[: self.readable]
-        penalise = self.sampling.repetition_penalty != 1
-        seen = self.prompt + self.tokens if penalise else ()
-        token = next_token(logits, self.sampling, self.generator, seen)
+        token = next_token(logits, self.sampling, self.generator, self.seen())
         self.add(token, log_probability(logits, token) if self.measured else None)
+
+    def seen(self) -> list[int]:
+        """What a repetition penalty counts; nothing where there is none."""
+        return self.prompt + self.tokens if self.sampling.repetition_penalty != 1 else []
 
     def add(self, token: int, log_probability: float | None = None) -> None:
         """Take a token as written, unless it is a stop token."""

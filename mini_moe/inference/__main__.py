@@ -1,0 +1,82 @@
+"""`python -m mini_moe.inference`: let a model write, and watch it do so."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mini_moe.huggingface import load_hf
+from mini_moe.inference.generate import stream
+from mini_moe.inference.sampling import Sampling
+from mini_moe.text import data_folder
+from mini_moe.text.tokenizer import END_OF_TEXT_ID
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a prompt and what the model writes after it, as it is written.
+
+    The exit status is 0 where all went well, 1 after an error, 130 after an interruption.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        sampling = Sampling(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+        )
+        model = load_hf(options.checkpoint)
+        pieces = stream(
+            model,
+            options.prompt,
+            options.max_new_tokens,
+            sampling=sampling,
+            seed=options.seed,
+            stop_token=END_OF_TEXT_ID,
+            stop=options.stop,
+            ahead=options.ahead,
+        )
+        print(options.prompt, end="", flush=True)
+        for piece in pieces:
+            print(piece.text, end="", flush=True)
+    except KeyboardInterrupt:
+        print()
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}".splitlines()[0], file=sys.stderr)
+        return 1
+    print()
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of the command line."""
+    made = argparse.ArgumentParser(prog="python -m mini_moe.inference", description=main.__doc__)
+    made.add_argument("--prompt", required=True, help="the text to go on from")
+    made.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=data_folder() / "checkpoints" / "tiny",
+        help="folder with config.json, *.safetensors and tokenizer.json; default: %(default)s",
+    )
+    defaults = Sampling()
+    made.add_argument("--max_new_tokens", type=int, default=200, help="default: %(default)s")
+    made.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help="0 takes the likeliest"
+    )
+    made.add_argument("--top_k", type=int, help="only the k likeliest tokens")
+    made.add_argument("--top_p", type=float, default=defaults.top_p, help="default: %(default)s")
+    made.add_argument("--min_p", type=float, default=defaults.min_p, help="default: %(default)s")
+    made.add_argument(
+        "--repetition_penalty", type=float, default=defaults.repetition_penalty, help="1 is off"
+    )
+    made.add_argument("--seed", type=int, help="the same seed writes the same text")
+    made.add_argument("--stop", action="append", help="a text to stop before; may be repeated")
+    made.add_argument(
+        "--ahead", type=int, default=0, help="tokens that the model's MTP module proposes a pass"
+    )
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())
