@@ -39,7 +39,7 @@ class Limits:
         return "\n".join(lines)
 
     def seconds(
-        self, flops: float, n_bytes: float, calls: float, dtype: str = "bfloat16"
+        self, flops: int | float, n_bytes: int | float, calls: int, dtype: str = "bfloat16"
     ) -> dict[str, float]:
         """The least that each limit alone allows: by "compute", by "bytes" and by "calls"."""
         return {
@@ -49,7 +49,7 @@ class Limits:
         }
 
 
-def machine_limits(device: str | torch.device = "cpu", budget: float = 3.0) -> Limits:
+def machine_limits(device: str | torch.device = "cpu", budget: int | float = 3.0) -> Limits:
     """Measure a device once a process and number of threads, in about `budget` seconds at most.
 
     Products are square, of MATMUL_SIZES; on the CPU also the compiled grouped product with one

@@ -1,0 +1,119 @@
+import functools
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mini_moe import Transformer
+from mini_moe.profiling import profile_step
+from mini_moe.profiling.timing.recording import OTHER, Part, Recording
+from mini_moe.profiling.timing.segments import NODE, STEP_NAME, segments_of
+from tests.training.small_run import small_model_config, small_train_config
+
+ATTENTION = Part("attention", "layers.0.self_attn")
+
+
+def event(name, start, end, node=-1, thread=1, kernels=()):
+    return SimpleNamespace(
+        name=name, thread=thread, sequence_nr=node, is_async=False,
+        time_range=SimpleNamespace(start=float(start), end=float(end)),
+        device_type=SimpleNamespace(name="CPU"),
+        kernels=[SimpleNamespace(duration=one) for one in kernels],
+    )  # fmt: skip
+
+
+@functools.cache
+def record():
+    """Attention ran inside a step and made node 7; node 8 came after it."""
+    made = Recording()
+    made.parts = {STEP_NAME: OTHER, "layers.0.self_attn (attention)": ATTENTION}
+    made._changes = [
+        (7, STEP_NAME), (7, "layers.0.self_attn (attention)"), (8, STEP_NAME),
+    ]  # fmt: skip
+    return made
+
+
+def cut(*events):
+    pieces = segments_of(events, record())
+    return [(p.part.kind, p.phase, round(p.start * 1e6), round(p.seconds * 1e6)) for p in pieces]
+
+
+STEP = event(STEP_NAME, 0, 100)
+FORWARD = event("layers.0.self_attn (attention)", 10, 40)
+
+
+def test_a_range_takes_its_time_from_the_one_around_it():
+    assert cut(STEP, FORWARD) == [
+        ("other", "other", 0, 10), ("attention", "forward", 10, 30), ("other", "other", 40, 60),
+    ]  # fmt: skip
+
+
+def test_a_node_belongs_to_the_module_that_made_it():
+    pieces = cut(STEP, event(NODE + "Mm", 50, 60, node=7), event(NODE + "Mul", 60, 65, node=8))
+    assert pieces[1:3] == [("attention", "backward", 50, 10), ("other", "backward", 60, 5)]
+
+
+def test_adding_up_gradients_belongs_to_the_node_before():
+    pieces = cut(STEP, event(NODE + "Mm", 50, 60, node=7), event(NODE + "Accumulate", 62, 65))
+    assert ("attention", "backward", 62, 3) in pieces
+
+
+def test_the_engine_between_two_nodes_is_backward_too():
+    pieces = cut(STEP, event(NODE + "Mm", 50, 60, node=7), event(NODE + "Mm", 70, 80, node=7))
+    assert ("other", "backward", 60, 10) in pieces
+
+
+def test_the_optimizer_keeps_what_it_calls():
+    pieces = cut(STEP, event("Optimizer.step#Muon.step", 80, 95), event("aten::mm", 81, 90))
+    assert ("optimizer", "optimizer", 80, 15) in pieces
+
+
+def test_only_operations_that_call_no_other_are_counted():
+    linear, inner = event("aten::linear", 11, 30), event("aten::mm", 12, 29)
+    pieces = segments_of([STEP, FORWARD, linear, inner, event("aten::add", 31, 35)], record())
+    assert [piece.calls for piece in pieces] == [0, 2, 0]
+
+
+def test_a_child_that_outlasts_its_parent_is_cut():
+    pieces = cut(STEP, event("layers.0.self_attn (attention)", 90, 120))
+    assert pieces[-1] == ("attention", "forward", 90, 10)
+
+
+def test_kernels_belong_to_the_part_that_launched_them():
+    launched = event("aten::mm", 12, 20, kernels=(500, 250))
+    backward = event(NODE + "Mm", 50, 60, node=7, thread=2)
+    in_backward = event("aten::mm", 51, 59, thread=2, kernels=(300,))
+    pieces = segments_of([STEP, FORWARD, launched, backward, in_backward], record())
+    device = {}
+    for piece in pieces:
+        key = piece.part.kind, piece.phase
+        device[key] = device.get(key, 0) + piece.device_seconds
+    assert device["attention", "forward"] == pytest.approx(750e-6)
+    assert device["attention", "backward"] == pytest.approx(300e-6)
+
+
+def test_segments_of_a_real_step_cover_it_once(profiled):
+    _, profile = profiled
+    for one, other in itertools.pairwise(profile.segments):
+        assert one.start + one.seconds == pytest.approx(other.start, abs=1e-9)
+    covered = sum(segment.seconds for segment in profile.segments)
+    assert covered == pytest.approx(profile.seconds, rel=0.02, abs=2e-4)
+
+
+def test_the_backward_pass_of_every_kind_is_found(profiled):
+    _, profile = profiled
+    phases = {}
+    for row in profile.rows:
+        phases.setdefault(row.kind, set()).add(row.phase)
+    for kind in ("embedding", "norms", "attention", "router", "experts", "shared", "head", "loss"):
+        assert phases[kind] >= {"forward", "backward"}, kind
+    assert phases["optimizer"] == {"optimizer"}
+
+
+def test_mtp_modules_have_a_backward_pass_of_their_own(corpus):
+    torch.manual_seed(0)
+    model = Transformer(small_model_config(corpus, n_mtp_layers=1))
+    profile = profile_step(model, small_train_config(), corpus, steps=1, warm_up=0)
+    found = {(segment.part.kind, segment.phase) for segment in profile.segments}
+    assert {("MTP", "forward"), ("MTP", "backward")} <= found

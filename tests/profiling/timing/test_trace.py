@@ -1,0 +1,94 @@
+import errno
+import gzip
+import json
+import tempfile
+
+import pytest
+
+from mini_moe.profiling import profile_step, read_trace
+from mini_moe.profiling.timing import trace as trace_module
+from mini_moe.profiling.timing.trace import check_writable
+
+
+@pytest.fixture(params=["step.json", "step.json.gz"])
+def written(request, model, config, corpus, tmp_path):
+    path = tmp_path / request.param
+    return path, profile_step(model, config, corpus, steps=1, warm_up=0, trace=path)
+
+
+def events_of(path):
+    data = path.read_bytes()
+    return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)["traceEvents"]
+
+
+def test_reading_gives_back_the_segments(written):
+    path, profile = written
+    segments = read_trace(path)
+    assert [s.part for s in segments] == [s.part for s in profile.segments]
+    assert [s.phase for s in segments] == [s.phase for s in profile.segments]
+    for one, other in zip(segments, profile.segments, strict=True):
+        assert one.seconds == pytest.approx(other.seconds, abs=1e-9)
+
+
+def test_module_names_are_visible_forward_and_backward(written):
+    names = {event["name"] for event in events_of(written[0]) if "name" in event}
+    assert "layers.1.mlp.experts (experts)" in names
+    assert {"layers.1.self_attn · forward", "layers.1.self_attn · backward"} <= names
+
+
+def test_slices_of_a_row_lie_inside_one_another_or_apart(written):
+    """What Perfetto needs to draw them: no two slices of a thread may overlap halfway."""
+    rows = {}
+    for event in events_of(written[0]):
+        if event.get("ph") == "X":
+            rows.setdefault((event["pid"], event["tid"]), []).append(event)
+    for row in rows.values():
+        stack = []
+        for one in sorted(row, key=lambda e: (e["ts"], -e["dur"])):
+            while stack and stack[-1] <= one["ts"] + 1e-3:
+                stack.pop()
+            assert not stack or one["ts"] + one["dur"] <= stack[-1] + 1.0, one["name"]
+            stack.append(one["ts"] + one["dur"])
+
+
+def test_nothing_else_is_left_in_the_folder(written):
+    path, _ = written
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_trace(written, model, config, corpus, monkeypatch):
+    path, _ = written
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trace_module.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        profile_step(model, config, corpus, steps=1, warm_up=0, trace=path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)  # root may write anywhere
+    with pytest.raises(PermissionError, match=f"{tmp_path}.*Permission denied"):
+        check_writable(tmp_path / "step.json")
+
+
+def test_other_endings_and_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="json.gz expected"):
+        check_writable(tmp_path / "step.txt")
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        check_writable(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"traceEvents": []}', b"\x1f\x8b"])
+def test_a_file_that_is_no_trace_of_ours_is_refused(tmp_path, content):
+    for name in ("a.json", "a.json.gz"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="a trace written by"):
+            read_trace(tmp_path / name)
