@@ -19,6 +19,7 @@ ORDER = (
     {"inference"},
     {"experiments"},
     {"profiling"},
+    {"checker"},
     {"views"},
     {"teaching"},
 )

@@ -1,19 +1,16 @@
 """The kernels, compiled once a session with g++ for the CPU and its checker."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.kernels.checked import KERNELS, build
-
-NEEDS_COMPILER = "needs g++: the kernels are compiled to run on the CPU under the checker"
+from mini_moe.checker import KERNELS, build, why_not
 
 
 @pytest.fixture(scope="session")
 def build_folder(tmp_path_factory):
-    if not shutil.which("g++"):
-        pytest.skip(NEEDS_COMPILER)
+    if why_not():
+        pytest.skip(why_not())
     return tmp_path_factory.mktemp("kernels")
 
 

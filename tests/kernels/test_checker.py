@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels.checked import CheckerError
+from mini_moe.checker import CheckerError
 
 PLANTED = Path(__file__).parent / "planted"
 WRONG = [  # the kind of report, the kernel, its third argument

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mini_moe.checker import DTYPES
 from mini_moe.ops import sort_rows
-from tests.kernels.checked import DTYPES
 from tests.kernels.test_sort_rows import EDGES, distinct, shuffled
 
 TOLERANCE = {torch.float32: dict(atol=1e-5, rtol=1e-5), torch.bfloat16: dict(atol=2e-2, rtol=1e-2)}

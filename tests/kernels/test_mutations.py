@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from tests.kernels.checked import KERNELS, CheckerError, build
+from mini_moe.checker import KERNELS, CheckerError, build
 from tests.kernels.test_sort_rows import assert_same_order, distinct
 
 SOURCE = KERNELS / "sort_rows.cu"

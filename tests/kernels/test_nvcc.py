@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.checked import KERNELS
+from mini_moe.checker import KERNELS
 
 SOURCES = [*sorted(KERNELS.rglob("*.cu")), Path(__file__).parent / "planted" / "clean.cu"]
 ARCHITECTURES = ("80", "90a")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mini_moe import presets
+from mini_moe.checker import DTYPES
 from mini_moe.model.router import choose, route
-from tests.kernels.checked import DTYPES
 
 V3 = dict(n_expert_groups=8, top_k_groups=4)
 CASES = [  # experts, top_k, other fields of the config

@@ -1,0 +1,70 @@
+// Launches a kernel whose arguments Python packed: what mini_moe/checker/source.py puts behind a
+// kernel that is given as text.
+#pragma once
+#include <type_traits>
+
+#include "../device.cuh"
+
+namespace checker {
+union Argument {
+  int64_t integer;
+  double real;
+  void* pointer;
+};
+
+template <class T>
+constexpr const char* letter() {
+  using U = std::remove_const_t<T>;
+  if (std::is_same_v<U, float>) return "float";
+  if (std::is_same_v<U, double>) return "double";
+  if (std::is_same_v<U, bf16>) return "bf16";
+  if (std::is_same_v<U, int>) return "int";
+  if (std::is_same_v<U, unsigned>) return "unsigned";
+  if (std::is_same_v<U, int64_t> || std::is_same_v<U, long long>) return "int64_t";
+  return std::is_integral_v<U> ? "an integer" : "a type that Python cannot pass";
+}
+
+// "const float* | int": what a kernel takes.
+template <class P>
+std::string type_of() {
+  if constexpr (std::is_pointer_v<P>) {
+    using T = std::remove_pointer_t<P>;
+    return std::string(std::is_const_v<T> ? "const " : "") + letter<T>() + "*";
+  } else {
+    return letter<P>();
+  }
+}
+static std::string types_text;
+template <class... P>
+const char* types_of(void (*)(P...)) {
+  types_text.clear();
+  ((types_text += type_of<P>() + "|"), ...);
+  return types_text.c_str();
+}
+
+template <class P>
+P unpack(const Argument& a) {
+  if constexpr (std::is_pointer_v<P>)
+    return static_cast<P>(a.pointer);
+  else if constexpr (std::is_floating_point_v<P>)
+    return P(a.real);
+  else
+    return P(a.integer);
+}
+template <class... P, size_t... i>
+const char* call(const char* name, void (*kernel)(P...), const int64_t* sizes, const Argument* a,
+                 std::index_sequence<i...>) {
+  dim3 grid(sizes[0], sizes[1], sizes[2]), block(sizes[3], sizes[4], sizes[5]);
+  return launch(name, kernel, grid, block, sizes[6], nullptr, unpack<P>(a[i])...);
+}
+template <class... P>
+const char* call(const char* name, void (*kernel)(P...), const int64_t* sizes, const Argument* a) {
+  return call(name, kernel, sizes, a, std::index_sequence_for<P...>());
+}
+}  // namespace checker
+
+#define CALLABLE(kernel)                                                                       \
+  extern "C" const char* types_##kernel() { return checker::types_of(&kernel); }               \
+  extern "C" const char* call_##kernel(const int64_t* sizes, const checker::Argument* a) {     \
+    return checker::call(#kernel, &kernel, sizes, a);                                          \
+  }

@@ -1,0 +1,17 @@
+"""CUDA kernels on the CPU, under a checker: `run_cuda` for a text, `build` for files."""
+
+from mini_moe.checker.compiling import KERNELS, build, require_compiler, why_not
+from mini_moe.checker.library import DTYPES, Checked
+from mini_moe.checker.reports import (
+    CheckerError,
+    CompileError,
+    LaneAccess,
+    NoCompiler,
+    Report,
+    Traffic,
+)
+from mini_moe.checker.source import Run, compile_cuda, output, run_cuda, signature
+
+__all__ = ["DTYPES", "KERNELS", "Checked", "CheckerError", "CompileError", "LaneAccess"]
+__all__ += ["NoCompiler", "Report", "Run", "Traffic", "build", "compile_cuda", "output"]
+__all__ += ["require_compiler", "run_cuda", "signature", "why_not"]

@@ -1,0 +1,19 @@
+"""Other programs: run one, get its words."""
+
+import os
+import subprocess
+
+ENVIRONMENT = os.environ | {"LC_ALL": "C"}  # plain quotes, English words
+
+
+def run(*command: str) -> str:
+    """The command's output.
+
+    Raises: RuntimeError with the program's words where it fails or warns.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    if "warning:" in done.stderr:
+        raise RuntimeError(f"a warning is an error here: {done.stderr}")
+    return done.stdout

@@ -1,0 +1,229 @@
+"""A CUDA kernel as text: compiled in a few tenths of a second, run, and watched.
+
+    ran = run_cuda(text, grid=2, block=64, x=torch.arange(100.0), y=output(100), n=100)
+    ran["y"]                     # what the kernel wrote
+    ran.traffic                  # what every line moved
+    ran.trace                    # every address that one warp touched
+
+Arguments go by the names of the kernel's parameters. `const` pointers are read-only; an `output`
+counts as unwritten until the kernel writes it.
+"""
+
+import ctypes
+import re
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mini_moe.checker.commands import run
+from mini_moe.checker.compiling import COMMON, INSTRUMENTED, link, require_compiler
+from mini_moe.checker.library import Checked
+from mini_moe.checker.reports import CompileError, LaneAccess, Traffic
+
+# Without -Wall: a student's unused variable is no mistake, one that was never set is.
+LENIENT = ["-Werror=uninitialized", "-fmax-errors=2"]
+# For endless.cpp: every step of a loop is counted; -Og leaves no loop without a step.
+LENIENT += ["-fsanitize-coverage=trace-pc", "-Og"]
+MOST_STEPS = 500_000  # loops and branches of all threads; recording them takes memory
+TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
+TYPES |= {torch.int32: "int", torch.int64: "int64_t"}
+ERROR = re.compile(r"^kernel\.cu:(\d+):(\d+): (?:fatal )?error: (.*?)(?: \[-W.*\])?$", re.M)
+_numbers = count()
+
+
+class Output(NamedTuple):
+    """Memory for a kernel to fill; unwritten so far."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Run(NamedTuple):
+    """What one launch did."""
+
+    kernel: str
+    outputs: dict[str, Tensor]
+    traffic: list[Traffic]
+    trace: list[LaneAccess]  # of one warp
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.outputs[name]
+
+    def moved(self, buffer: str, access: str = "") -> Traffic:
+        """All that happened to one buffer, added up; `access` is "read", "write" or "atomic".
+
+        Raises: ValueError where nothing did.
+        """
+        rows = [t for t in self.traffic if t.buffer == buffer and access in ("", t.access)]
+        if not rows:
+            touched = ", ".join(sorted({t.buffer for t in self.traffic})) or "nothing"
+            raise ValueError(f"{buffer}: no {access or 'access'}; {self.kernel} touched {touched}")
+        places = ", ".join(dict.fromkeys(row.place for row in rows))
+        sums = [sum(column) for column in zip(*(row[4:] for row in rows), strict=True)]
+        return Traffic(places, rows[0].space, access or "all", buffer, *sums)
+
+
+def output(*shape: int, dtype: torch.dtype = torch.float32) -> Output:
+    """Room for what a kernel writes."""
+    return Output(shape, dtype)
+
+
+def run_cuda(
+    source: str, *, grid: int | Sequence[int], block: int | Sequence[int], kernel: str = "",
+    shared: int = 0, watch: tuple[int, int] = (0, 0), **arguments: Any,
+) -> Run:  # fmt: skip
+    """Compile a kernel, launch it once, and return what it wrote and moved.
+
+    `shared`: bytes of dynamic shared memory; `watch`: the (block, warp) whose addresses are traced;
+    `kernel`: its name, where the source has several.
+    Raises: NoCompiler, CompileError, CheckerError, ValueError for arguments that do not fit.
+    """
+    source = source.strip("\n")
+    name, parameters = signature(source, kernel)
+    library = compile_cuda(source)
+    types = called(library.library, f"types_{name}").split("|")[:-1]
+    _check_names(name, parameters, arguments)
+    sizes = (ctypes.c_int64 * 7)(*_three(grid), *_three(block), shared)
+    packed = (ctypes.c_int64 * max(1, len(types)))()
+    outputs: dict[str, Tensor] = {}
+    try:
+        for i, (parameter, kind) in enumerate(zip(parameters, types, strict=True)):
+            _pack(library, packed, i, parameter, kind, arguments[parameter], outputs)
+        library.library.checker_limit(ctypes.c_uint64(MOST_STEPS))
+        traffic = library.recorded(f"call_{name}", sizes, packed, block=watch[0], warp=watch[1])
+        trace = library.trace()
+        return Run(name, {k: v.clone() for k, v in outputs.items()}, traffic, trace)
+    finally:
+        outputs.clear()
+        library.release()
+
+
+def signature(source: str, kernel: str = "") -> tuple[str, list[str]]:
+    """The kernel's name and the names of its parameters.
+
+    Raises: CompileError where there is no such kernel, or more than one to choose from.
+    """
+    found = _kernels(source)
+    if not found:
+        raise CompileError("there is no `__global__ void name(…)` in your text")
+    if kernel and kernel not in found:
+        raise CompileError(f"there is no kernel {kernel}; there is {', '.join(found)}")
+    if not kernel and len(found) > 1:
+        raise CompileError(f"which kernel? kernel= expects one of {', '.join(found)}")
+    name = kernel or next(iter(found))
+    return name, found[name]
+
+
+def _kernels(source: str) -> dict[str, list[str]]:
+    code = re.sub(r"//.*|/\*.*?\*/", lambda c: re.sub(r"[^\n]", " ", c[0]), source)
+    heads = re.findall(
+        r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)", code
+    )
+    return {
+        name: [re.findall(r"\w+", part)[-1] for part in parameters.split(",") if part.strip()]
+        for name, parameters in heads
+    }
+
+
+@cache
+def compile_cuda(source: str) -> Checked:
+    """The text and the checker as one library; the same text is compiled once.
+
+    Raises: NoCompiler; CompileError with g++'s words, lines counted as in the text.
+    """
+    require_compiler()
+    names = list(_kernels(source))
+    text = "\n".join([
+        '#include "tensor_core.cuh"', '#line 1 "kernel.cu"', source, '#line 1 "launchers.h"',
+        '#include "checker/call.h"', *(f"CALLABLE({name})" for name in names), "",
+    ])  # fmt: skip
+    path = folder() / str(next(_numbers)) / f"{names[0] if names else 'kernel'}.cu"
+    path.parent.mkdir()
+    path.write_text(text)
+    target = path.with_suffix(".o")
+    try:
+        run("g++", *COMMON, *INSTRUMENTED, *LENIENT, "-c", str(path), "-o", str(target))
+    except RuntimeError as error:
+        raise CompileError(compiler_words(str(error), source)) from None
+    return link([target], path.with_suffix(".so"))
+
+
+@cache
+def folder() -> Path:
+    """Where this process keeps what it compiled, until it ends."""
+    temporary = tempfile.TemporaryDirectory(prefix="cuda-on-cpu-", ignore_cleanup_errors=True)
+    folder.kept = temporary
+    return Path(temporary.name)
+
+
+def compiler_words(text: str, source: str) -> str:
+    """g++'s errors by the source's lines: "line 3: expected ';'", that line, a mark under it."""
+    lines, shown = source.splitlines(), []
+    for number, column, words in ERROR.findall(text):
+        shown.append(f"line {number}: {words}")
+        if int(number) <= len(lines):
+            shown += [f"    {lines[int(number) - 1]}", " " * (int(column) + 3) + "^"]
+    if not shown:  # an error in what the source uses
+        shown = [line for line in text.splitlines() if "error" in line][:3] or text.splitlines()[
+            -3:
+        ]
+    return "\n".join(shown)
+
+
+def called(library: ctypes.CDLL, name: str) -> str:
+    """What a C function without arguments says."""
+    function = getattr(library, name)
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _check_names(kernel: str, parameters: list[str], arguments: dict[str, Any]) -> None:
+    if set(parameters) != set(arguments):
+        raise ValueError(
+            f"{kernel}: the parameters are {', '.join(parameters) or 'none'}; "
+            f"got {', '.join(arguments) or 'none'}"
+        )
+
+
+def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
+    numbers = (size,) if isinstance(size, int) else tuple(size)
+    return (*numbers, 1, 1)[:3]
+
+
+def _pack(
+    library: Checked, packed: ctypes.Array, i: int, name: str, kind: str, value: Any,
+    outputs: dict[str, Tensor],
+) -> None:  # fmt: skip
+    """Write one argument into its 8 bytes.
+
+    Raises: ValueError where it is not of the parameter's type.
+    """
+    wanted = kind.removeprefix("const ").removesuffix("*")
+    if kind.endswith("*") and value is not None:
+        if not isinstance(value, Tensor | Output) or TYPES.get(value.dtype) != wanted:
+            got = f"a tensor of {value.dtype}" if hasattr(value, "dtype") else repr(value)
+            raise ValueError(f"{name}: expected a tensor for {kind}, got {got}")
+        if isinstance(value, Output):
+            buffer = outputs[name] = library.output(name, value.shape, value.dtype)
+        else:
+            writable = not kind.startswith("const ")
+            buffer = library.input(name, value, writable=writable)
+            if writable:
+                outputs[name] = buffer
+        packed[i] = buffer.data_ptr()
+    elif kind.endswith("*"):
+        packed[i] = 0
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: expected a number for {kind}, got {value!r}")
+    elif kind in ("float", "double"):
+        packed[i] = ctypes.c_int64.from_buffer_copy(ctypes.c_double(value)).value
+    elif isinstance(value, float):
+        raise ValueError(f"{name}: expected a whole number for {kind}, got {value!r}")
+    else:
+        packed[i] = value
