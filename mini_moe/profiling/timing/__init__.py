@@ -2,8 +2,13 @@
 
 from mini_moe.profiling.timing.result import StepProfile
 from mini_moe.profiling.timing.segments import Segment
-from mini_moe.profiling.timing.steps import profile_call, profile_inference, profile_step
+from mini_moe.profiling.timing.steps import (
+    profile_call,
+    profile_inference,
+    profile_step,
+    time_steps,
+)  # fmt: skip
 from mini_moe.profiling.timing.trace import read_trace
 
 __all__ = ["Segment", "StepProfile", "profile_call", "profile_inference", "profile_step"]
-__all__ += ["read_trace"]
+__all__ += ["read_trace", "time_steps"]

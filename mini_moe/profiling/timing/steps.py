@@ -64,6 +64,29 @@ def profile_step(
     )  # fmt: skip
 
 
+def time_steps(
+    model: Transformer | TrainingState,
+    config: TrainConfig,
+    corpus: Corpus | None = None,
+    *,
+    steps: int = 3,
+    warm_up: int = 1,
+) -> list[float]:
+    """Seconds of some plain training steps, taken with a copy as in `profile_step`.
+
+    Raises: ValueError for a model on the meta device, or no steps.
+    """
+    given = model.model if isinstance(model, TrainingState) else model
+    check_model(given, steps, warm_up, compiled_too=True)
+    corpus = load_corpus() if corpus is None else corpus
+    state, device = copy_state(model, config), next(given.parameters()).device
+    seconds = [
+        seconds_of(lambda: train_step(state, config, corpus), device)
+        for _ in range(warm_up + steps)
+    ]
+    return seconds[warm_up:]
+
+
 def profile_inference(
     model: Transformer,
     tokens: Int[Tensor, "batch seq"],
@@ -192,7 +215,9 @@ def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def check_model(model: Transformer, steps: int, warm_up: int = 0) -> None:
+def check_model(
+    model: Transformer, steps: int, warm_up: int = 0, compiled_too: bool = False
+) -> None:
     """Raise ValueError for a model that can't be timed, or no steps to time it over."""
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
@@ -203,7 +228,8 @@ def check_model(model: Transformer, steps: int, warm_up: int = 0) -> None:
             "model: it is on the meta device, with shapes but without numbers, so nothing runs and "
             "there is nothing to time; count its work with mini_moe.profiling.count"
         )
-    if any(getattr(module, "_compiled_call_impl", None) for module in model.modules()):
+    melted = any(getattr(module, "_compiled_call_impl", None) for module in model.modules())
+    if melted and not compiled_too:
         raise ValueError(
             "model: parts of it are compiled, which melts modules into one another; profile it "
             "before compile()"

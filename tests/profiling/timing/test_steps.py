@@ -5,7 +5,7 @@ import torch
 
 from mini_moe import Transformer
 from mini_moe.ops import compiled
-from mini_moe.profiling import profile_inference, profile_step
+from mini_moe.profiling import profile_inference, profile_step, time_steps
 from mini_moe.profiling.timing import profile_call
 from mini_moe.profiling.timing.recording import kinds_of
 from mini_moe.training.loop import fresh_state, train_step
@@ -93,6 +93,14 @@ def test_a_compiled_model_is_refused(model, config, corpus):
     model.layers[0].compile(backend="eager")
     with pytest.raises(ValueError, match="before compile"):
         profile_step(model, config, corpus)
+
+
+def test_plain_steps_are_timed_on_a_copy_compiled_or_not(model, config, corpus):
+    before = copy.deepcopy(model.state_dict())
+    assert len(time_steps(model, config, corpus, steps=2, warm_up=1)) == 2
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="steps=0"):
+        time_steps(model, config, corpus, steps=0)
 
 
 def test_an_interrupted_run_leaves_neither_hooks_nor_a_trace(model, tmp_path):
