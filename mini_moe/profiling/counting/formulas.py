@@ -46,6 +46,19 @@ def grouped_wgrad(a: Shape, b: Shape, *_, **__) -> int:
     return 2 * a[0] * a[1] * b[1]
 
 
+def latent_attention(query: Shape, kv: Shape, key_rope: Shape, *_, **__) -> int:
+    """Of [batch, queries, heads, d_qk]: scores and mix over all pairs, masked or not."""
+    d_v = kv[3] - (query[3] - key_rope[2])
+    return 2 * query[0] * query[1] * query[2] * kv[1] * (query[3] + d_v)
+
+
+def latent_attention_backward(
+    grad: Shape, query: Shape, kv: Shape, key_rope: Shape, *_, **__
+) -> int:
+    """Two products for each of the forward pass; computing the scores again is not charged."""
+    return 2 * latent_attention(query, kv, key_rope)
+
+
 def cpu_attention(query: Shape, key: Shape, value: Shape, *_, **__) -> int:
     """As torch counts its other attention kernels: all pairs, masked or not."""
     return sdpa_flop_count(query, key, value)
@@ -68,6 +81,8 @@ FORMULAS: dict[str, Callable] = {
     "mini_moe::grouped_swiglu": grouped_swiglu,
     "mini_moe::grouped_gemm": grouped_gemm,
     "mini_moe::grouped_wgrad": grouped_wgrad,
+    "mini_moe::latent_attention": latent_attention,
+    "mini_moe::latent_attention_backward": latent_attention_backward,
     "aten::_scaled_dot_product_flash_attention_for_cpu": cpu_attention,
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": cpu_attention_backward,
 }

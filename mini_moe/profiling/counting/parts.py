@@ -23,6 +23,7 @@ class Work:
     pairs: Pairs  # which (query, key) pairs attention is charged for
     latent: Latent  # what MLA does with its latent
     n_bytes: int  # of a number
+    fused: bool = False  # attention is one compiled kernel, whose pairs torch's counter sees as all
 
     @property
     def tokens(self) -> int:
@@ -38,7 +39,7 @@ class Work:
         """(query, key) pairs of one head and one sequence, by the convention of `pairs`."""
         if self.pairs == "causal":
             return self.seq * (self.context or 0) + self.seq * (self.seq + 1) // 2
-        if self.pairs == "square" or self.keys > LONGEST_EXPLICIT:
+        if self.pairs == "square" or self.fused or self.keys > LONGEST_EXPLICIT:
             return self.seq * self.keys
         return sum(
             (rows.stop - rows.start) * seen for rows, seen in query_blocks(self.seq, self.keys)
@@ -132,14 +133,15 @@ def attention_core(config: ModelConfig, work: Work, path: str) -> Part:
     """Queries times keys and weights times values; 2 FLOPs for each pair and number of a head.
 
     Bytes: queries, keys and values are read once and the outputs written once, as by a kernel that
-    keeps the weights to itself. Beyond LONGEST_EXPLICIT keys `executed` follows torch's kernels:
-    widths padded to the larger, and scores computed a second time in the backward pass.
+    keeps the weights to itself. `executed` without the compiled kernel follows torch's beyond
+    LONGEST_EXPLICIT keys: widths padded to the larger, and scores computed again for the backward.
     """
     heads, latent, rope = config.n_heads, config.kv_lora_rank, config.qk_rope_head_dim
     d_qk, d_v = config.qk_head_dim, config.v_head_dim
     if work.latent == "absorbed":
         d_qk, d_v = latent + rope, latent
-    flash = work.pairs == "executed" and work.keys > LONGEST_EXPLICIT
+    executed = work.pairs == "executed" and not work.fused
+    flash = executed and work.keys > LONGEST_EXPLICIT
     if flash:
         d_qk = d_v = max(d_qk, d_v)
     pairs = work.batch * heads * work.n_pairs()

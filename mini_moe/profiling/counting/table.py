@@ -7,6 +7,7 @@ import torch
 
 from mini_moe.config import ModelConfig
 from mini_moe.model import Transformer
+from mini_moe.ops import compiled
 from mini_moe.profiling.counting.parts import Latent, Pairs, Part, Work, parts_of
 
 KINDS = ("embedding", "norms", "attention projections", "attention core", "dense feed-forward",
@@ -99,7 +100,8 @@ def count(
 
     FLOPs are those of matrix products, 2 for each multiplication with its addition, as torch's
     `FlopCounterMode` counts them. Attention's `pairs`: "causal", the ones a query can see;
-    "square", all of them, masked or not; "executed", the blocks that this package multiplies.
+    "square", all of them, masked or not; "executed", as torch counts what runs here: blocks of
+    queries, or all pairs where one kernel does it.
     Training: forward and backward, every parameter trained. A forward pass with a cache that holds
     `context` tokens, on `seq` new ones; `latent` says what is done with it (see `attention`).
     Bytes are least traffic: every weight, input and output once, in `dtype` (default: the
@@ -120,14 +122,21 @@ def count(
         known = options.__args__
         _require(value in known, name, f"one of {list(known)}", value)
     work = Work(
-        batch=batch, seq=seq, context=context, pairs=pairs, latent=latent, n_bytes=kind.itemsize
-    )
+        batch=batch, seq=seq, context=context, pairs=pairs, latent=latent, n_bytes=kind.itemsize,
+        fused=pairs == "executed" and attention_is_fused(kind),
+    )  # fmt: skip
     if work.keys > config.max_seq_len:
         raise ValueError(
             f"seq: at most max_seq_len={config.max_seq_len} positions expected, got {work.keys}"
         )
     rows = tuple(_row(part, trained=context is None) for part in parts_of(config, work))
     return Counts(config=config, work=work, modules=rows)
+
+
+def attention_is_fused(dtype: torch.dtype) -> bool:
+    """Whether a compiled kernel serves attention in this type, here and now."""
+    sample = torch.empty(0, dtype=dtype)
+    return hasattr(torch.ops.mini_moe, "latent_attention") and compiled.serves(sample, sample)
 
 
 def config_of(model: ModelConfig | Transformer) -> tuple[ModelConfig, torch.dtype]:

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mini_moe import TrainConfig, Transformer, presets
@@ -50,12 +50,13 @@ def test_every_peak_is_foretold_within_a_hundredth(case, kernels):
         assert getattr(foretold, name) == getattr(measured, name), name
 
 
-@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
+@settings(deadline=None, max_examples=4, phases=[Phase.generate])
 @given(
     st.builds(
         small_config,
-        vocab_size=st.integers(2, 3000),
-        d_model=st.integers(16, 200),
+        vocab_size=st.integers(50, 3000),
+        d_model=st.integers(64, 200),
         n_heads=st.integers(1, 4),
         n_layers=st.integers(1, 3),
         d_expert=st.integers(16, 100),

@@ -1,5 +1,6 @@
 """Counts equal torch's, the modules', and the published model's."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mini_moe import TrainConfig, Transformer, presets
 from mini_moe.inference.cache import KeyValueCache
+from mini_moe.ops import compiled
 from mini_moe.profiling import count, muon_flops
 from mini_moe.training.losses import training_losses
 from mini_moe.training.optimizer import build_optimizers
@@ -54,11 +56,13 @@ def test_flops_with_a_cache_are_those_torch_counts(config, batch, seq, context):
     assert found.total.flops_training == 0
 
 
+@pytest.mark.parametrize("kernels", ["compiled", "PyTorch"])
 @pytest.mark.parametrize("seq", [128, 129, 300, 1024, 1100])
-def test_long_sequences_are_counted_as_they_are_computed(seq):
+def test_long_sequences_are_counted_as_they_are_computed(seq, kernels):
     model = small_model(max_seq_len=2048, n_mtp_layers=1, v_head_dim=5)
-    found = count(model, seq=seq, pairs="executed")
-    assert found.total.flops_training == counted(lambda: training_pass(model, 1, seq))
+    with compiled.switched_off() if kernels == "PyTorch" else contextlib.nullcontext():
+        found = count(model, seq=seq, pairs="executed")
+        assert found.total.flops_training == counted(lambda: training_pass(model, 1, seq))
 
 
 def test_every_module_is_charged_what_torch_counts_inside_it():
@@ -79,7 +83,7 @@ def test_attention_conventions_differ_by_what_lies_above_the_diagonal():
         p: count(config, seq=seq, pairs=p)["attention core"].flops_forward
         for p in ("causal", "square", "executed")
     }
-    assert of["causal"] < of["executed"] < of["square"]
+    assert of["causal"] < of["executed"] <= of["square"]
     assert of["square"] * (seq + 1) == 2 * seq * of["causal"]
 
 
