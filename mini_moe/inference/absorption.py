@@ -6,13 +6,19 @@ for all heads. RoPE stands between neither pair, because only the separate rope 
 Source: DeepSeek-V2, arXiv 2405.04434 §2.1.2–2.1.3.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
+from mini_moe.inference.cache import LatentCache
 from mini_moe.model.attention import MultiHeadLatentAttention
+from mini_moe.model.layers import RMSNorm
+from mini_moe.ops import compiled
 
 
 def naive_flops(config: ModelConfig, new: int, keys: int) -> int:
@@ -66,6 +72,87 @@ def _widths(config: ModelConfig) -> tuple[int, int, int, int, int]:
     return e, config.d_model, nope, rope, value
 
 
+class AbsorbedAttention:
+    """Heads attend to the cached latents: one product in, two with the cache, one out."""
+
+    def __init__(self, attention: MultiHeadLatentAttention, norm: RMSNorm) -> None:
+        config = attention.config
+        self.heads, self.rank = config.n_heads, config.kv_lora_rank
+        self.width = config.kv_lora_rank + config.qk_rope_head_dim
+        dtype = attention.o_proj.weight.dtype
+        self.norm, self.latent_norm = norm_of(norm), norm_of(attention.kv_a_layernorm)
+        query, kept = absorbed_query(attention), attention.kv_a_proj_with_mqa.weight.detach()
+        if config.q_lora_rank is None:
+            self.first, self.second = torch.cat((query, kept.to(query.dtype))).to(dtype), None
+        else:
+            self.first = torch.cat((attention.q_a_proj.weight.detach(), kept))
+            self.second, self.query_norm = query.to(dtype), norm_of(attention.q_a_layernorm)
+        self.output = absorbed_output(attention).to(dtype).t()
+
+    def __call__(self, x: Tensor, place: "Place", number: int) -> Tensor:
+        batch, new, rank = place.batch, place.new, self.rank
+        made = F.linear(self.norm(x), self.first)
+        if self.second is not None:
+            small, kept = made.split([made.shape[-1] - self.width, self.width], dim=-1)
+            query = F.linear(self.query_norm(small.contiguous()), self.second)
+            made = torch.cat((query, kept), dim=-1)
+        made = made.view(batch, new, self.heads + 1, self.width)
+        self.turn(made, place.rotation)
+        kept = made[:, :, self.heads]
+        latent = kept[..., :rank]
+        latent.copy_(self.latent_norm(latent.reshape(-1, rank)).view(batch, new, rank))
+        place.write(number, kept)
+        query = made[:, :, : self.heads].reshape(batch, new * self.heads, self.width)
+        scores = torch.bmm(query, place.keys[number])
+        if place.hidden_from is not None:
+            scores.view(batch, new, self.heads, -1).masked_fill_(place.hidden_from, -torch.inf)
+        mixed = torch.bmm(scores.softmax(dim=-1), place.values[number])
+        return torch.addmm(x, mixed.view(batch * new, self.heads * rank), self.output)
+
+    def turn(self, made: Tensor, rotation: Tensor) -> None:
+        """RoPE in place: neighbouring channels are a complex number, a rotation is a product."""
+        if self.rank % 2 == 0 and made.dtype == rotation.real.dtype:
+            pairs = torch.view_as_complex(made.view(*made.shape[:-1], self.width // 2, 2))
+            pairs[..., self.rank // 2 :].mul_(rotation)
+            return
+        pairs = made[..., self.rank :].unflatten(-1, (-1, 2))
+        turned = torch.view_as_complex(pairs.to(rotation.real.dtype).contiguous()) * rotation
+        pairs.copy_(torch.view_as_real(turned))
+
+
+class Place:
+    """Where a pass stands: what every layer of it needs to know, worked out once."""
+
+    def __init__(self, cache: LatentCache, new: int, rotation: Tensor) -> None:
+        starts, batch = cache.lengths, cache.batch
+        self.batch, self.new = batch, new
+        end = max(starts) + new
+        held = cache.numbers[:, :batch, :end]
+        self.keys = held.transpose(-1, -2).unbind(0)
+        self.values = held[..., : cache.model.config.kv_lora_rank].unbind(0)
+        self.hidden_from, self.even = None, min(starts) == max(starts)
+        if self.even:
+            self.rotation = rotation[None, starts[0] : end, None]
+            self.slots = held[:, :, starts[0] :].unbind(0)
+            if new == 1:
+                return
+        steps = torch.arange(new, device=held.device)
+        positions = torch.tensor(starts, device=held.device)[:, None] + steps
+        if not self.even:
+            self.rotation = rotation[positions][:, :, None]
+            rows = torch.arange(batch, device=held.device)[:, None]
+            self.slots, self.index = cache.numbers.unbind(0), (rows, positions)
+        after = torch.arange(end, device=held.device) > positions[..., None]
+        self.hidden_from = after[:, :, None]  # [batch, new, 1, keys]
+
+    def write(self, number: int, kept: Tensor) -> None:
+        """Put a layer's latents and rotated keys [batch, new, width] into the cache."""
+        if self.even:
+            self.slots[number].copy_(kept)
+        else:
+            self.slots[number].index_put_(self.index, kept)
+
+
 def absorbed_query(attention: MultiHeadLatentAttention) -> Float[Tensor, "rows width"]:
     """[W_UKᵀ W_nope ; W_rope] of each head, times the softmax scale: heads · (l + r) rows."""
     config = attention.config
@@ -93,3 +180,12 @@ def _up(attention: MultiHeadLatentAttention) -> tuple[Tensor, Tensor]:
 
 def _wide(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
+    """`RMSNorm` on rows [tokens, width], without its module's call."""
+    weight, shape, eps = norm.weight.detach(), norm.weight.shape, norm.eps
+    if compiled.serves(weight, weight) and hasattr(torch.ops.mini_moe, "rms_norm"):
+        fused, narrow = torch.ops.mini_moe.rms_norm.default, weight.dtype == torch.bfloat16
+        return lambda x: fused(x, weight, eps, narrow)[0]
+    return lambda x: torch.rms_norm(x, shape, weight, eps)

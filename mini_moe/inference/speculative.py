@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.inference.absorption import norm_of
 from mini_moe.inference.cache import LatentCache
-from mini_moe.inference.decoder import CHUNK, AbsorbedLayer, Decoder, rms_norm
+from mini_moe.inference.decoder import CHUNK, AbsorbedLayer, Decoder
 from mini_moe.inference.rows import Generation, Prompt, Row, make_rows
 from mini_moe.inference.sampling import (
     Sampling,
@@ -132,7 +133,7 @@ class Drafter:
                 "train one with `python -m mini_moe.training --n_mtp_layers 1`"
             )
         self.decoder, self.ahead, self.module = decoder, ahead, decoder.model.mtp[0]
-        self.layers = [AbsorbedLayer(self.module.block)]
+        self.layers, self.norm = [AbsorbedLayer(self.module.block)], norm_of(self.module.norm)
         self.cache: LatentCache | None = None
 
     @torch.inference_mode()
@@ -176,11 +177,10 @@ class Drafter:
         self, hidden: Float[Tensor, "1 new d_model"], tokens: Int[Tensor, "1 new"]
     ) -> Float[Tensor, "1 new d_model"]:
         """`MultiTokenPrediction` with a cache: vectors that the head turns into proposals."""
-        module = self.module
-        embedded = F.embedding(tokens, self.decoder.embedding)
-        joined = torch.cat((rms_norm(embedded, module.enorm), rms_norm(hidden, module.hnorm)), -1)
+        module, embedded = self.module, F.embedding(tokens, self.decoder.embedding)
+        joined = torch.cat((module.enorm(embedded), module.hnorm(hidden)), dim=-1)
         x = F.linear(joined, module.eh_proj.weight)
-        return rms_norm(self.decoder.run(self.layers, x, self.cache), module.norm)
+        return self.decoder.run(self.layers, x, self.cache, self.norm)
 
 
 @torch.inference_mode()

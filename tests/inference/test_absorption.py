@@ -35,7 +35,7 @@ def counted(model, before, new, absorbed):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if absorbed:
             embedded = model.embed_tokens(tokens[:, before:])
-            decoder.run([layer], embedded, cache)
+            decoder.run([layer], embedded, cache, decoder.norm)
         else:
             model.hidden(tokens[:, before:], cache=cache)
     return counter.get_total_flops() - rest
