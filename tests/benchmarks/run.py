@@ -8,6 +8,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.benchmarks import (
+    decoding,
     moe_layer,
     optimizers,
     routing_memory,
@@ -19,6 +20,7 @@ from tests.benchmarks import (
 NAMES = (
     "moe_layer",
     "training_speed",
+    "decoding",
     "start_up",
     "optimizers",
     "routing_memory",
@@ -42,6 +44,8 @@ def main() -> None:
         moe_layer.main()
     if "training_speed" in chosen:
         training_speed.main()
+    if "decoding" in chosen:
+        decoding.main()
     if "start_up" in chosen:
         start_up.main()
     if "optimizers" in chosen:
