@@ -22,7 +22,9 @@ class Report(NamedTuple):
         Blocks are named unless it is block 0.
         """
         text = re.sub(r"block \((\d+),(\d+),(\d+)\) thread \((\d+),(\d+),(\d+)\)", _who, self.text)
-        text = re.sub(r"(?<= at )[\w.]+:(\d+)", r"line \1", text)
+        text = re.sub(r"thread \((\d+),0,0\)", r"thread \1", text).removeprefix("in ")
+        text = re.sub(r"(?<= at )[\w./-]+:(\d+)", r"line \1", text)
+        text = text.replace(", 0 bytes behind", ", right behind")
         return f"{self.kind} in line {self.place.rpartition(':')[2]}: {text}"
 
 

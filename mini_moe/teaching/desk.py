@@ -51,6 +51,9 @@ def check_answer(exercise: Exercise, answer: Any) -> Any:
     if verdict.state == "not attempted":
         left = f" ({verdict.reason})" if verdict.reason else ""
         print(f"○ {exercise.name}: not attempted{left} — {goes_on[0].lower()}{goes_on[1:]}.")
+    elif verdict.state == "not checked":
+        print(f"○ {exercise.name}: not checked. {sentence(verdict.reason)}")
+        print(f"  {goes_on}.")
     else:
         print(f"✗ {exercise.name}: not yet. {sentence(verdict.reason)}")
         print(f'  {goes_on}; hint("{exercise.name}") helps.')
@@ -65,8 +68,10 @@ def explain(exercise: Exercise) -> None:
 
 
 def sentence(text: str) -> str:
-    """Capital first, one mark last."""
-    return text[0].upper() + text[1:] + ("" if text.endswith((".", "?", "!", "…")) else ".")
+    """Capital first, one mark last; lines of code below stay as they are."""
+    text, newline, code = text.partition("\n")
+    mark = "" if text.endswith((".", "?", "!", "…", ":")) else "."
+    return f"{text[0].upper()}{text[1:]}{mark}{newline}{code}"
 
 
 def hint(name: str) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor
 from mini_moe.teaching.compare import Mistake, must_match
 
 __all__ = ["EXERCISES", "Exercise", "Mistake", "choice_exercise", "exercise", "find"]
-__all__ += ["must_match", "value_exercise"]
+__all__ += ["kernel_exercise", "must_match", "value_exercise"]
 
 EXERCISES: dict[str, "Exercise"] = {}
 
@@ -50,6 +50,7 @@ class Exercise:
     minutes: int
     tolerance: int | float = 0.0  # how far off a number may be
     choices: tuple[str, ...] = ()  # names that an answer is chosen from
+    given: str = ""  # the CUDA source that a lesson starts from, where a kernel is asked for
     probes: list[tuple[str, Callable[[Any], None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,8 +67,10 @@ class Exercise:
 
     @property
     def kind(self) -> str:
-        """What is asked for: "function", "value" or "choice"."""
-        return "function" if self.is_function else "choice" if self.choices else "value"
+        """What is asked for: "function", "kernel", "choice" or "value"."""
+        if self.is_function or self.given:
+            return "function" if self.is_function else "kernel"
+        return "choice" if self.choices else "value"
 
     def judge(self, answer: Any) -> None:
         """Run every probe; a number or a choice must also be the right one.
@@ -84,7 +87,7 @@ class Exercise:
         if self.choices:
             if answer != self.answer:
                 raise Mistake(f"it is not {answer!r}")
-        elif not self.is_function and not abs(answer - self.answer) <= self.tolerance:
+        elif self.kind == "value" and not abs(answer - self.answer) <= self.tolerance:
             raise Mistake(f"{answer:,} is too {'low' if answer < self.answer else 'high'}")
 
     def probe(self, description: str = "") -> Callable:
@@ -150,6 +153,17 @@ def choice_exercise(
     return _register(
         Exercise(name=name, answer=answer, source=explanation, choices=choices, **fields)
     )
+
+
+def kernel_exercise(
+    name: str, answer: str, given: str, *, where: str = "", **fields: Any
+) -> Exercise:
+    """Register CUDA source to be written or mended; the lesson's cell holds `given`.
+
+    `where` says what in kernels/ it stands for.
+    """
+    source = f"```cpp\n{answer.strip()}\n```" + (f"\n{where}" if where else "")
+    return _register(Exercise(name=name, answer=answer, source=source, given=given, **fields))
 
 
 def _register(made: Exercise) -> Exercise:

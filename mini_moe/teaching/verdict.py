@@ -3,17 +3,19 @@
 import ast
 import inspect
 import linecache
+import re
 import textwrap
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mini_moe.checker import NoCompiler
 from mini_moe.teaching.compare import Mistake, as_choice, as_number
 from mini_moe.teaching.exercise import Exercise
 
 
 class Verdict(NamedTuple):
-    """The outcome of a check: "correct", "wrong" or "not attempted", and why."""
+    """The outcome of a check: "correct", "wrong", "not attempted" or "not checked", and why."""
 
     state: str
     reason: str = ""
@@ -32,8 +34,13 @@ def judge(exercise: Exercise, student: Any) -> Verdict:
             return Verdict("not attempted", left)
         if not callable(student):
             return Verdict("wrong", f"a function is expected here, you gave {student!r:.60}")
+    if exercise.kind == "kernel" and isinstance(student, str):
+        if code_alone(student) == code_alone(exercise.given):
+            return Verdict("not attempted")
     try:
         exercise.judge(readable(exercise, student))
+    except NoCompiler as missing:
+        return Verdict("not checked", str(missing))
     except NotAttempted:
         return Verdict("not attempted")
     except Mistake as mistake:
@@ -51,7 +58,16 @@ def readable(exercise: Exercise, student: Any) -> Any:
     """
     if exercise.is_function:
         return guarded(student)
+    if exercise.kind == "kernel":
+        if not isinstance(student, str):
+            raise Mistake(f"a text with CUDA source is expected here, you gave {student!r:.60}")
+        return student.strip("\n")
     return as_choice(student, exercise.choices) if exercise.choices else as_number(student)
+
+
+def code_alone(source: str) -> str:
+    """CUDA source without comments and spaces."""
+    return re.sub(r"//.*|/\*(?s:.*?)\*/|\s", "", source)
 
 
 def guarded(student: Callable) -> Callable:

@@ -111,6 +111,19 @@ def test_arguments_that_do_not_fit_are_named(changes, words):
     assert words in str(error.value)
 
 
+def test_lines_are_the_texts_own_behind_what_it_includes():
+    source = SCALE.replace(
+        "y[i] = factor * x[i];", "{ float v[4]; load_vector(x + 4 * i, v); y[i] = v[0]; }"
+    )
+    assert refused(source).sentence().startswith("out of bounds in line 3: thread 25 reads 16 b")
+
+
+def test_an_endless_loop_around_a_shuffle_is_the_kernels():
+    loop = "for (;;)\n    factor += __shfl_xor_sync(0xffffffff, factor, 1);"
+    report = refused(SCALE.replace("if (i < n)", f"{loop}\n  if (i < n)"))
+    assert report.kind == "endless" and report.place in ("scale.cu:3", "scale.cu:4")
+
+
 def test_an_impossible_launch_is_refused():
     with pytest.raises(ValueError, match="1 to 1024 threads"):
         run_cuda(SCALE, grid=1, block=2000, x=torch.zeros(1), y=output(1), n=1, factor=1.0)
