@@ -1,7 +1,7 @@
 """Let a trained model write."""
 
 from mini_moe.inference.cache import KeyValueCache, LatentCache
-from mini_moe.inference.decoder import Decoder
+from mini_moe.inference.engine import Decoder
 from mini_moe.inference.generate import complete, generate, stream
 from mini_moe.inference.sampling import Sampling, sample_token
 from mini_moe.inference.speculative import speculate

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 
 from mini_moe.inference.cache import LatentCache
-from mini_moe.inference.decoder import Decoder
+from mini_moe.inference.engine import Decoder
 from mini_moe.inference.rows import Generation, Piece, Prompt, Row, is_token, make_rows
 from mini_moe.inference.sampling import Sampling
 from mini_moe.inference.speculative import Drafter, Speculation, write_ahead

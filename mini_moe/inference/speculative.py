@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mini_moe.inference.absorption import norm_of
 from mini_moe.inference.cache import LatentCache
-from mini_moe.inference.decoder import CHUNK, AbsorbedLayer, Decoder
+from mini_moe.inference.engine.decoder import CHUNK, Decoder, LayerStep
+from mini_moe.inference.engine.layers import Product, norm_of
 from mini_moe.inference.rows import Generation, Prompt, Row, make_rows
 from mini_moe.inference.sampling import (
     Sampling,
@@ -132,8 +132,10 @@ class Drafter:
                 f"ahead={ahead}: an MTP module expected, but this model has n_mtp_layers=0; "
                 "train one with `python -m mini_moe.training --n_mtp_layers 1`"
             )
-        self.decoder, self.ahead, self.module = decoder, ahead, decoder.model.mtp[0]
-        self.layers, self.norm = [AbsorbedLayer(self.module.block)], norm_of(self.module.norm)
+        self.decoder, self.ahead, module = decoder, ahead, decoder.model.mtp[0]
+        self.layers, self.norm = [LayerStep(module.block)], norm_of(module.norm)
+        self.norms = norm_of(module.enorm), norm_of(module.hnorm)
+        self.join = Product(module.eh_proj.weight)
         self.cache: LatentCache | None = None
 
     @torch.inference_mode()
@@ -177,9 +179,10 @@ class Drafter:
         self, hidden: Float[Tensor, "1 new d_model"], tokens: Int[Tensor, "1 new"]
     ) -> Float[Tensor, "1 new d_model"]:
         """`MultiTokenPrediction` with a cache: vectors that the head turns into proposals."""
-        module, embedded = self.module, F.embedding(tokens, self.decoder.embedding)
-        joined = torch.cat((module.enorm(embedded), module.hnorm(hidden)), dim=-1)
-        x = F.linear(joined, module.eh_proj.weight)
+        embedded = F.embedding(tokens, self.decoder.embedding)
+        parts = (embedded.flatten(0, 1), hidden.flatten(0, 1))
+        joined = torch.cat([norm(x) for norm, x in zip(self.norms, parts, strict=True)], dim=-1)
+        x = self.join(joined).view(hidden.shape)
         return self.decoder.run(self.layers, x, self.cache, self.norm)
 
 

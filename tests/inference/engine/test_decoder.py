@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_moe.inference import Decoder, LatentCache
-from mini_moe.inference import decoder as decoder_module
+from mini_moe.inference.engine import decoder as decoder_module
 from mini_moe.model import Transformer
 from mini_moe.ops import compiled
 from tests.config_strategy import valid_configs
@@ -31,10 +31,10 @@ def sane(config):
     )
 
 
-def absorbed_logits(decoder, tokens, cache):
-    """Logits of more tokens by the absorbed pass, whatever is cheaper."""
+def logits_of(decoder, tokens, cache, absorbed=True):
+    """Logits of more tokens, read absorbed or not, whatever is cheaper."""
     embedded = torch.nn.functional.embedding(tokens, decoder.embedding)
-    return decoder.logits(decoder.run(decoder.layers, embedded, cache, decoder.norm))
+    return decoder.logits(decoder.run(decoder.layers, embedded, cache, decoder.norm, absorbed))
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -45,13 +45,18 @@ def test_absorbed_and_naive_decoding_are_the_full_pass(config, pieces, batch):
     model = Transformer(sane(config)).eval()
     decoder, tokens = Decoder(model), random_tokens(config, batch, sum(pieces))
     full = model(tokens)
-    absorbed, naive = LatentCache(model, batch), LatentCache(model, batch)
-    parts = tokens.split(pieces, dim=1)
-    by_latents = torch.cat([absorbed_logits(decoder, part, absorbed) for part in parts], dim=1)
-    rebuilt = torch.cat([model(part, cache=naive) for part in parts], dim=1)
-    assert (by_latents - full).abs().max() <= LARGEST_LOGIT_ERROR
-    assert (rebuilt - full).abs().max() <= LARGEST_LOGIT_ERROR
-    assert relative_error(absorbed.numbers, naive.numbers) <= LARGEST_LOGIT_ERROR
+    ways = {
+        "absorbed": lambda part, cache: logits_of(decoder, part, cache),
+        "rebuilt": lambda part, cache: logits_of(decoder, part, cache, absorbed=False),
+        "modules": lambda part, cache: model(part, cache=cache),
+    }
+    held = []
+    for way, read in ways.items():
+        cache = LatentCache(model, batch)
+        logits = [read(part, cache) for part in tokens.split(pieces, dim=1)]
+        assert (torch.cat(logits, dim=1) - full).abs().max() <= LARGEST_LOGIT_ERROR, way
+        held.append(cache.numbers)
+    assert max(relative_error(numbers, held[0]) for numbers in held) <= LARGEST_LOGIT_ERROR
 
 
 @torch.no_grad()
@@ -68,9 +73,10 @@ def test_one_cache_serves_both_ways_in_turn(changes):
     tokens = random_tokens(model.config, 2, 40)
     parts = list(tokens.split([9, 1, 1, 20, 2, 1, 6], dim=1))
     logits = [
-        model(part, cache=cache) if number % 3 == 0 else absorbed_logits(decoder, part, cache)
+        model(part, cache=cache) if number % 3 == 0
+        else logits_of(decoder, part, cache, absorbed=number % 3 == 1)
         for number, part in enumerate(parts)
-    ]
+    ]  # fmt: skip
     assert (torch.cat(logits, dim=1) - model(tokens)).abs().max() <= LARGEST_LOGIT_ERROR
 
 
@@ -79,13 +85,10 @@ def test_wide_reads_rebuild_and_narrow_reads_absorb(monkeypatch):
     model = small_model(max_seq_len=512)
     decoder, cache, taken = Decoder(model), LatentCache(model), []
     run = decoder.run
-    monkeypatch.setattr(decoder, "run", lambda *a: taken.append("absorbed") or run(*a))
-    monkeypatch.setattr(
-        model, "hidden", lambda *a, **k: taken.append("naive") or Transformer.hidden(model, *a, **k)
-    )
+    monkeypatch.setattr(decoder, "run", lambda *a: taken.append(a[-1]) or run(*a))
     for new in (200, 1, 4):
         decoder.read(random_tokens(model.config, 1, new), cache)
-    assert taken == ["naive", "absorbed", "absorbed"]
+    assert taken == [False, True, True]
 
 
 @torch.no_grad()
@@ -121,7 +124,8 @@ def test_rows_of_different_lengths_read_several_tokens_at_once():
 
 @torch.no_grad()
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.03)])
-def test_other_types_decode_too(dtype, tolerance):
+@pytest.mark.parametrize("absorbed", [True, False])
+def test_other_types_decode_too(dtype, tolerance, absorbed):
     everyone = {"n_routed_experts": 4, "top_k": 4}  # a rounded score can't tip a choice
     model = small_model(**everyone).to(dtype)
     for layer in model.layers[1:]:
@@ -129,16 +133,18 @@ def test_other_types_decode_too(dtype, tolerance):
         gate.e_score_correction_bias = gate.e_score_correction_bias.float()
     tokens = random_tokens(model.config)
     expected = small_model(**everyone).to(dtype).double()(tokens)
-    cache = LatentCache(model, 2)
-    logits = torch.cat([absorbed_logits(Decoder(model), t, cache) for t in tokens.split(1, 1)], 1)
+    cache, decoder = LatentCache(model, 2), Decoder(model)
+    logits = [logits_of(decoder, part, cache, absorbed) for part in tokens.split(5, dim=1)]
+    logits = torch.cat(logits, dim=1)
     assert logits.dtype == dtype and relative_error(logits, expected) < tolerance
 
 
 @torch.no_grad()
-def test_the_compiled_kernels_are_not_needed():
+@pytest.mark.parametrize("absorbed", [True, False])
+def test_the_compiled_kernels_are_not_needed(absorbed):
     model, tokens = small_model(), random_tokens(small_model().config)
     with compiled.switched_off():
-        plain = absorbed_logits(Decoder(model), tokens, LatentCache(model, 2))
+        plain = logits_of(Decoder(model), tokens, LatentCache(model, 2), absorbed)
     assert (plain - model(tokens)).abs().max() <= LARGEST_LOGIT_ERROR
 
 

@@ -12,19 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mini_moe.inference.absorption import (
-    AbsorbedAttention,
-    Place,
-    absorbed_is_cheaper,
-    norm_of,
-)
 from mini_moe.inference.cache import LatentCache
+from mini_moe.inference.engine.absorption import absorbed_is_cheaper
+from mini_moe.inference.engine.attention import AttentionStep, Place
+from mini_moe.inference.engine.layers import MixtureStep, Product, SwiGLUStep, norm_of
 from mini_moe.model import Transformer
-from mini_moe.model.layers import SwiGLU
-from mini_moe.model.moe import MoE
 from mini_moe.model.rope import rope_rotation
 from mini_moe.model.transformer import Block
-from mini_moe.ops import compiled, moe_experts
 
 CHUNK = 256  # most prompt tokens of a row that are read at once
 
@@ -40,8 +34,8 @@ class Decoder:
     def __init__(self, model: Transformer) -> None:
         self.model, self.config = model, model.config
         self.embedding = model.embed_tokens.weight.detach()
-        self.head, self.norm = model.lm_head.weight.detach(), norm_of(model.norm)
-        self.layers = [AbsorbedLayer(block) for block in model.layers]
+        self.head, self.norm = Product(model.lm_head.weight), norm_of(model.norm)
+        self.layers = [LayerStep(block) for block in model.layers]
         wide = torch.promote_types(self.embedding.dtype, torch.float32)
         rotation = rope_rotation(self.config, 0, self.config.max_seq_len, self.embedding.device).to(
             wide
@@ -63,9 +57,9 @@ class Decoder:
         batch, new = tokens.shape
         self.check(batch, new, cache)
         even = all(length == cache.lengths[0] for length in cache.lengths)
-        if even and not absorbed_is_cheaper(self.config, new, cache.lengths[0] + new):
-            return self.model.hidden(tokens, cache=cache)
-        return self.run(self.layers, F.embedding(tokens, self.embedding), cache, self.norm)
+        absorbed = not even or absorbed_is_cheaper(self.config, new, cache.lengths[0] + new)
+        embedded = F.embedding(tokens, self.embedding)
+        return self.run(self.layers, embedded, cache, self.norm, absorbed)
 
     def check(self, batch: int, new: int, cache: LatentCache) -> None:
         """Raise ValueError unless the cache belongs to this model and has room."""
@@ -117,14 +111,19 @@ class Decoder:
         if torch.is_autocast_enabled(hidden.device.type):
             with torch.autocast(hidden.device.type, enabled=False):
                 return self.logits(hidden)
-        return F.linear(hidden, self.head)
+        return self.head(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
 
     def run(
-        self, layers: list["AbsorbedLayer"], x: Tensor, cache: LatentCache, norm: Callable
+        self,
+        layers: list["LayerStep"],
+        x: Tensor,
+        cache: LatentCache,
+        norm: Callable,
+        absorbed: bool = True,
     ) -> Tensor:
         """The layers' output for embedded tokens [batch, new, d_model], normed; the cache grows."""
         batch, new, _ = x.shape
-        place = Place(cache, new, self.rotation)
+        place = Place(cache, new, self.rotation, absorbed)
         x = x.flatten(0, 1)
         for number, layer in enumerate(layers):
             x = layer(x, place, number)
@@ -132,60 +131,14 @@ class Decoder:
         return norm(x).view(batch, new, -1)
 
 
-class AbsorbedLayer:
-    """One block: attention on latents, then experts or a feed-forward network."""
+class LayerStep:
+    """One block: attention, then experts or a feed-forward network."""
 
     def __init__(self, block: Block) -> None:
-        self.attention = AbsorbedAttention(block.self_attn, block.input_layernorm)
+        self.attention = AttentionStep(block.self_attn, block.input_layernorm)
         self.norm = norm_of(block.post_attention_layernorm)
         self.mixture = MixtureStep(block.mlp) if block.is_moe else SwiGLUStep(block.mlp)
 
     def __call__(self, x: Tensor, place: Place, number: int) -> Tensor:
         x = self.attention(x, place, number)
         return self.mixture(x, self.norm(x))
-
-
-class MixtureStep:
-    """Router, chosen experts and shared experts, added to what came in."""
-
-    def __init__(self, mixture: MoE) -> None:
-        self.gate, self.experts = mixture.gate, mixture.experts
-        self.shared = SwiGLUStep(mixture.shared_experts) if mixture.shared_experts else None
-        self.gate_up = mixture.experts.gate_up_proj.detach()
-        self.down = mixture.experts.down_proj.detach()
-        self.router = mixture.gate.weight.detach()
-        self.bias = mixture.gate.e_score_correction_bias
-        config = mixture.gate.config
-        self.settings = (
-            *(config.top_k, config.n_expert_groups, config.top_k_groups),
-            *(config.group_score == "top2_sum", config.score_function == "softmax"),
-            *(config.norm_topk_prob, config.route_scale),
-        )
-        small = config.top_k <= 32 and config.n_routed_experts <= 1024
-        exact = self.router.dtype == self.down.dtype == torch.float32
-        self.compiled = small and exact and compiled.serves(self.router, self.router)
-
-    def __call__(self, x: Tensor, normed: Tensor) -> Tensor:
-        if self.compiled:
-            ops = torch.ops.mini_moe
-            logits = F.linear(normed, self.router)
-            gates, ids, _ = ops.topk_gate.default(logits, self.bias, *self.settings)
-            mixed, _ = ops.experts_forward.default(
-                normed, ids, gates, self.gate_up, self.down, False
-            )
-        else:
-            routing = self.gate(normed)
-            mixed = moe_experts(normed, routing.expert_ids, routing.gates, self.gate_up, self.down)
-        return x + mixed if self.shared is None else self.shared(mixed.add_(x), normed)
-
-
-class SwiGLUStep:
-    """A feed-forward network, added to what came in."""
-
-    def __init__(self, network: SwiGLU) -> None:
-        self.both = torch.cat((network.gate_proj.weight, network.up_proj.weight)).detach()
-        self.down = network.down_proj.weight.detach().t()
-
-    def __call__(self, x: Tensor, normed: Tensor) -> Tensor:
-        gate, up = F.linear(normed, self.both).chunk(2, dim=-1)
-        return torch.addmm(x, F.silu(gate).mul_(up), self.down)

@@ -1,0 +1,140 @@
+"""Attention with a cache in its two ways: on the latents, or on keys and values made from them."""
+
+import torch
+from torch import Tensor
+
+from mini_moe.inference.cache import LatentCache
+from mini_moe.inference.engine.absorption import absorbed_output, absorbed_query
+from mini_moe.inference.engine.layers import Product, norm_of
+from mini_moe.model.attention import MultiHeadLatentAttention
+from mini_moe.model.layers import RMSNorm
+from mini_moe.ops import causal_attention
+
+
+class Place:
+    """Where a pass stands: what every layer of it needs to know, worked out once."""
+
+    def __init__(self, cache: LatentCache, new: int, rotation: Tensor, absorbed: bool) -> None:
+        starts, batch = cache.lengths, cache.batch
+        self.batch, self.new, self.absorbed = batch, new, absorbed
+        end = max(starts) + new
+        held = cache.numbers[:, :batch, :end]
+        self.held, self.hidden_from = held.unbind(0), None
+        self.even = min(starts) == max(starts)
+        if absorbed:
+            self.keys = held.transpose(-1, -2).unbind(0)
+            self.values = held[..., : cache.model.config.kv_lora_rank].unbind(0)
+        if self.even:
+            self.rotation = rotation[None, starts[0] : end, None]
+            self.slots = held[:, :, starts[0] :].unbind(0)
+            if new == 1 or not absorbed:
+                return
+        steps = torch.arange(new, device=held.device)
+        positions = torch.tensor(starts, device=held.device)[:, None] + steps
+        if not self.even:
+            self.rotation = rotation[positions][:, :, None]
+            rows = torch.arange(batch, device=held.device)[:, None]
+            self.slots, self.index = cache.numbers.unbind(0), (rows, positions)
+        after = torch.arange(end, device=held.device) > positions[..., None]
+        self.hidden_from = after[:, :, None]  # [batch, new, 1, keys]
+
+    def write(self, number: int, kept: Tensor) -> None:
+        """Put a layer's latents and rotated keys [batch, new, width] into the cache."""
+        if self.even:
+            self.slots[number].copy_(kept)
+        else:
+            self.slots[number].index_put_(self.index, kept)
+
+
+class AttentionStep:
+    """One layer's attention, added to what came in; `place.absorbed` says which way.
+
+    Absorbed: one product gives every head's query on the latents and what is kept; heads attend to
+    the latents themselves; one product leads back. Rebuilt: as `MultiHeadLatentAttention`.
+    """
+
+    def __init__(self, attention: MultiHeadLatentAttention, norm: RMSNorm) -> None:
+        config = self.config = attention.config
+        self.scale, self.rank = attention.scale, config.kv_lora_rank
+        self.width = config.kv_lora_rank + config.qk_rope_head_dim
+        self.norm, self.latent_norm = norm_of(norm), norm_of(attention.kv_a_layernorm)
+        query, dtype = absorbed_query(attention), attention.o_proj.weight.dtype
+        kept = attention.kv_a_proj_with_mqa.weight.detach()
+        self.keep, self.up = Product(kept), Product(attention.kv_b_proj.weight)
+        self.out, self.absorbed_out = (
+            Product(weight.to(dtype))
+            for weight in (attention.o_proj.weight, absorbed_output(attention))
+        )
+        if config.q_lora_rank is None:
+            self.shrink, self.query = None, Product(attention.q_proj.weight)
+            self.first = Product(torch.cat((query, kept.to(query.dtype))).to(dtype))
+        else:
+            self.query_norm = norm_of(attention.q_a_layernorm)
+            self.shrink = Product(attention.q_a_proj.weight)
+            self.query, self.second = Product(attention.q_b_proj.weight), Product(query.to(dtype))
+            self.first = Product(torch.cat((attention.q_a_proj.weight.detach(), kept)))
+
+    def __call__(self, x: Tensor, place: Place, number: int) -> Tensor:
+        normed = self.norm(x)
+        return (self.absorbed if place.absorbed else self.rebuilt)(x, normed, place, number)
+
+    def absorbed(self, x: Tensor, normed: Tensor, place: Place, number: int) -> Tensor:
+        """Attention on the cached latents."""
+        batch, new, heads = place.batch, place.new, self.config.n_heads
+        made = self.first(normed)
+        if self.shrink is not None:
+            small, kept = made.split([made.shape[-1] - self.width, self.width], dim=-1)
+            made = torch.cat((self.second(self.query_norm(small.contiguous())), kept), dim=-1)
+        made = made.view(batch, new, heads + 1, self.width)
+        turn(made, self.rank, place.rotation)
+        self.write(made[:, :, heads], place, number)
+        query = made[:, :, :heads].reshape(batch, new * heads, self.width)
+        scores = torch.bmm(query, place.keys[number])
+        if place.hidden_from is not None:
+            scores.view(batch, new, heads, -1).masked_fill_(place.hidden_from, -torch.inf)
+        mixed = torch.bmm(scores.softmax(dim=-1), place.values[number])
+        return self.absorbed_out.onto(x, mixed.view(batch * new, heads * self.rank))
+
+    def rebuilt(self, x: Tensor, normed: Tensor, place: Place, number: int) -> Tensor:
+        """Attention on keys and values made from the cached latents; rows of one length."""
+        batch, new, heads = place.batch, place.new, self.config.n_heads
+        small = normed if self.shrink is None else self.query_norm(self.shrink(normed))
+        query = self.query(small).view(batch, new, heads, self.config.qk_head_dim)
+        turn(query, self.config.qk_nope_head_dim, place.rotation)
+        kept = self.keep(normed).view(batch, new, 1, self.width)
+        turn(kept, self.rank, place.rotation)
+        self.write(kept[:, :, 0], place, number)
+        latent, key_rope = place.held[number].split([self.rank, self.width - self.rank], dim=-1)
+        made = self.up(latent.reshape(-1, self.rank)).view(batch, latent.shape[1], heads, -1)
+        mixed = attend(query, made, key_rope, self.scale)
+        return self.out.onto(x, mixed.reshape(batch * new, heads * self.config.v_head_dim))
+
+    def write(self, kept: Tensor, place: Place, number: int) -> None:
+        """Normalise the latents in `kept` [batch, new, width] and put all of it into the cache."""
+        latent = kept[..., : self.rank]
+        latent.copy_(self.latent_norm(latent.reshape(-1, self.rank)).view(latent.shape))
+        place.write(number, kept)
+
+
+def attend(query: Tensor, made: Tensor, key_rope: Tensor, scale: float) -> Tensor:
+    """Causal attention [batch, new, heads, d_v]; `made` is [nope | value] of every key and head."""
+    d_nope = query.shape[-1] - key_rope.shape[-1]
+    nope, value = made.transpose(1, 2).split([d_nope, made.shape[-1] - d_nope], dim=-1)
+    shared = key_rope[:, None].expand(-1, made.shape[2], -1, -1)
+    key = torch.cat((nope, shared), dim=-1)
+    return causal_attention(query.transpose(1, 2), key, value, scale).transpose(1, 2)
+
+
+def turn(made: Tensor, first: int, rotation: Tensor) -> None:
+    """RoPE in place on the channels from `first` on of [batch, new, heads, width].
+
+    Neighbouring channels are a complex number, and a rotation is a product.
+    """
+    if first % 2 == 0 and made.dtype == rotation.real.dtype:
+        pairs = torch.view_as_complex(made.view(*made.shape[:-1], made.shape[-1] // 2, 2))
+        pairs[..., first // 2 :].mul_(rotation)
+        return
+    pairs = made[..., first:].unflatten(-1, (-1, 2))
+    wide = pairs.to(rotation.real.dtype).clone(memory_format=torch.contiguous_format)
+    turned = torch.view_as_complex(wide) * rotation
+    pairs.copy_(torch.view_as_real(turned))

@@ -1,0 +1,66 @@
+"""The parts of a layer compute what the model's modules compute, for few rows and for many."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mini_moe.inference.engine.layers import (
+    THIN,
+    MixtureStep,
+    Product,
+    SwiGLUStep,
+    norm_of,
+)
+from mini_moe.ops import compiled
+from tests.helpers import TOLERANCE, relative_error, small_model
+
+ROWS = [1, THIN - 1, THIN, 40]
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def way(request):
+    """With the compiled kernels and without."""
+    if request.param == "compiled":
+        yield
+    else:
+        with compiled.switched_off():
+            yield
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("n_in", "n_out"), [(32, 48), (7, 5), (1, 1)])
+def test_products_are_torchs(way, rows, n_in, n_out):
+    x, weight, base = torch.randn(rows, n_in), torch.randn(n_out, n_in), torch.randn(rows, n_out)
+    product, kept = Product(weight), base.clone()
+    assert relative_error(product(x), F.linear(x, weight)) < TOLERANCE[torch.float32]
+    assert relative_error(product.onto(base, x), base + x @ weight.T) < TOLERANCE[torch.float32]
+    assert torch.equal(base, kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_take_torchs_product(dtype):
+    x, weight = torch.randn(20, 8, dtype=dtype), torch.randn(6, 8, dtype=dtype)
+    assert torch.equal(Product(weight)(x), F.linear(x, weight))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", ROWS)
+def test_steps_are_the_modules_added_to_what_came_in(way, rows):
+    model = small_model()
+    x, normed = torch.randn(2, rows, 32)
+    for step, module in (
+        (MixtureStep(model.layers[1].mlp), model.layers[1].mlp),
+        (SwiGLUStep(model.layers[0].mlp), model.layers[0].mlp),
+    ):
+        expected = x + module(normed[None])[0]
+        assert relative_error(step(x, normed), expected) < 4 * TOLERANCE[torch.float32]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", ROWS)
+def test_norms_are_the_modules(way, rows):
+    norm = small_model().norm
+    x = torch.randn(rows, 32)
+    assert relative_error(norm_of(norm)(x), norm(x)) < TOLERANCE[torch.float32]
