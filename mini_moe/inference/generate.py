@@ -6,7 +6,7 @@ import torch
 
 from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.engine import Decoder
-from mini_moe.inference.rows import Generation, Piece, Prompt, Row, is_token, make_rows
+from mini_moe.inference.rows import Generation, Piece, Prompt, Row, is_token, make_rows, take_all
 from mini_moe.inference.sampling import Sampling
 from mini_moe.inference.speculative import Drafter, Speculation, write_ahead
 from mini_moe.model import Transformer
@@ -122,8 +122,7 @@ def write(decoder: Decoder, rows: list[Row]) -> Iterator[None]:
     cache = LatentCache(decoder.model, len(active), longest)
     hidden = decoder.prefill([row.prompt for row in active], cache)
     while active:
-        for row, logits in zip(active, decoder.logits(hidden), strict=True):
-            row.take(logits)
+        take_all(active, decoder.logits(hidden))
         yield
         for index in reversed(range(len(active))):
             if active[index].ended:

@@ -47,8 +47,7 @@ def next_token(
     """
     logits = penalised(logits, sampling, seen)
     best, token = logits.max(dim=-1)
-    if not math.isfinite(best.item()):
-        raise ValueError(f"logits: a finite largest one expected, got {best.item()}")
+    check_finite(best.item())
     if sampling.temperature == 0:
         return token.item()
     ranked, order = ranked_probabilities(logits.float() - best.float(), sampling)
@@ -61,8 +60,7 @@ def next_probabilities(
     """The distribution that `next_token` draws from, by token id; all on one token if greedy."""
     logits = penalised(logits, sampling, seen)
     best, token = logits.max(dim=-1)
-    if not math.isfinite(best.item()):
-        raise ValueError(f"logits: a finite largest one expected, got {best.item()}")
+    check_finite(best.item())
     if sampling.temperature == 0:
         return torch.zeros_like(logits, dtype=torch.float32).index_fill_(0, token, 1.0)
     ranked, order = ranked_probabilities(logits.float() - best.float(), sampling)
@@ -104,6 +102,12 @@ def penalised(logits: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor
     before = logits[ids]
     penalty = sampling.repetition_penalty
     return logits.index_copy(0, ids, torch.where(before > 0, before / penalty, before * penalty))
+
+
+def check_finite(best: float) -> None:
+    """Raise ValueError where the largest logit is NaN or infinite: no token follows from it."""
+    if not math.isfinite(best):
+        raise ValueError(f"logits: a finite largest one expected, got {best}")
 
 
 def log_probability(logits: Float[Tensor, "vocab"], token: int) -> float:

@@ -139,6 +139,7 @@ def test_text_needs_a_tokenizer():
 PROMPTS = [[3, 4, 5, 6, 7, 8], [9], [10, 11, 12], [13, 14]]
 WAYS = [
     {"temperature": 0.0},
+    {"temperature": 0.0, "repetition_penalty": 1.3},
     {"temperature": 1.0, "top_p": 1.0},
     {"temperature": 1.3, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2},
 ]

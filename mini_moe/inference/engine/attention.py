@@ -1,5 +1,7 @@
 """Attention with a cache in its two ways: on the latents, or on keys and values made from them."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -50,29 +52,45 @@ class AttentionStep:
     """One layer's attention, added to what came in; `place.absorbed` says which way.
 
     Absorbed: one product gives every head's query on the latents and what is kept; heads attend to
-    the latents themselves; one product leads back. Rebuilt: as `MultiHeadLatentAttention`.
+    the latents themselves; one product leads back. Its matrices are made when first needed, and
+    kept. Rebuilt: as `MultiHeadLatentAttention`.
     """
 
     def __init__(self, attention: MultiHeadLatentAttention, norm: RMSNorm) -> None:
-        config = self.config = attention.config
-        self.scale, self.rank = attention.scale, config.kv_lora_rank
+        self.attention, config = attention, attention.config
+        self.config, self.rank = config, config.kv_lora_rank
         self.width = config.kv_lora_rank + config.qk_rope_head_dim
         self.norm, self.latent_norm = norm_of(norm), norm_of(attention.kv_a_layernorm)
-        query, dtype = absorbed_query(attention), attention.o_proj.weight.dtype
-        kept = attention.kv_a_proj_with_mqa.weight.detach()
-        self.keep, self.up = Product(kept), Product(attention.kv_b_proj.weight)
-        self.out, self.absorbed_out = (
-            Product(weight.to(dtype))
-            for weight in (attention.o_proj.weight, absorbed_output(attention))
-        )
+        self.keep = Product(attention.kv_a_proj_with_mqa.weight)
+        self.up, self.out = Product(attention.kv_b_proj.weight), Product(attention.o_proj.weight)
         if config.q_lora_rank is None:
             self.shrink, self.query = None, Product(attention.q_proj.weight)
-            self.first = Product(torch.cat((query, kept.to(query.dtype))).to(dtype))
         else:
+            self.shrink, self.query = map(
+                Product, (attention.q_a_proj.weight, attention.q_b_proj.weight)
+            )
             self.query_norm = norm_of(attention.q_a_layernorm)
-            self.shrink = Product(attention.q_a_proj.weight)
-            self.query, self.second = Product(attention.q_b_proj.weight), Product(query.to(dtype))
-            self.first = Product(torch.cat((attention.q_a_proj.weight.detach(), kept)))
+
+    @cached_property
+    def first(self) -> Product:
+        """What the layer's input is multiplied with: queries on latents, or small ones; [l | r]."""
+        query = self.absorbed_query if self.shrink is None else self.shrink.weight
+        return Product(torch.cat((query, self.keep.weight)))
+
+    @cached_property
+    def second(self) -> Product:
+        """Queries on latents from small queries."""
+        return Product(self.absorbed_query)
+
+    @cached_property
+    def absorbed_out(self) -> Product:
+        """What all heads' mixed latents are multiplied with."""
+        return Product(absorbed_output(self.attention).to(self.out.weight.dtype))
+
+    @property
+    def absorbed_query(self) -> Tensor:
+        """Rounded once, from fp32."""
+        return absorbed_query(self.attention).to(self.out.weight.dtype)
 
     def __call__(self, x: Tensor, place: Place, number: int) -> Tensor:
         normed = self.norm(x)
@@ -106,7 +124,7 @@ class AttentionStep:
         self.write(kept[:, :, 0], place, number)
         latent, key_rope = place.held[number].split([self.rank, self.width - self.rank], dim=-1)
         made = self.up(latent.reshape(-1, self.rank)).view(batch, latent.shape[1], heads, -1)
-        mixed = attend(query, made, key_rope, self.scale)
+        mixed = attend(query, made, key_rope, self.attention.scale)
         return self.out.onto(x, mixed.reshape(batch * new, heads * self.config.v_head_dim))
 
     def write(self, kept: Tensor, place: Place, number: int) -> None:
