@@ -26,8 +26,8 @@ CHUNK = 256  # most prompt tokens of a row that are read at once
 class Decoder:
     """Reads tokens into a `LatentCache` and returns the vectors that the head turns into logits.
 
-    Keeps the absorbed matrices of each layer, heads · (l + r) · e + heads · l · d numbers, and a few
-    others put together, so weights that change later need another Decoder. The experts, the
+    Keeps the absorbed matrices of each layer, heads · (l + r) · e + heads · l · d numbers, and a
+    few others put together, so weights that change later need another Decoder. The experts, the
     embedding and the head are the model's own memory.
     """
 

@@ -27,7 +27,9 @@ def counted(model, before, new, absorbed):
     """Multiply-adds · 2 that torch counts in one layer's heads, its cache projection left out."""
     with compiled.switched_off():  # torch counts its own products
         config, decoder = model.config, Decoder(model)
-        decoder.read(random_tokens(config, 1, 1), LatentCache(model, 1))  # makes its matrices
+        embedded = model.embed_tokens(random_tokens(config, 1, 1))
+        with torch.no_grad():  # makes the absorbed matrices
+            decoder.run(decoder.layers, embedded, LatentCache(model, 1), decoder.norm)
     cache = LatentCache(model, 1)
     tokens = random_tokens(config, 1, before + new)
     decoder.prefill([tokens[0, :before].tolist()], cache)
