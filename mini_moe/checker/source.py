@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from mini_moe.checker.commands import run
-from mini_moe.checker.compiling import COMMON, INSTRUMENTED, link, require_compiler
+from mini_moe.checker.compiling import COMMON, INSTRUMENTED, link, require_compiler, why_not
 from mini_moe.checker.library import Checked
-from mini_moe.checker.reports import CompileError, LaneAccess, Traffic
+from mini_moe.checker.recordings import Run, key_of, recall, remember
+from mini_moe.checker.reports import CheckerError, CompileError
 
 # Without -Wall: a student's unused variable is no mistake, one that was never set is.
 LENIENT = ["-Werror=uninitialized", "-fmax-errors=2", "-fno-semantic-interposition"]
@@ -44,31 +45,6 @@ class Output(NamedTuple):
     dtype: torch.dtype
 
 
-class Run(NamedTuple):
-    """What one launch did."""
-
-    kernel: str
-    outputs: dict[str, Tensor]
-    traffic: list[Traffic]
-    trace: list[LaneAccess]  # of one warp
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.outputs[name]
-
-    def moved(self, buffer: str, access: str = "") -> Traffic:
-        """All that happened to one buffer, added up; `access` is "read", "write" or "atomic".
-
-        Raises: ValueError where nothing did.
-        """
-        rows = [t for t in self.traffic if t.buffer == buffer and access in ("", t.access)]
-        if not rows:
-            touched = ", ".join(sorted({t.buffer for t in self.traffic})) or "nothing"
-            raise ValueError(f"{buffer}: no {access or 'access'}; {self.kernel} touched {touched}")
-        places = ", ".join(dict.fromkeys(row.place for row in rows))
-        sums = [sum(column) for column in zip(*(row[4:] for row in rows), strict=True)]
-        return Traffic(places, rows[0].space, access or "all", buffer, *sums)
-
-
 def output(*shape: int, dtype: torch.dtype = torch.float32) -> Output:
     """Room for what a kernel writes."""
     return Output(shape, dtype)
@@ -86,19 +62,34 @@ def run_cuda(
     """
     source = source.strip("\n")
     name, parameters = signature(source, kernel)
-    library = compile_cuda(source)
-    types = called(library.library, f"types_{name}").split("|")[:-1]
     _check_names(name, parameters, arguments)
-    sizes = (ctypes.c_int64 * 7)(*_three(grid), *_three(block), shared)
+    sizes = (*_three(grid), *_three(block), shared)
+    key = key_of(source, (name, sizes, tuple(watch)), arguments)
+    if why_not():
+        return recall(key)
+    try:
+        ran = _launch(compile_cuda(source), name, parameters, sizes, watch, arguments)
+    except CheckerError as error:
+        remember(key, error)
+        raise
+    remember(key, ran)
+    return ran
+
+
+def _launch(
+    library: Checked, name: str, parameters: list[str], sizes: tuple[int, ...],
+    watch: tuple[int, int], arguments: dict[str, Any],
+) -> Run:  # fmt: skip
+    types = called(library.library, f"types_{name}").split("|")[:-1]
     packed = (ctypes.c_int64 * max(1, len(types)))()
     outputs: dict[str, Tensor] = {}
     try:
         for i, (parameter, kind) in enumerate(zip(parameters, types, strict=True)):
             _pack(library, packed, i, parameter, kind, arguments[parameter], outputs)
         library.library.checker_limit(ctypes.c_uint64(MOST_STEPS))
-        traffic = library.recorded(f"call_{name}", sizes, packed, block=watch[0], warp=watch[1])
-        trace = library.trace()
-        return Run(name, {k: v.clone() for k, v in outputs.items()}, traffic, trace)
+        launch = f"call_{name}", (ctypes.c_int64 * 7)(*sizes), packed
+        traffic = library.recorded(*launch, block=watch[0], warp=watch[1])
+        return Run(name, {k: v.clone() for k, v in outputs.items()}, traffic, library.trace())
     finally:
         outputs.clear()
         library.release()

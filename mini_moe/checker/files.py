@@ -1,0 +1,56 @@
+"""The repository's own .cu files under the checker: compiled once, launched by their launcher."""
+
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mini_moe.checker.compiling import build, why_not
+from mini_moe.checker.library import Checked
+from mini_moe.checker.recordings import Run, key_of, recall, remember
+from mini_moe.checker.source import Output, folder
+
+_numbers = itertools.count()
+
+
+@cache
+def compile_file(path: Path) -> Checked:
+    """A .cu file and the checker as one library; the same file is compiled once."""
+    where = folder() / f"file-{next(_numbers)}"
+    where.mkdir()
+    return build([path], where, path.stem)
+
+
+def run_file(path: Path, launcher: str, **arguments: Any) -> Run:
+    """Call a launcher of a .cu file once: its arguments in the order of its declaration.
+
+    Tensors are read-only inputs, `output(…)` is memory to fill, numbers are int64_t or double.
+    A recorded run has neither outputs nor a trace.
+    Raises: NoCompiler, ValueError with the launcher's words, CheckerError.
+    """
+    key = key_of(path.read_text(encoding="utf-8"), (launcher,), arguments)
+    if why_not():
+        return recall(key)
+    ran = _call(compile_file(path), launcher, arguments)
+    remember(key, ran._replace(outputs={}, trace=[]))
+    return ran
+
+
+def _call(library: Checked, launcher: str, arguments: dict[str, Any]) -> Run:
+    passed, outputs = [], {}
+    try:
+        for name, value in arguments.items():
+            if isinstance(value, Output):
+                outputs[name] = value = library.output(name, value.shape, value.dtype)
+            elif isinstance(value, Tensor):
+                value = library.input(name, value)
+            passed.append(value)
+        traffic = library.recorded(launcher, *passed)
+        kept = {name: buffer.clone() for name, buffer in outputs.items()}
+        return Run(launcher, kept, traffic, library.trace())
+    finally:
+        outputs.clear()
+        passed.clear()
+        library.release()

@@ -1,0 +1,113 @@
+"""Runs that were recorded once, for machines without g++: a lesson's own kernels can be looked at.
+
+`tests/checker/record.py` writes recordings.json from the notebook; a run is found by everything
+that went into it, so a kernel that was changed is never answered from there.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mini_moe.checker.compiling import why_not
+from mini_moe.checker.reports import CheckerError, LaneAccess, NoCompiler, Report, Traffic
+
+FILE = Path(__file__).with_name("recordings.json")
+_collected: dict[str, Any] | None = None
+
+
+class Run(NamedTuple):
+    """What one launch did."""
+
+    kernel: str
+    outputs: dict[str, Tensor]
+    traffic: list[Traffic]
+    trace: list[LaneAccess]  # of one warp
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.outputs[name]
+
+    def moved(self, buffer: str, access: str = "") -> Traffic:
+        """All that happened to one buffer, added up; `access` is "read", "write" or "atomic".
+
+        Raises: ValueError where nothing did.
+        """
+        rows = [t for t in self.traffic if t.buffer == buffer and access in ("", t.access)]
+        if not rows:
+            touched = ", ".join(sorted({t.buffer for t in self.traffic})) or "nothing"
+            raise ValueError(f"{buffer}: no {access or 'access'}; {self.kernel} touched {touched}")
+        places = ", ".join(dict.fromkeys(row.place for row in rows))
+        sums = [sum(column) for column in zip(*(row[4:] for row in rows), strict=True)]
+        return Traffic(places, rows[0].space, access or "all", buffer, *sums)
+
+
+def key_of(source: str, launch: tuple, arguments: Mapping[str, Any]) -> str:
+    """Changes with the source, the launch, and every bit of the arguments."""
+    digest = hashlib.sha256(f"{source}\0{launch}".encode())
+    for name, value in sorted(arguments.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"\0{name} {value.dtype} {list(value.shape)} ".encode())
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(f"\0{name} {value!r}".encode())
+    return digest.hexdigest()[:24]
+
+
+def recall(key: str) -> Run:
+    """The recorded run, or the errors that were recorded.
+
+    Raises: CheckerError as recorded; NoCompiler where nothing was.
+    """
+    known = recordings().get(key)
+    if known is None:
+        raise NoCompiler(why_not())
+    if "reports" in known:
+        raise CheckerError([Report(*row) for row in known["reports"]])
+    outputs = {
+        name: torch.tensor(values, dtype=getattr(torch, dtype)).view(shape)
+        for name, (dtype, shape, values) in known["outputs"].items()
+    }
+    traffic = [Traffic(*row) for row in known["traffic"]]
+    return Run(known["kernel"], outputs, traffic, [LaneAccess(*row) for row in known["trace"]])
+
+
+@cache
+def recordings() -> dict[str, Any]:
+    """What is recorded, by key."""
+    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+
+
+def remember(key: str, outcome: Run | CheckerError) -> None:
+    """Keep what a run did, while `collecting`."""
+    if _collected is None:
+        return
+    if isinstance(outcome, CheckerError):
+        _collected[key] = {"reports": [list(report) for report in outcome.reports]}
+        return
+    outputs = {
+        name: [str(value.dtype)[6:], list(value.shape), value.flatten().tolist()]
+        for name, value in outcome.outputs.items()
+    }
+    _collected[key] = {
+        "kernel": outcome.kernel,
+        "outputs": outputs,
+        "traffic": [list(row) for row in outcome.traffic],
+        "trace": [list(row) for row in outcome.trace],
+    }
+
+
+@contextmanager
+def collecting() -> Iterator[dict[str, Any]]:
+    """Every run inside is kept in the dictionary."""
+    global _collected
+    _collected = {}
+    try:
+        yield _collected
+    finally:
+        _collected = None

@@ -1,0 +1,47 @@
+"""What a launch moved, line by line, against what would have done: a score."""
+
+import html
+
+from mini_moe.checker import Run, Traffic
+from mini_moe.views.style import Html
+
+HEAD = ("line", "memory", "access", "warps", "asked, bytes", "moved, bytes", "wavefronts", "score")
+
+
+def score(*runs: Run) -> Html:
+    """A table: one row a line of source and buffer. A score of 100 % moves nothing in vain."""
+    rows = [_row(t) for ran in runs for t in sorted(ran.traffic, key=_order)]
+    text = "\n".join("  ".join(f"{c:>12}" for c in row) for row in [HEAD, *rows])
+    cells = "".join(
+        "<tr>" + "".join(_cell("td", c, n, row[-1]) for n, c in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    head = "".join(_cell("th", name, n, "") for n, name in enumerate(HEAD))
+    style = "border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums"
+    return Html(f'<table style="{style}"><thead><tr>{head}</tr></thead>{cells}</table>', text)
+
+
+def _order(traffic: Traffic) -> tuple:
+    return int(traffic.place.rpartition(":")[2]), traffic.space, traffic.access, traffic.buffer
+
+
+def _row(t: Traffic) -> tuple[str, ...]:
+    where = t.place.replace(".cu:", ", line ") if t.place else ""
+    if t.space == "shared":
+        waves = f"{t.wavefronts:,} of {t.best_wavefronts:,} needed"
+        share = t.best_wavefronts / t.wavefronts if t.wavefronts else 1
+        return where, f"shared {t.buffer}", t.access, f"{t.executions:,}", f"{t.bytes:,}", "", \
+            waves, f"{share:.0%}"  # fmt: skip
+    share = t.best_sectors / t.sectors
+    return where, f"global {t.buffer}", t.access, f"{t.executions:,}", f"{t.bytes:,}", \
+        f"{32 * t.sectors:,}", "", f"{share:.0%}"  # fmt: skip
+
+
+def _cell(tag: str, text: str, column: int, score_text: str) -> str:
+    align = "left" if column < 3 else "right"
+    bad = tag == "td" and column == len(HEAD) - 1 and score_text != "100%"
+    weight = "font-weight:700;color:#A03000;" if bad else ""
+    return (
+        f'<{tag} style="{weight}padding:2px 10px;text-align:{align};white-space:nowrap">'
+        f"{html.escape(text)}</{tag}>"
+    )
