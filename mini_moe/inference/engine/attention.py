@@ -10,7 +10,9 @@ from mini_moe.inference.engine.absorption import absorbed_output, absorbed_query
 from mini_moe.inference.engine.layers import Product, norm_of
 from mini_moe.model.attention import MultiHeadLatentAttention
 from mini_moe.model.layers import RMSNorm
-from mini_moe.ops import causal_attention
+from mini_moe.ops import causal_attention, compiled
+
+FUSED = hasattr(torch.ops.mini_moe, "latent_attention")  # never puts keys together in memory
 
 
 class Place:
@@ -136,6 +138,8 @@ class AttentionStep:
 
 def attend(query: Tensor, made: Tensor, key_rope: Tensor, scale: float) -> Tensor:
     """Causal attention [batch, new, heads, d_v]; `made` is [nope | value] of every key and head."""
+    if FUSED and compiled.serves(query, query):
+        return torch.ops.mini_moe.latent_attention(query, made, key_rope, scale)[0]
     d_nope = query.shape[-1] - key_rope.shape[-1]
     nope, value = made.transpose(1, 2).split([d_nope, made.shape[-1] - d_nope], dim=-1)
     shared = key_rope[:, None].expand(-1, made.shape[2], -1, -1)
