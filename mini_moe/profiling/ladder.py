@@ -1,0 +1,80 @@
+"""One change after the other on the same model, each timed beside all that came before it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from mini_moe.config import TrainConfig
+from mini_moe.model import Transformer
+from mini_moe.ops.experts import BACKWARD_KERNEL, DEVICES, KERNEL
+from mini_moe.profiling.timing.steps import check_model, copy_state, seconds_of
+from mini_moe.text import Corpus, load_corpus
+from mini_moe.training.checkpoint import TrainingState
+from mini_moe.training.loop import train_step
+
+
+@contextmanager
+def definition_only() -> Iterator[None]:
+    """Experts by their definition, `ops/reference.py`: every expert works on every token."""
+    switched = []
+    try:
+        for device in DEVICES:
+            for kernel in (KERNEL, BACKWARD_KERNEL):
+                switch = kernel.set_kernel_enabled(device, False)
+                switch.__enter__()
+                switched.append(switch)
+        yield
+    finally:
+        for switch in reversed(switched):
+            switch.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A way to take training steps."""
+
+    name: str
+    config: TrainConfig
+    how: Callable[[], AbstractContextManager] = nullcontext  # what is switched meanwhile
+    fused: bool = True  # AdamW in one pass, or one operation and one weight after the other
+
+    def state(self, model: Transformer) -> TrainingState:
+        """A copy of the model with this rung's optimizers."""
+        state = copy_state(model, self.config)
+        if not self.fused:
+            for optimizer in state.optimizers:
+                for group in optimizer.param_groups:
+                    if "fused" in group:
+                        group |= {"fused": False, "foreach": False}
+        return state
+
+
+def climb(
+    model: Transformer, rungs: Sequence[Rung], corpus: Corpus | None = None, *, rounds: int = 4
+) -> dict[str, list[float]]:
+    """Seconds of `rounds` training steps of each rung, all taking turns.
+
+    So a slow moment of the machine falls on each of them. Before a step that counts one is taken
+    that doesn't: caches, and the routines that libraries keep for each shape, are those of the rung
+    before. The model is copied for every rung.
+
+    Raises: ValueError for no rungs, two of one name, no rounds, or a model that can't be timed.
+    """
+    names = [rung.name for rung in rungs]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"rungs: at least one, with different names, expected; got {names}")
+    check_model(model, rounds, compiled_too=True)
+    corpus = load_corpus() if corpus is None else corpus
+    device = next(model.parameters()).device
+    states = [rung.state(model) for rung in rungs]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for rung, state in zip(rungs, states, strict=True):
+
+            def step(state: TrainingState = state, config: TrainConfig = rung.config) -> None:
+                train_step(state, config, corpus)
+
+            with rung.how():
+                step()
+                seconds[rung.name].append(seconds_of(step, device))
+    return seconds
