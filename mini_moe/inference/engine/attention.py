@@ -30,7 +30,8 @@ class Place:
             self.values = held[..., : cache.model.config.kv_lora_rank].unbind(0)
         if self.even:
             self.rotation = rotation[None, starts[0] : end, None]
-            self.slots = held[:, :, starts[0] :].unbind(0)
+            slots, rank = held[:, :, starts[0] :], cache.model.config.kv_lora_rank
+            self.latents, self.rope_keys = slots[..., :rank].unbind(0), slots[..., rank:].unbind(0)
             if new == 1 or not absorbed:
                 return
         steps = torch.arange(new, device=held.device)
@@ -42,11 +43,14 @@ class Place:
         after = torch.arange(end, device=held.device) > positions[..., None]
         self.hidden_from = after[:, :, None]  # [batch, new, 1, keys]
 
-    def write(self, number: int, kept: Tensor) -> None:
-        """Put a layer's latents and rotated keys [batch, new, width] into the cache."""
+    def write(self, number: int, latent: Tensor, key_rope: Tensor) -> None:
+        """Put a layer's latents [batch · new, l] and keys [batch, new, r] into the cache."""
+        latent = latent.view(self.batch, self.new, -1)
         if self.even:
-            self.slots[number].copy_(kept)
+            self.latents[number].copy_(latent)
+            self.rope_keys[number].copy_(key_rope)
         else:
+            kept = torch.cat((latent, key_rope), dim=-1)
             self.slots[number].index_put_(self.index, kept)
 
 
@@ -105,9 +109,10 @@ class AttentionStep:
         if self.shrink is not None:
             small, kept = made.split([made.shape[-1] - self.width, self.width], dim=-1)
             made = torch.cat((self.second(self.query_norm(small.contiguous())), kept), dim=-1)
+        latent = self.latent_norm(made[:, heads * self.width : -(self.width - self.rank)])
         made = made.view(batch, new, heads + 1, self.width)
         turn(made, self.rank, place.rotation)
-        self.write(made[:, :, heads], place, number)
+        place.write(number, latent, made[:, :, heads, self.rank :])
         query = made[:, :, :heads].reshape(batch, new * heads, self.width)
         scores = torch.bmm(query, place.keys[number])
         if place.hidden_from is not None:
@@ -121,19 +126,14 @@ class AttentionStep:
         small = normed if self.shrink is None else self.query_norm(self.shrink(normed))
         query = self.query(small).view(batch, new, heads, self.config.qk_head_dim)
         turn(query, self.config.qk_nope_head_dim, place.rotation)
-        kept = self.keep(normed).view(batch, new, 1, self.width)
+        kept = self.keep(normed)
+        latent, kept = self.latent_norm(kept[:, : self.rank]), kept.view(batch, new, 1, self.width)
         turn(kept, self.rank, place.rotation)
-        self.write(kept[:, :, 0], place, number)
+        place.write(number, latent, kept[:, :, 0, self.rank :])
         latent, key_rope = place.held[number].split([self.rank, self.width - self.rank], dim=-1)
         made = self.up(latent.reshape(-1, self.rank)).view(batch, latent.shape[1], heads, -1)
         mixed = attend(query, made, key_rope, self.attention.scale)
         return self.out.onto(x, mixed.reshape(batch * new, heads * self.config.v_head_dim))
-
-    def write(self, kept: Tensor, place: Place, number: int) -> None:
-        """Normalise the latents in `kept` [batch, new, width] and put all of it into the cache."""
-        latent = kept[..., : self.rank]
-        latent.copy_(self.latent_norm(latent.reshape(-1, self.rank)).view(latent.shape))
-        place.write(number, kept)
 
 
 def attend(query: Tensor, made: Tensor, key_rope: Tensor, scale: float) -> Tensor:

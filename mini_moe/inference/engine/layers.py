@@ -36,13 +36,13 @@ class Product:
         self.compiled = weight.dtype == torch.float32 and compiled.serves(weight, weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.compiled or len(x) < THIN:
+        if not self.compiled or x.shape[0] < THIN:
             return F.linear(x, self.weight)
-        return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(len(x)), self.stack, True)
+        return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(x.shape[0]), self.stack, True)
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         """The product added to `base`."""
-        if not self.compiled or len(x) < THIN:
+        if not self.compiled or x.shape[0] < THIN:
             return torch.addmm(base, x, self.turned)
         return self(x).add_(base)
 
