@@ -1,0 +1,77 @@
+"""Rotations in place and attention on rebuilt keys are those of the model."""
+
+import pytest
+import torch
+
+from mini_moe.inference import LatentCache
+from mini_moe.inference.engine.attention import Place, attend, turn
+from mini_moe.model.rope import apply_rope, rope_rotation
+from mini_moe.ops import causal_attention, compiled
+from tests.helpers import TOLERANCE, relative_error, small_model
+
+
+def table(model):
+    """All rotations as complex numbers."""
+    config = model.config
+    return torch.view_as_complex(
+        rope_rotation(config, 0, config.max_seq_len, torch.device("cpu")).contiguous()
+    )
+
+
+@pytest.mark.parametrize("first", [0, 4, 5])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_turning_in_place_is_rope_on_the_last_channels(first, shape, dtype):
+    model, start = small_model(), 7
+    batch, new, heads = shape
+    made = torch.randn(*shape, first + 4).to(dtype)
+    rotation = rope_rotation(model.config, start, new, torch.device("cpu"))
+    expected = apply_rope(made[..., first:].transpose(1, 2), rotation).transpose(1, 2)
+    kept = made[..., :first].clone()
+    turn(made, first, table(model)[None, start : start + new, None])
+    assert torch.equal(made[..., :first], kept)
+    assert relative_error(made[..., first:], expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("way", ["compiled", "plain"])
+@pytest.mark.parametrize(("new", "keys"), [(1, 1), (1, 9), (5, 9), (9, 9), (130, 200)])
+def test_attention_on_rebuilt_keys_is_causal(way, new, keys):
+    query, made = torch.randn(2, new, 3, 12), torch.randn(2, keys, 3, 8 + 6)
+    key_rope = torch.randn(2, keys, 20)[..., 3:7]  # a slice, as of a cache
+    shared = key_rope[:, :, None].expand(-1, -1, 3, -1)
+    key = torch.cat((made[..., :8], shared), dim=-1).transpose(1, 2)
+    expected = causal_attention(query.transpose(1, 2), key, made[..., 8:].transpose(1, 2), 0.3)
+    if way == "plain":
+        with compiled.switched_off():
+            found = attend(query, made, key_rope, 0.3)
+    else:
+        found = attend(query, made, key_rope, 0.3)
+    assert relative_error(found, expected.transpose(1, 2)) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("lengths", [[0, 0], [3, 3], [4, 1]])
+def test_new_positions_land_behind_each_row(lengths):
+    model = small_model()
+    cache, new = LatentCache(model, 2), 2
+    cache.lengths = lengths
+    place = Place(cache, new, table(model), absorbed=True)
+    latent, key_rope = torch.randn(2 * new, 16), torch.randn(2, new, 4)
+    place.write(1, latent, key_rope)
+    expected = torch.zeros_like(cache.numbers)
+    for row, length in enumerate(lengths):
+        own = torch.cat((latent.view(2, new, 16)[row], key_rope[row]), dim=-1)
+        expected[1, row, length : length + new] = own
+    assert torch.equal(cache.numbers, expected)
+
+
+@pytest.mark.parametrize("lengths", [[3, 3], [4, 1]])
+def test_what_comes_later_is_hidden(lengths):
+    model, new = small_model(), 2
+    cache = LatentCache(model, 2)
+    cache.lengths = lengths
+    hidden = Place(cache, new, table(model), absorbed=True).hidden_from
+    hidden = hidden.expand(2, new, 1, max(lengths) + new)[:, :, 0]
+    for row, length in enumerate(lengths):
+        for step in range(new):
+            seen = (~hidden[row, step]).nonzero().flatten().tolist()
+            assert seen == list(range(length + step + 1))
