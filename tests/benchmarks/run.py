@@ -12,6 +12,7 @@ from tests.benchmarks import (
     moe_layer,
     optimizers,
     routing_memory,
+    speculation,
     start_up,
     tinyshakespeare,
     training_speed,
@@ -21,6 +22,7 @@ NAMES = (
     "moe_layer",
     "training_speed",
     "decoding",
+    "speculation",
     "start_up",
     "optimizers",
     "routing_memory",
@@ -46,6 +48,8 @@ def main() -> None:
         training_speed.main()
     if "decoding" in chosen:
         decoding.main()
+    if "speculation" in chosen:
+        speculation.main()
     if "start_up" in chosen:
         start_up.main()
     if "optimizers" in chosen:

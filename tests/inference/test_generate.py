@@ -5,6 +5,7 @@ import torch
 
 from mini_moe import generate
 from mini_moe.inference import Sampling, complete, stream
+from mini_moe.routing import intervene
 from mini_moe.text.tokenizer import train_bpe
 from tests.helpers import small_model, without_shape_hook
 
@@ -27,6 +28,20 @@ def test_greedy_text_is_that_of_full_passes(changes):
         assert token == int(model(torch.tensor([ids]))[0, -1].argmax())
         ids.append(token)
     assert len(ids) == 28
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "changes",
+    [{"off": [(1, 0), (2, 3)]}, {"shared_off": [1]}, {"top_k": 1}, {"temperature": 3.0}]
+    + [{"bias": {2: [0.0, 5.0] + [0.0] * 6}}],
+)
+def test_interventions_reach_what_is_written(changes):
+    model, ids = small_model(), [5, 17, 40]
+    with intervene(model, **changes):
+        for token in generate(model, ids, max_new_tokens=12, temperature=0.0):
+            assert token == int(model(torch.tensor([ids]))[0, -1].argmax())
+            ids.append(token)
 
 
 def test_the_same_seed_writes_the_same_and_another_does_not():

@@ -27,8 +27,8 @@ class Decoder:
     """Reads tokens into a `LatentCache` and returns the vectors that the head turns into logits.
 
     Keeps the absorbed matrices of each layer, heads · (l + r) · e + heads · l · d numbers, and a
-    few others put together, so weights that change later need another Decoder. The experts, the
-    embedding and the head are the model's own memory.
+    few others put together, so weights and routers that change later need another Decoder. The
+    experts, the embedding and the head are the model's own memory. Hooks of modules aren't called.
     """
 
     @torch.inference_mode()
