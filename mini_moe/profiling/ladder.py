@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+import torch
+
 from mini_moe.config import TrainConfig
 from mini_moe.model import Transformer
 from mini_moe.ops import compiled
@@ -32,6 +34,22 @@ def definition_only() -> Iterator[None]:
     finally:
         for switch in reversed(switched):
             switch.__exit__(None, None, None)
+
+
+@contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    """Operations on the CPU share their work among this many threads meanwhile.
+
+    Raises: ValueError for fewer than one.
+    """
+    if count < 1:
+        raise ValueError(f"count={count} must be at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import torch
 
 from mini_moe.model.experts import Experts
 from mini_moe.ops import compiled
-from mini_moe.profiling.ladder import Rung, climb, definition_only
+from mini_moe.profiling.ladder import Rung, climb, definition_only, with_threads
 from tests.profiling.timing.test_recording import hooks
 from tests.training.small_run import small_train_config
 
@@ -49,6 +49,16 @@ def test_the_definition_goes_through_every_expert_and_is_gone_afterwards(model):
 def test_unfused_means_unfused_and_changes_no_result(model, rungs):
     states = [rungs[0].state(model), rungs[2].state(model)]
     assert [s.optimizers[0].param_groups[0]["fused"] for s in states] == [False, True]
+
+
+def test_the_number_of_threads_comes_back_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt), with_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="count=0"), with_threads(0):
+        pass
 
 
 def test_bad_ladders_are_named(model, corpus, rungs):
