@@ -4,7 +4,7 @@
 // Source: Flanagan & Freund, FastTrack: Efficient and Precise Dynamic Race Detection, PLDI 2009.
 #include <algorithm>
 #include <cstring>
-#include <vector>
+#include <deque>
 
 #include "checker.h"
 
@@ -12,14 +12,13 @@ namespace checker {
 namespace {
 struct Copy {
   char* to;
-  const char* from;
+  const char* from;  // null: zeros
   size_t bytes;
   const void* site;
-  uint16_t thread;
   int group;  // how many commits came after it; -1 before its own
 };
 
-std::vector<Copy> copies;
+std::deque<Copy> copies[1024];  // of each thread, oldest first
 
 std::string element(const Region& region, uintptr_t address) {
   std::string number = std::to_string((address - region.begin) / region.element);
@@ -194,34 +193,35 @@ void update(void* p, size_t bytes, void (*change)(void*, void*), void* operands)
 
 void copy_later(void* to, const void* from, size_t bytes) {
   const void* site = __builtin_return_address(0);
-  touch(from, bytes, Access::read, site);
+  if (from) touch(from, bytes, Access::read, site);
   touch(to, bytes, Access::write, site);
   Region* region = region_of((uintptr_t)to);
   for (size_t i = 0; i < bytes; ++i)
     region->cells[((uintptr_t)to + i - region->begin) / region->element].in_flight = true;
-  copies.push_back({(char*)to, (const char*)from, bytes, site, here.thread, -1});
+  copies[here.thread].push_back({(char*)to, (const char*)from, bytes, site, -1});
 }
 
 void commit_copies() {
-  for (Copy& copy : copies)
-    if (copy.thread == here.thread) ++copy.group;
+  for (Copy& copy : copies[here.thread]) ++copy.group;
 }
 
 void wait_for_copies(int groups_left) {
   bool was = recording;
   recording = false;  // the store was recorded when it was asked for
-  for (size_t i = 0; i < copies.size();) {
-    Copy copy = copies[i];
-    if (copy.thread != here.thread || copy.group < groups_left) {
-      ++i;
-      continue;
-    }
-    copies.erase(copies.begin() + i);
+  auto& mine = copies[here.thread];
+  while (!mine.empty() && mine.front().group >= groups_left) {  // oldest first
+    Copy copy = mine.front();
+    mine.pop_front();
     touch(copy.to, copy.bytes, Access::write, copy.site);
-    memcpy(copy.to, copy.from, copy.bytes);
+    if (copy.from)
+      memcpy(copy.to, copy.from, copy.bytes);
+    else
+      memset(copy.to, 0, copy.bytes);
   }
   recording = was;
 }
 
-void forget_copies() { copies.clear(); }
+void forget_copies() {
+  for (auto& mine : copies) mine.clear();
+}
 }  // namespace checker

@@ -1,0 +1,221 @@
+// The pipeline that all products of the extension share: bf16 tiles, tensor cores, sums in fp32.
+//
+// A block computes kM × kN sums. Tiles of both operands, kK deep, travel through kStages buffers in
+// shared memory: while one is multiplied, the next kStages - 1 are on their way (cp.async). Inside,
+// ldmatrix fetches the next 16 of kK into registers while mma multiplies the present 16.
+// Thread → data: warps share the sums as kWarpsM × kWarpsN; at 64 × 64 a warp reads 4 KB of shared
+// memory for 2 · 64 · 64 · 16 FLOPs, half as many bytes a FLOP as at 32 × 32.
+// Bytes from global memory: 2 (kM + kN) for 2 · kM · kN FLOPs, mostly from the L2 cache.
+//
+// An operand lies in memory one of two ways, and its tile keeps that shape:
+//   Along: [rows, k], what is summed up lies side by side; ldmatrix gives what mma wants
+//   Down:  [k, columns], it lies below each other; ldmatrix transposes on the way
+// Source: NVIDIA CUTLASS, "Efficient GEMM in CUDA" (pipelining); gau-nernst/learn-cuda (swizzle).
+#pragma once
+#include "tensor_core.cuh"
+
+template <int m, int n, int k, int stages, int warps_m, int warps_n>
+struct Tiles {
+  static constexpr int kM = m, kN = n, kK = k, kStages = stages;
+  static constexpr int kWarpM = m / warps_m, kWarpN = n / warps_n, kWarpsN = warps_n;
+  static constexpr int kThreads = warps_m * warps_n * kWarp;
+  static constexpr int kSharedBytes = stages * (m + n) * k * 2;
+  static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0 && k % 32 == 0 && stages >= 2);
+  static_assert(m * n <= stages * (m + n) * k, "the result is stored through the same memory");
+  static_assert(k <= 64, "16-byte chunks of a row: 4 or a multiple of 8");
+};
+
+// Rows of 16-byte chunks, one behind the other. Eight rows that ldmatrix reads at once would lie in
+// the same banks; so a row's chunks change places, another way in each of eight neighbours.
+template <int rows, int columns>
+struct Swizzled {
+  static constexpr int kRows = rows, kColumns = columns, kChunks = columns / 8;
+  static constexpr int kSize = rows * columns;
+  static_assert(kChunks == 2 || kChunks == 4 || kChunks % 8 == 0);
+  static __device__ int place(unsigned row, unsigned chunk) {
+    constexpr unsigned kChoices = kChunks < 8 ? kChunks : 8;
+    return (row * kChunks + (chunk ^ row / (8 / kChoices) % kChoices)) * 8;
+  }
+};
+
+// A thread's share of the copies of one tile; `source[i]` is the row of global memory, −1: zeros.
+template <class Tile, int kThreads>
+struct Copies {
+  static constexpr int kRowsAtOnce = kThreads / Tile::kChunks;
+  static constexpr int kCount = Tile::kRows / kRowsAtOnce;
+  static_assert(kCount * kRowsAtOnce == Tile::kRows && kRowsAtOnce * Tile::kChunks == kThreads);
+  int source[kCount];
+
+  static __device__ int row() { return threadIdx.x / Tile::kChunks; }
+  static __device__ int chunk() { return threadIdx.x % Tile::kChunks; }
+  template <class SourceOf>
+  __device__ void find(SourceOf source_of) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) source[i] = source_of(row() + i * kRowsAtOnce);
+  }
+  __device__ void start(bf16* tile, const bf16* from, int width, int column) {
+    column += chunk() * 8;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      bool exists = source[i] >= 0 && column < width;
+      const bf16* here = exists ? from + int64_t(source[i]) * width + column : from;
+      copy_async16(tile + Tile::place(row() + i * kRowsAtOnce, chunk()), here, exists);
+    }
+  }
+};
+
+// Operand [rows, width], summed over its columns. `source_of(i)`: which row is row i of the tile?
+template <class T, int kOuter>
+struct Along {
+  using Tile = Swizzled<kOuter, T::kK>;
+  static constexpr bool kTransposed = false;
+  const bf16* from;
+  int width;
+  Copies<Tile, T::kThreads> copies;
+
+  template <class SourceOf>
+  __device__ Along(const bf16* from, int width, SourceOf source_of) : from(from), width(width) {
+    copies.find(source_of);
+  }
+  __device__ void fetch(bf16* tile, int step) { copies.start(tile, from, width, step * T::kK); }
+};
+
+// Operand [rows, width], summed over its rows. `source_of(i)`: which row is the i-th of the sum?
+// It is asked one step ahead, so that no copy waits for an index from memory.
+template <class T, int kOuter, class SourceOf>
+struct Down {
+  using Tile = Swizzled<T::kK, kOuter>;
+  static constexpr bool kTransposed = true;
+  const bf16* from;
+  int width, column;
+  SourceOf source_of;
+  Copies<Tile, T::kThreads> copies;
+
+  __device__ Down(const bf16* from, int width, int column, SourceOf source_of)
+      : from(from), width(width), column(column), source_of(source_of) {
+    find(0);
+  }
+  __device__ void find(int step) {
+    copies.find([&](int row) { return source_of(step * T::kK + row); });
+  }
+  __device__ void fetch(bf16* tile, int step) {
+    copies.start(tile, from, width, column);
+    find(step + 1);
+  }
+};
+template <class T, int kOuter, class SourceOf>
+__device__ Down<T, kOuter, SourceOf> down(const bf16* from, int width, int column,
+                                          SourceOf source_of) {
+  return {from, width, column, source_of};
+}
+
+// 16 × 16 of a tile: four matrices, of which the second lies below the first, or beside it.
+template <class Tile, bool kBelowFirst, bool kTransposed>
+__device__ void load_square(unsigned (&r)[4], const bf16* tile, int row, int column) {
+  int lane = threadIdx.x % kWarp, second = lane / 8 % 2, third = lane / 16;
+  row += lane % 8 + 8 * (kBelowFirst ? second : third);
+  const bf16* from = tile + Tile::place(row, column / 8 + (kBelowFirst ? third : second));
+  if (kTransposed)
+    load_matrices_transposed(r, from);
+  else
+    load_matrices(r, from);
+}
+
+template <class T>
+struct Fragments {  // of a warp, 16 deep
+  unsigned a[T::kWarpM / 16][4], b[T::kWarpN / 16][4];
+
+  template <class A, class B>
+  __device__ void load(const bf16* a_tile, const bf16* b_tile, int warp_m, int warp_n, int k) {
+    constexpr bool ta = A::kTransposed, tb = B::kTransposed;
+#pragma unroll
+    for (int i = 0; i < T::kWarpM / 16; ++i) {
+      int outer = warp_m + 16 * i;
+      load_square<typename A::Tile, !ta, ta>(a[i], a_tile, ta ? k : outer, ta ? outer : k);
+    }
+#pragma unroll
+    for (int j = 0; j < T::kWarpN / 16; ++j) {
+      int outer = warp_n + 16 * j;
+      load_square<typename B::Tile, tb, tb>(b[j], b_tile, tb ? k : outer, tb ? outer : k);
+    }
+  }
+};
+
+template <class T>
+struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2 + c) is in
+  float of[T::kWarpM / 16][T::kWarpN / 8][4];  // of[i][j][2 h + c]
+  __device__ static int warp_m() { return threadIdx.x / kWarp / T::kWarpsN * T::kWarpM; }
+  __device__ static int warp_n() { return threadIdx.x / kWarp % T::kWarpsN * T::kWarpN; }
+
+  __device__ void add(const Fragments<T>& x) {
+#pragma unroll
+    for (int i = 0; i < T::kWarpM / 16; ++i)
+#pragma unroll
+      for (int j = 0; j < T::kWarpN / 8; ++j) {
+        unsigned b[2] = {x.b[j / 2][j % 2 * 2], x.b[j / 2][j % 2 * 2 + 1]};
+        multiply_add(of[i][j], x.a[i], b);
+      }
+  }
+};
+
+// sums += a b, over n_steps · kK. Steps behind the last one are fetched as zeros, and never used.
+template <class T, class A, class B>
+__device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
+  constexpr int kAhead = T::kStages - 1, kStageSize = A::Tile::kSize + B::Tile::kSize;
+  bf16* stages = dynamic_shared<bf16>();
+  auto fetch = [&](int step) {
+    bf16* tile = stages + step % T::kStages * kStageSize;
+    a.fetch(tile, step);
+    b.fetch(tile + A::Tile::kSize, step);
+    commit_async_copies();
+  };
+  Fragments<T> fragments[2];
+  auto load = [&](int which, int step, int k) {
+    const bf16* tile = stages + step % T::kStages * kStageSize;
+    fragments[which].template load<A, B>(tile, tile + A::Tile::kSize, sums.warp_m(),
+                                         sums.warp_n(), k);
+  };
+  auto wait_for_next_step = [&]() {  // its copies have arrived, everybody's; and the previous
+    wait_for_async_copies<kAhead - 1>();  // step's tiles are in registers, nobody reads them
+    __syncthreads();
+  };
+
+  for (int step = 0; step < kAhead; ++step) fetch(step);
+  wait_for_next_step();
+  load(0, 0, 0);
+  for (int step = 0; step < n_steps; ++step) {
+#pragma unroll
+    for (int k = 0; k < T::kK; k += 16) {
+      bool last = k == T::kK - 16;
+      if (last) wait_for_next_step();
+      load((k / 16 + 1) % 2, last ? step + 1 : step, last ? 0 : k + 16);
+      if (k == 0) fetch(step + kAhead);  // into the buffer of the step before
+      sums.add(fragments[k / 16 % 2]);
+    }
+  }
+  wait_for_async_copies<0>();
+  __syncthreads();  // the tiles' memory is free
+}
+
+// A warp stores kRows × kColumns through its own part of shared memory, so that neighbouring lanes
+// write 16 bytes each of one row, whole sectors. `pair(i, j, h)`: two numbers as in `Sums`.
+template <int kRows, int kColumns, class Pair>
+__device__ void store_rows(Pair pair, bf16* out, int64_t stride, int rows, int columns) {
+  using Tile = Swizzled<kRows, kColumns>;
+  int lane = threadIdx.x % kWarp;
+  bf16* tile = dynamic_shared<bf16>() + threadIdx.x / kWarp * Tile::kSize;
+#pragma unroll
+  for (int row = 0; row < kRows; row += 8)
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j)
+      *reinterpret_cast<unsigned*>(tile + Tile::place(row + lane / 4, j) + lane % 4 * 2) =
+          pair(row / 16, j, row / 8 % 2);
+  __syncwarp();
+  for (int at = lane; at < kRows * Tile::kChunks; at += kWarp) {
+    int row = at / Tile::kChunks, chunk = at % Tile::kChunks;
+    if (row < rows && chunk * 8 < columns)
+      *reinterpret_cast<uint4*>(out + row * stride + chunk * 8) =
+          *reinterpret_cast<const uint4*>(tile + Tile::place(row, chunk));
+  }
+  __syncwarp();  // before the next call writes there
+}
