@@ -86,7 +86,9 @@ def test_misaligned_rows_take_the_narrow_path(kernels):
     hidden, saved, place, gates = case(distinct(9, 2, 6), 6, 16, torch.float32)
     aligned, _ = run(kernels, hidden, saved, place, gates)
     shifted = kernels.input("saved", torch.cat((torch.zeros(1), saved.flatten())))[1:]
-    outputs = [kernels.output(name, t.shape, t.dtype) for name, t in zip(RESULTS, aligned)]
+    outputs = [
+        kernels.output(name, t.shape, t.dtype) for name, t in zip(RESULTS, aligned, strict=True)
+    ]
     kernels.call(
         "swiglu_backward", kernels.input("grad_hidden", hidden), shifted, 0,
         kernels.input("place", place), kernels.input("gates", gates), *outputs, 18, 18, 16,
