@@ -37,14 +37,13 @@ __global__ void __launch_bounds__(T::kThreads)
   const bf16* weights = p.b + int64_t(rows.expert) * p.k * p.n;
   Sums<T> sums = {};
   if (rows.expert < p.n_experts) {
-    Along<T, T::kM> a(p.a, p.k, [&](int i) {
-      return i < rows.count ? source_row(p.a_row, rows.first + i, p.n_source_rows) : -1;
-    });
+    SourceRows source{p.a_row, rows.first, p.n_source_rows, rows.count};
+    Along<T, T::kM, true> a(p.a, p.k, source);
     if constexpr (kTransposed) {
-      Along<T, T::kN> b(weights, p.k, [&](int j) { return column + j < p.n ? column + j : -1; });
+      Along<T, T::kN, false> b(weights, p.k, {nullptr, column, 0, p.n - column});
       multiply_tiles<T>(a, b, n_steps, sums);
     } else {
-      auto b = down<T, T::kN>(weights, p.n, column, [&](int k) { return k < p.k ? k : -1; });
+      Down<T, T::kN, false> b(weights, p.n, column, {nullptr, 0, 0, p.k});
       multiply_tiles<T>(a, b, n_steps, sums);
     }
   }
@@ -66,9 +65,9 @@ __global__ void __launch_bounds__(plain::kThreads)
   if (!rows.count) return;
   int first_column = place.column_tile * plain::kTile;
   const T* weights = p.b + int64_t(rows.expert) * p.k * p.n;
+  SourceRows source_rows{p.a_row, rows.first, p.n_source_rows, rows.count};
   auto a = [&](int row, int64_t k) {
-    if (row >= rows.count || k >= p.k) return 0.f;
-    int source = source_row(p.a_row, rows.first + row, p.n_source_rows);
+    int source = k < p.k ? source_rows.find(row) : -1;
     return source < 0 ? 0.f : to_float(p.a[int64_t(source) * p.k + k]);
   };
   auto b = [&](int j, int64_t k) {
@@ -111,7 +110,8 @@ constexpr Start kConfigurations[] = {
     start_tensor_cores<Tiles<16, 128, 64, 4, 1, 4>>,   // a few rows an expert: read weights
     start_tensor_cores<Tiles<64, 128, 64, 3, 2, 2>>,
     start_tensor_cores<Tiles<128, 128, 32, 4, 2, 2>>,  // two blocks a processor
-    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one, with fewer bytes a FLOP
+    start_tensor_cores<Tiles<128, 128, 64, 3, 2, 2>>,  // half as many barriers
+    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one block, fewer bytes a FLOP
 };
 constexpr int kCount = sizeof kConfigurations / sizeof *kConfigurations;
 

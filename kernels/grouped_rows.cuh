@@ -54,11 +54,18 @@ __device__ inline BlockPlace place_of_block(int64_t block, int64_t n_slots, int 
   return {first + inside % height, int(inside / height)};
 }
 
-// Row `position` of what a block reads: itself, or the row that an index names; −1 if none is there.
-__device__ inline int source_row(const int64_t* index, int64_t position, int64_t n_source_rows) {
-  int64_t row = index ? index[position] : position;
-  return row >= 0 && row < n_source_rows ? int(row) : -1;
-}
+// `count` rows of an operand: the i-th is row index[first + i], or without an index first + i.
+struct SourceRows {
+  const int64_t* index;  // or null
+  int64_t first, n_there;
+  int count;
+
+  __device__ int find(int i) const {  // −1: zeros
+    if (i >= count) return -1;
+    int64_t row = index ? index[first + i] : first + i;
+    return row >= 0 && row < n_there ? int(row) : -1;
+  }
+};
 
 // ---- what launchers check
 inline const char* check_type(int64_t type) {

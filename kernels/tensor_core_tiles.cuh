@@ -12,6 +12,7 @@
 //   Down:  [k, columns], it lies below each other; ldmatrix transposes on the way
 // Source: NVIDIA CUTLASS, "Efficient GEMM in CUDA" (pipelining); gau-nernst/learn-cuda (swizzle).
 #pragma once
+#include "grouped_rows.cuh"
 #include "tensor_core.cuh"
 
 template <int m, int n, int k, int stages, int warps_m, int warps_n>
@@ -38,83 +39,97 @@ struct Swizzled {
   }
 };
 
-// A thread's share of the copies of one tile; `source[i]` is the row of global memory, −1: zeros.
+// A thread's share of the copies of one tile: kCount chunks, each in another row.
 template <class Tile, int kThreads>
 struct Copies {
   static constexpr int kRowsAtOnce = kThreads / Tile::kChunks;
   static constexpr int kCount = Tile::kRows / kRowsAtOnce;
   static_assert(kCount * kRowsAtOnce == Tile::kRows && kRowsAtOnce * Tile::kChunks == kThreads);
-  int source[kCount];
-
-  static __device__ int row() { return threadIdx.x / Tile::kChunks; }
+  static_assert(kRowsAtOnce % 8 == 0);  // so that a thread's chunks are equally far apart
+  static __device__ int row(int i) { return threadIdx.x / Tile::kChunks + i * kRowsAtOnce; }
   static __device__ int chunk() { return threadIdx.x % Tile::kChunks; }
-  template <class SourceOf>
-  __device__ void find(SourceOf source_of) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) source[i] = source_of(row() + i * kRowsAtOnce);
+  static __device__ void start(bf16* tile, int i, const bf16* from, bool exists) {
+    bf16* to = tile + Tile::place(row(0), chunk()) + i * kRowsAtOnce * Tile::kColumns;
+    copy_async16(to, from, exists);
   }
-  __device__ void start(bf16* tile, const bf16* from, int width, int column) {
-    column += chunk() * 8;
+};
+
+// Operand [rows, width], summed over its columns. The rows stay, step after step: those of an index
+// are looked up once, others lie at equal distances.
+template <class T, int kOuter, bool kIndexed>
+struct Along {
+  using Tile = Swizzled<kOuter, T::kK>;
+  using Mine = Copies<Tile, T::kThreads>;
+  static constexpr bool kTransposed = false;
+  const bf16* source[kIndexed ? Mine::kCount : 1];  // null: zeros
+  int width, count;
+
+  __device__ Along(const bf16* from, int width, const SourceRows& rows)
+      : width(width), count(rows.count) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      bool exists = source[i] >= 0 && column < width;
-      const bf16* here = exists ? from + int64_t(source[i]) * width + column : from;
-      copy_async16(tile + Tile::place(row() + i * kRowsAtOnce, chunk()), here, exists);
+    for (int i = 0; i < (kIndexed ? Mine::kCount : 1); ++i) {
+      int64_t row = kIndexed ? rows.find(Mine::row(i)) : rows.first + Mine::row(i);
+      source[i] = row < 0 ? nullptr : from + row * width + Mine::chunk() * 8;
+    }
+  }
+  __device__ void fetch(bf16* tile, int step) {
+    bool inside = step * T::kK + Mine::chunk() * 8 < width;
+#pragma unroll
+    for (int i = 0; i < Mine::kCount; ++i) {
+      bool exists = kIndexed ? source[i] != nullptr : Mine::row(i) < count;
+      const bf16* row = kIndexed ? source[i] : source[0] + int64_t(i) * Mine::kRowsAtOnce * width;
+      Mine::start(tile, i, row + step * T::kK, exists && inside);
     }
   }
 };
 
-// Operand [rows, width], summed over its columns. `source_of(i)`: which row is row i of the tile?
-template <class T, int kOuter>
-struct Along {
-  using Tile = Swizzled<kOuter, T::kK>;
-  static constexpr bool kTransposed = false;
-  const bf16* from;
-  int width;
-  Copies<Tile, T::kThreads> copies;
-
-  template <class SourceOf>
-  __device__ Along(const bf16* from, int width, SourceOf source_of) : from(from), width(width) {
-    copies.find(source_of);
-  }
-  __device__ void fetch(bf16* tile, int step) { copies.start(tile, from, width, step * T::kK); }
-};
-
-// Operand [rows, width], summed over its rows. `source_of(i)`: which row is the i-th of the sum?
-// It is asked one step ahead, so that no copy waits for an index from memory.
-template <class T, int kOuter, class SourceOf>
+// Operand [rows, width], summed over its rows: those of the next step. An index in memory is asked
+// one step ahead, so that no copy waits for it.
+template <class T, int kOuter, bool kIndexed>
 struct Down {
   using Tile = Swizzled<T::kK, kOuter>;
+  using Mine = Copies<Tile, T::kThreads>;
   static constexpr bool kTransposed = true;
-  const bf16* from;
-  int width, column;
-  SourceOf source_of;
-  Copies<Tile, T::kThreads> copies;
+  const bf16* from;  // this thread's column; without an index in its first row of the next step
+  int width;
+  SourceRows rows;  // `first` and `count` move on
+  int source[Mine::kCount];
 
-  __device__ Down(const bf16* from, int width, int column, SourceOf source_of)
-      : from(from), width(width), column(column), source_of(source_of) {
-    find(0);
+  __device__ Down(const bf16* from, int width, int column, const SourceRows& rows)
+      : from(from + column + Mine::chunk() * 8), width(width), rows(rows) {
+    if (column + Mine::chunk() * 8 >= width) this->rows.count = 0;
+    if (kIndexed)
+      find_next();
+    else
+      this->from += (rows.first + Mine::row(0)) * width;
   }
-  __device__ void find(int step) {
-    copies.find([&](int row) { return source_of(step * T::kK + row); });
+  __device__ void find_next() {
+#pragma unroll
+    for (int i = 0; i < Mine::kCount; ++i) source[i] = rows.find(Mine::row(i));
+    rows.first += T::kK, rows.count -= T::kK;
   }
-  __device__ void fetch(bf16* tile, int step) {
-    copies.start(tile, from, width, column);
-    find(step + 1);
+  __device__ void fetch(bf16* tile, int) {
+#pragma unroll
+    for (int i = 0; i < Mine::kCount; ++i) {
+      bool exists = kIndexed ? source[i] >= 0 : Mine::row(i) < rows.count;
+      int64_t row = kIndexed ? source[i] : i * Mine::kRowsAtOnce;
+      Mine::start(tile, i, from + row * width, exists);
+    }
+    if (kIndexed)
+      find_next();
+    else
+      from += int64_t(T::kK) * width, rows.count -= T::kK;
   }
 };
-template <class T, int kOuter, class SourceOf>
-__device__ Down<T, kOuter, SourceOf> down(const bf16* from, int width, int column,
-                                          SourceOf source_of) {
-  return {from, width, column, source_of};
-}
 
 // 16 × 16 of a tile: four matrices, of which the second lies below the first, or beside it.
+// `row` is a multiple of 16: rows that far apart have their chunks at the same places.
 template <class Tile, bool kBelowFirst, bool kTransposed>
 __device__ void load_square(unsigned (&r)[4], const bf16* tile, int row, int column) {
   int lane = threadIdx.x % kWarp, second = lane / 8 % 2, third = lane / 16;
-  row += lane % 8 + 8 * (kBelowFirst ? second : third);
-  const bf16* from = tile + Tile::place(row, column / 8 + (kBelowFirst ? third : second));
+  int below = lane % 8 + 8 * (kBelowFirst ? second : third);
+  int chunk = column / 8 + (kBelowFirst ? third : second);
+  const bf16* from = tile + row * Tile::kColumns + Tile::place(below, chunk);
   if (kTransposed)
     load_matrices_transposed(r, from);
   else
@@ -189,8 +204,8 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
       bool last = k == T::kK - 16;
       if (last) wait_for_next_step();
       load((k / 16 + 1) % 2, last ? step + 1 : step, last ? 0 : k + 16);
-      if (k == 0) fetch(step + kAhead);  // into the buffer of the step before
       sums.add(fragments[k / 16 % 2]);
+      if (k == 0) fetch(step + kAhead);  // into the buffer of the step before
     }
   }
   wait_for_async_copies<0>();
