@@ -49,15 +49,13 @@ __global__ void __launch_bounds__(T::kThreads)
   }
   int64_t row = rows.first + sums.warp_m();
   column += sums.warp_n();
-  auto pair = [&](int i, int j, int h) {
-    return pack_two(sums.of[i][j][2 * h], sums.of[i][j][2 * h + 1]);
-  };
-  store_rows<T::kWarpM, T::kWarpN>(pair, p.out + row * p.n + column, p.n,
+  auto value = [&](int i, int j, int c) { return sums.of[i][j][c]; };
+  store_rows<T::kWarpM, T::kWarpN>(value, p.out + row * p.n + column, p.n,
                                    rows.count - sums.warp_m(), p.n - column);
 }
 
 template <class T, bool kTransposed>
-__global__ void __launch_bounds__(plain::kThreads)
+__global__ void __launch_bounds__(plain::kThreads, 4)
     plain_kernel(Product<T> p, int64_t n_slots, int n_column_tiles) {
   __shared__ plain::Tile a_tile, b_tile;
   BlockPlace place = place_of_block(blockIdx.x, n_slots, n_column_tiles);
@@ -143,8 +141,7 @@ extern "C" const char* grouped_gemm_configured(int64_t configuration, const void
   TRY(check_experts(n_experts));
   TRY(check_width("k", k));
   TRY(check_width("n", n));
-  if (configuration < -1 || configuration >= kCount)
-    return fail("configuration: expected -1 to %d, got %lld", kCount - 1, shown(configuration));
+  TRY(check_configuration(configuration, kCount));
   if (!n_rows) return nullptr;
   if (n_source_rows) TRY(check_pointer("a", a));
   TRY(check_pointer("b", b));

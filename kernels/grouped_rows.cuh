@@ -99,3 +99,7 @@ inline const char* check_source(const char* name, const int64_t* index, int64_t 
   return fail("%s: expected at least n_rows=%lld without an index, got %lld", name, shown(n_rows),
               shown(n_source_rows));
 }
+inline const char* check_configuration(int64_t configuration, int count) {
+  if (configuration >= -1 && configuration < count) return nullptr;
+  return fail("configuration: expected -1 to %d, got %lld", count - 1, shown(configuration));
+}

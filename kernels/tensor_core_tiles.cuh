@@ -61,6 +61,7 @@ struct Along {
   using Tile = Swizzled<kOuter, T::kK>;
   using Mine = Copies<Tile, T::kThreads>;
   static constexpr bool kTransposed = false;
+  static __device__ int outer(int warp, int i) { return warp + 16 * i; }
   const bf16* source[kIndexed ? Mine::kCount : 1];  // null: zeros
   int width, count;
 
@@ -90,6 +91,7 @@ struct Down {
   using Tile = Swizzled<T::kK, kOuter>;
   using Mine = Copies<Tile, T::kThreads>;
   static constexpr bool kTransposed = true;
+  static __device__ int outer(int warp, int i) { return warp + 16 * i; }
   const bf16* from;  // this thread's column; without an index in its first row of the next step
   int width;
   SourceRows rows;  // `first` and `count` move on
@@ -145,12 +147,12 @@ struct Fragments {  // of a warp, 16 deep
     constexpr bool ta = A::kTransposed, tb = B::kTransposed;
 #pragma unroll
     for (int i = 0; i < T::kWarpM / 16; ++i) {
-      int outer = warp_m + 16 * i;
+      int outer = A::outer(warp_m, i);
       load_square<typename A::Tile, !ta, ta>(a[i], a_tile, ta ? k : outer, ta ? outer : k);
     }
 #pragma unroll
     for (int j = 0; j < T::kWarpN / 16; ++j) {
-      int outer = warp_n + 16 * j;
+      int outer = B::outer(warp_n, j);
       load_square<typename B::Tile, tb, tb>(b[j], b_tile, tb ? k : outer, tb ? outer : k);
     }
   }
@@ -213,18 +215,20 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
 }
 
 // A warp stores kRows × kColumns through its own part of shared memory, so that neighbouring lanes
-// write 16 bytes each of one row, whole sectors. `pair(i, j, h)`: two numbers as in `Sums`.
-template <int kRows, int kColumns, class Pair>
-__device__ void store_rows(Pair pair, bf16* out, int64_t stride, int rows, int columns) {
+// write 16 bytes each of one row, whole sectors. `value(i, j, c)`: a number as in `Sums`.
+template <int kRows, int kColumns, class Value>
+__device__ void store_rows(Value value, bf16* out, int64_t stride, int rows, int columns) {
   using Tile = Swizzled<kRows, kColumns>;
   int lane = threadIdx.x % kWarp;
   bf16* tile = dynamic_shared<bf16>() + threadIdx.x / kWarp * Tile::kSize;
 #pragma unroll
   for (int row = 0; row < kRows; row += 8)
 #pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j)
+    for (int j = 0; j < kColumns / 8; ++j) {
+      int i = row / 16, c = row / 8 % 2 * 2;
       *reinterpret_cast<unsigned*>(tile + Tile::place(row + lane / 4, j) + lane % 4 * 2) =
-          pair(row / 16, j, row / 8 % 2);
+          pack_two(value(i, j, c), value(i, j, c + 1));
+    }
   __syncwarp();
   for (int at = lane; at < kRows * Tile::kChunks; at += kWarp) {
     int row = at / Tile::kChunks, chunk = at % Tile::kChunks;
