@@ -23,9 +23,16 @@ def build(capability: tuple[int, int], seconds: float = 240.0) -> dict:
     """The extension, and beside it all launchers as one library; {ok, seconds, text} of each."""
     with ThreadPoolExecutor(2) as pool:
         command = [sys.executable, str(KERNELS / "build.py")]
-        extension = pool.submit(timed, lambda: run(command, seconds))
+        extension = pool.submit(timed, lambda: with_cuda(run(command, seconds)))
         launchers = pool.submit(timed, lambda: build_launchers(capability, sources()))
         return {"extension": extension.result(), "launchers": launchers.result()}
+
+
+def with_cuda(said: str) -> str:
+    """What build.py said. Raises: RuntimeError where it left the CUDA kernels out."""
+    if "CUDA: none" in said or "not built" in said:
+        raise RuntimeError(said)
+    return said
 
 
 def sources() -> list[Path]:

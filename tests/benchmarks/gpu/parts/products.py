@@ -112,7 +112,8 @@ def launch_gemm(bench: Bench, data: Operands, configuration: int):
 def gemm_arguments(data: Operands) -> tuple:
     """out = a bᵀ."""
     sizes = (len(data.a), len(data.b), data.product.k, data.product.n)
-    return (data.a, DTYPES[data.a.dtype], None, 0, data.b, data.offsets, data.out, *sizes, 1)
+    a = (data.a, DTYPES[data.a.dtype], None, len(data.a))  # no index: row r is row r
+    return (*a, data.b, data.offsets, data.out, *sizes, 1)
 
 
 def configured(bench: Bench, name: str, configuration: int, arguments: tuple, out: Tensor):
@@ -164,7 +165,8 @@ def down_gradient(bench: Bench, product: Product) -> None:
     back = torch.randn_like(data.out)
     out = torch.empty_like(data.a)
     sizes = (len(back), len(data.b), product.n, product.k)
-    arguments = (back, DTYPES[back.dtype], None, 0, data.b, data.offsets, out, *sizes, 0)
+    a = (back, DTYPES[back.dtype], None, len(back))
+    arguments = (*a, data.b, data.offsets, out, *sizes, 0)
     calls = every_configuration(bench, "grouped_gemm", arguments, out)
     calls["grouped_mm"] = lambda: F.grouped_mm(back, data.b, offs=data.ends)
     calls["cuBLAS, dense"] = lambda: back @ data.dense

@@ -37,6 +37,8 @@ def training_step(
     settings = TrainConfig()
 
     def step() -> None:
+        if tokens.is_cuda and around is nullcontext and compiled.CUDA_WHY_NOT:
+            raise ValueError(compiled.describe())
         optimizer.zero_grad(set_to_none=True)
         with around():
             with torch.autocast(tokens.device.type, torch.bfloat16):

@@ -106,6 +106,13 @@ def test_launchers_become_a_library_that_speaks(tmp_path, capability):
     assert launchers.configurations("grouped_gemm_1") == 0
 
 
+@pytest.mark.parametrize("said", ["kernels: CUDA: none: no nvcc here", "kernels: not built: why"])
+def test_an_extension_without_its_cuda_kernels_is_no_success(said):
+    outcome = libraries.timed(lambda: libraries.with_cuda(said))
+    assert (outcome["ok"], outcome["text"]) == (False, said)
+    assert libraries.with_cuda("kernels: CUDA: sm_80, sm_90a") == "kernels: CUDA: sm_80, sm_90a"
+
+
 def test_ladder_steps_are_found_by_their_names():
     steps = libraries.ladder_steps()
     assert list(steps) == list(range(1, len(steps) + 1))

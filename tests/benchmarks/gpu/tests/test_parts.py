@@ -1,22 +1,39 @@
 """Every part from its first line to its last row on the CPU, at tiny sizes."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from mini_moe.ops import compiled
-from tests.benchmarks.gpu.libraries import ladder_steps
+from tests.benchmarks.gpu import check, clock
+from tests.benchmarks.gpu.libraries import ladder_steps, sources
 from tests.benchmarks.gpu.parts import kernels, layers, products, training
 from tests.benchmarks.gpu.parts.bench import Rows, line, readings
 from tests.benchmarks.gpu.report import find
-from tests.benchmarks.gpu.tests.stand_ins import cpu_bench
+from tests.benchmarks.gpu.tests.stand_ins import CheckedLaunchers, cpu_bench
+from tests.kernels.checked import build
 
 needs_library = pytest.mark.skipif(bool(compiled.WHY_NOT), reason=compiled.WHY_NOT or "it is built")
 
 
-def measured(part):
-    bench, rows = cpu_bench()
+@pytest.fixture(scope="module")
+def launchers(tmp_path_factory):
+    if not shutil.which("g++"):
+        pytest.skip("needs g++: the kernels are translated for the CPU")
+    products_alone = [path for path in sources() if path.stem.startswith("grouped")]
+    return CheckedLaunchers(build(products_alone, tmp_path_factory.mktemp("products"), "products"))
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(clock, "FEWEST", 2)
+    monkeypatch.setattr(clock, "MOST", 2)
+
+
+def measured(part, launchers=None):
+    bench, rows = cpu_bench(launchers=launchers)
     part(bench)
     return rows
 
@@ -35,8 +52,8 @@ def test_kernels_are_timed_and_right():
     assert all(row["error"] < 1e-2 for row in rows if row["peer"] == "mini_moe")
 
 
-def test_products_are_timed_and_right_with_each_size_of_tiles():
-    rows = measured(products.run)
+def test_products_are_timed_and_right_with_each_size_of_tiles(launchers):
+    rows = measured(products.run, launchers)
     wrong = {peer: why for (_, peer), why in failures(rows).items()}
     assert set(wrong) <= {"Triton"}, wrong
     operations = {row["case"]["operation"] for row in rows}
@@ -44,13 +61,22 @@ def test_products_are_timed_and_right_with_each_size_of_tiles():
     assert len(find(rows, "grouped_gemm", "mini_moe, tiles 1", operation="a bᵀ")) == 2
 
 
-def test_the_ladder_has_all_its_steps_and_a_ceiling():
-    rows = measured(products.run_ladder)
+def test_the_ladder_has_all_its_steps_and_a_ceiling(launchers):
+    rows = measured(products.run_ladder, launchers)
     assert failures(rows) == {}
     names = [row["peer"] for row in rows]
     steps = [name for name in names if name.startswith("step")]
     assert len(steps) == len(ladder_steps()) and steps[0] == "step 1: naive"
     assert names[-2:] == ["mini_moe", "cuBLAS, dense"]
+
+
+@needs_library
+def test_small_runs_for_the_sanitizer_reach_the_gate_the_sort_and_the_layer():
+    check.small_runs("cpu")
+
+
+def test_a_small_run_of_the_ladder_breaks_no_rule(launchers):
+    check.small_ladder(launchers, "cpu")
 
 
 def test_the_layer_is_timed_in_every_way():
