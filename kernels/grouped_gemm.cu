@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(T::kThreads)
 }
 
 template <class T, bool kTransposed>
-__global__ void __launch_bounds__(plain::kThreads, 4)
+__global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
     plain_kernel(Product<T> p, int64_t n_slots, int n_column_tiles) {
   __shared__ plain::Tile a_tile, b_tile;
   BlockPlace place = place_of_block(blockIdx.x, n_slots, n_column_tiles);

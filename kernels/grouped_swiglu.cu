@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(T::kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(plain::kThreads, 4)
+__global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
     plain_kernel(Layer<T> p, int64_t n_slots, int n_column_tiles) {
   __shared__ plain::Tile x_tile, w_tile;
   BlockPlace place = place_of_block(blockIdx.x, n_slots, n_column_tiles);

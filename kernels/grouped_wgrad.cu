@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(T::kThreads) tensor_core_kernel(Gradient<bf16>
 }
 
 template <class T>
-__global__ void __launch_bounds__(plain::kThreads, 4) plain_kernel(Gradient<T> p) {
+__global__ void __launch_bounds__(plain::kThreads, plain::kBlocks) plain_kernel(Gradient<T> p) {
   __shared__ plain::Tile a_tile, b_tile;
   GradientTile tile = find_tile(p, plain::kTile, plain::kTile);
   SourceRows a_rows{p.a_row, tile.first, p.n_a, tile.count};

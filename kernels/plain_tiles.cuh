@@ -10,6 +10,7 @@
 namespace plain {
 constexpr int kSide = 16, kThreads = kSide * kSide, kSums = 4;
 constexpr int kTile = kSide * kSums, kDepth = 16;
+constexpr int kBlocks = 3;  // at a time on a processor, with up to 80 registers a thread
 using Tile = float[kTile][kDepth + 1];
 
 __device__ inline int row_of(int i) { return threadIdx.x / kSide + kSide * i; }
