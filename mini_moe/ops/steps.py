@@ -112,8 +112,8 @@ def wgrad_backward(ctx, grad):
 def combine_backward(ctx, grad):
     """A row gets its token's gradient times its gate; a gate ⟨gradient, row⟩."""
     rows, place, gates = ctx.saved_tensors
-    spread = grad[:, None].expand(-1, place.shape[1], -1)
-    weighted = spread if gates is None else gates[..., None].to(grad.dtype) * spread
+    spread = grad.unsqueeze(1).expand(-1, place.shape[1], -1)
+    weighted = spread if gates is None else gates.unsqueeze(-1).to(grad.dtype) * spread
     grad_rows = added_at(rows, place.flatten(), weighted.flatten(0, 1))
     if gates is None:
         return grad_rows, None, None
@@ -124,8 +124,9 @@ def rows_at(values: Tensor, index: Tensor) -> Tensor:
     """values[index]; on CUDA, where nobody has looked at the indices, zero for rows that aren't."""
     if not values.is_cuda:
         return values[index]
-    inside = (index >= 0) & (index < len(values))
-    return torch.where(inside[..., None], values[torch.where(inside, index, 0)], 0)
+    inside, index = inside_of(values, index)
+    found = values.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return torch.where(inside.unsqueeze(-1), found, 0)
 
 
 def added_at(like: Tensor, index: Tensor, rows: Tensor) -> Tensor:
@@ -133,9 +134,15 @@ def added_at(like: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     zeros = torch.zeros_like(like)
     if not like.is_cuda:
         return zeros.index_add(0, index, rows)
-    inside = (index >= 0) & (index < len(like))  # index_put sorts; index_add would use atomics
-    kept, index = torch.where(inside[:, None], rows, 0), torch.where(inside, index, 0)
-    return zeros.index_put((index,), kept, accumulate=True)
+    inside, index = inside_of(like, index)
+    rows = torch.where(inside.unsqueeze(-1), rows, 0)
+    return zeros.index_put((index,), rows, accumulate=True)  # sorts; index_add uses atomics
+
+
+def inside_of(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Which indices name a row, and the indices with 0 in place of the others."""
+    inside = (index >= 0) & (index < len(values))
+    return inside, torch.where(inside, index, 0)
 
 
 def no_second_gate(ctx, grad):
