@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from tests.benchmarks.common import RESULTS
-from tests.benchmarks.gpu.cases import DEEPSEEK_V3, TEACHING, layer_flops
+from tests.benchmarks.gpu.cases import DEEPSEEK_V3, TEACHING
 
 PEAK = 989.0  # TFLOP/s of an H100's or H200's tensor cores in bf16, dense, by NVIDIA's datasheet
-DECIMALS = {"tflop_s": 0, "gb_s": 0, "tokens_s": 0}
+RATES = ("tflop_s", "gb_s", "tokens_s")
 OURS = "mini_moe"
 
 
@@ -101,14 +101,30 @@ def markdown(result: dict) -> str:
         f"{machine['device']}, {machine['date']}, `{result['command']}`, torch {machine['torch']}"
     )
     parts = [
-        f"{head}, driver {machine['driver']}.",
+        f"{head}, driver {machine['driver']}. Medians; ± is half the distance of the quartiles.",
+        check_line(result.get("check", {})),
         target_table(result["targets"]),
         layer_table(rows),
-        product_table(rows, "grouped_gemm"),
-        product_table(rows, "ladder"),
+        reasons(rows, "layer"),
+        product_table(rows),
+        reasons(rows, "grouped_gemm"),
+        ladder_table(rows),
         small_table(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def check_line(found: dict) -> str:
+    """What was checked before anything was timed."""
+    words = {True: "clean", False: "**errors**"}
+    said = []
+    for name, outcome in found.items():
+        if name == "tests":
+            counts = (f"{outcome[word]} {word}" for word in ("passed", "failed", "skipped"))
+            said.append(f"tests/gpu: {', '.join(counts)}")
+        else:
+            said.append(f"{name}: {words.get(outcome['ok'], outcome['text'])}")
+    return "; ".join(said) + "." if said else ""
 
 
 def target_table(found: list[dict]) -> str:
@@ -121,40 +137,53 @@ def target_table(found: list[dict]) -> str:
 
 
 def layer_table(rows: list[dict]) -> str:
-    """Milliseconds of each peer, a case a line; ours in TFLOP/s and as % of the dense network."""
+    """Milliseconds of each peer, a case a line, and what ours make of the GPU."""
     cases = grouped(rows, "layer")
     names = peers_of(cases)
     lines = []
     for case, peers in cases:
-        shape = tuple(case[name] for name in TEACHING._fields)
         ours, dense = (peers.get(name, {}) for name in (OURS, "dense"))
-        both = "ms" in ours and "ms" in dense
-        flops = layer_flops(TEACHING._make(shape), case["pass"] != "forward")
-        rate = number(flops / ours["ms"] / 1e9, 0) if "ms" in ours else "n/a"
-        share = number(100 * dense["ms"] / ours["ms"], 0) if both else "n/a"
+        share = 100 * dense["ms"] / ours["ms"] if "ms" in ours and "ms" in dense else None
         words = "fwd" if case["pass"] == "forward" else "fwd+bwd"
         graph = ", graph" if case["mode"] == "graph" else ""
-        what = [str(shape)[1:-1], case["routing"], words + graph]
-        lines.append([*what, *(cell(peers.get(name)) for name in names), rate, share])
-    columns = ["tokens, d, d_expert, experts, top_k", "routing", "pass"]
-    return table([*columns, *(f"{n}, ms" for n in names), "TFLOP/s", "% of dense"], lines)
+        shape = ", ".join(str(case[name]) for name in TEACHING._fields)
+        rates = [number(ours.get(rate), 0) for rate in ("tflop_s", "gb_s")]
+        times = [cell(peers.get(name)) for name in names]
+        lines.append([shape, case["routing"], words + graph, *times, *rates, number(share, 0)])
+    columns = ["ms: tokens, d, d_expert, experts, top_k", "routing", "pass", *names]
+    return table([*columns, "TFLOP/s", "GB/s", "% of dense"], lines)
 
 
-def product_table(rows: list[dict], part: str) -> str:
-    """TFLOP/s of each peer, a case a line; the last column is the best of ours against cuBLAS."""
-    cases = grouped(rows, part)
-    names = peers_of(cases)
+def product_table(rows: list[dict]) -> str:
+    """TFLOP/s of each peer, a case a line; ours as launched, and with the best size of tiles."""
+    cases = grouped(rows, "grouped_gemm")
+    others = [name for name in peers_of(cases) if not name.startswith(OURS)]
     lines = []
     for case, peers in cases:
-        rates = {name: row.get("tflop_s") for name, row in peers.items()}
-        ours = [rate for name, rate in rates.items() if rate and name.startswith(OURS)]
-        dense = rates.get("cuBLAS, dense")
-        share = number(100 * max(ours) / dense, 0) if ours and dense else "n/a"
-        what = [case.get("operation", "a bᵀ"), f"{case['experts']} × {case['rows']}"]
-        what += [str(case["n"]), str(case["k"]), case.get("loads", "even")]
-        lines.append([*what, *(number(rates.get(name), 0) for name in names), share])
-    columns = ["product", "experts × rows", "n", "k", "loads"]
-    return table([*columns, *(f"{n}, TFLOP/s" for n in names), "best of ours, % of dense"], lines)
+        rates = {name: row["tflop_s"] for name, row in peers.items() if "tflop_s" in row}
+        ours = {name: rate for name, rate in rates.items() if name.startswith(OURS)}
+        best = max(ours, key=ours.get, default=OURS)
+        dense, most = rates.get("cuBLAS, dense"), ours.get(best)
+        what = [case["operation"], f"{case['experts']} × {case['rows']}", str(case["n"])]
+        what += [str(case["k"]), case["loads"], number(rates.get(OURS), 0)]
+        what.append(f"{number(most, 0)} {best.removeprefix(OURS).strip(', ')}".strip())
+        shares = [number(100 * most / full if most and full else None, 0) for full in (dense, PEAK)]
+        lines.append([*what, *(number(rates.get(name), 0) for name in others), *shares])
+    columns = ["TFLOP/s", "experts × rows", "n", "k", "loads", OURS, "best tiles", *others]
+    return table([*columns, "% of dense", "% of 989"], lines)
+
+
+def ladder_table(rows: list[dict]) -> str:
+    """A line a step: time, rate, and share of cuBLAS on the dense product of equal FLOPs."""
+    lines = []
+    for case, peers in grouped(rows, "ladder"):
+        dense = peers.get("cuBLAS, dense", {}).get("tflop_s")
+        for peer, row in peers.items():
+            rate = row.get("tflop_s")
+            share = number(100 * rate / dense if rate and dense else None, 1)
+            shape = "{experts} × {rows}, n {n}, k {k}".format(**case)
+            lines.append([shape, peer, cell(row), number(rate, 1), share])
+    return table(["experts × rows", "", "ms", "TFLOP/s", "% of cuBLAS"], lines)
 
 
 def small_table(rows: list[dict]) -> str:
@@ -163,13 +192,22 @@ def small_table(rows: list[dict]) -> str:
     lines = []
     for part in ("ceiling", "gate", "sort", "permute", "combine", "training"):
         for case, peers in grouped(rows, part):
+            sizes = {name: value for name, value in case.items() if name != "d_expert"}
+            what = ", ".join(f"{name} {value}" for name, value in sizes.items())
             for peer, row in peers.items():
                 share = number(100 * row["gb_s"] / copy, 0) if copy and "gb_s" in row else ""
-                rates = [number(row[n], d) if n in row else "" for n, d in DECIMALS.items()]
-                what = ", ".join(f"{name} {value}" for name, value in case.items())
+                rates = [number(row[name], 0) if name in row else "" for name in RATES]
                 lines.append([part, what, peer, cell(row), *rates, share])
     columns = ["", "case", "peer", "ms", "TFLOP/s", "GB/s", "tokens/s", "% of copy"]
     return table(columns, lines)
+
+
+def reasons(rows: list[dict], part: str) -> str:
+    """Why there are no figures, each reason once."""
+    said = [
+        f"{r['peer']}: {r['why_not']}" for r in rows if r.get("part") == part and "why_not" in r
+    ]
+    return "n/a: " + "; ".join(dict.fromkeys(said)) + "." if said else ""
 
 
 def grouped(rows: list[dict], part: str) -> list[tuple[dict, dict[str, dict]]]:
@@ -188,11 +226,10 @@ def peers_of(cases: list[tuple[dict, dict[str, dict]]]) -> list[str]:
 
 
 def cell(row: dict | None) -> str:
-    """Median milliseconds with its quartiles."""
+    """Median milliseconds, and half the distance of the quartiles in per cent of it."""
     if row is None or "ms" not in row:
         return "n/a"
-    low, middle, high = (f"{row[name]:.3g}" for name in ("ms_low", "ms", "ms_high"))
-    return middle if low == high else f"{middle} ({low}–{high})"
+    return f"{row['ms']:.3g} ±{50 * (row['ms_high'] - row['ms_low']) / row['ms']:.0f} %"
 
 
 def number(value: float | None, decimals: int) -> str:

@@ -14,6 +14,7 @@ WIDE = DEEPSEEK_V3._asdict() | {"routing": "uniform"}
 LAYER = TEACHING._asdict() | {"routing": "uniform", "pass": "forward", "mode": "call"}
 PRODUCT = {"operation": "a bᵀ", "experts": 8, "rows": 4096, "n": 768, "k": 2048, "loads": "even"}
 FEW_ROWS = PRODUCT | {"rows": 512}
+LADDER = {"experts": 8, "rows": 1024, "n": 16, "k": 32}
 GATE = {"tokens": 8192, "experts": 256, "top_k": 8, "groups": 8}
 
 
@@ -31,11 +32,12 @@ ROWS = [
     row("grouped_gemm", PRODUCT, "mini_moe, tiles 1", 0.3, tflop_s=400.0),
     row("grouped_gemm", PRODUCT, "cuBLAS, dense", 0.2, tflop_s=640.0),
     row("grouped_gemm", FEW_ROWS, "mini_moe", 1.0, tflop_s=100.0),
-    row("layer", LAYER, "mini_moe", 0.2),
+    row("layer", LAYER, "mini_moe", 0.2, tflop_s=258.0, gb_s=900.0),
     row("layer", LAYER, "grouped_mm", 0.7),
     row("layer", LAYER, "dense", 0.1),
     {"part": "layer", "case": LAYER, "peer": "Triton", "why_not": "no Triton here"},
-    row("ladder", {"experts": 8, "rows": 1024, "n": 8, "k": 8}, "step 1: naive", 9, tflop_s=1.0),
+    row("ladder", LADDER, "step 1: naive", 9, tflop_s=1.0),
+    row("ladder", LADDER, "cuBLAS, dense", 0.1, tflop_s=500.0),
     row("training", {"batch": 64}, "mini_moe", 50, tokens_s=655360.0),
 ]
 RESULT = {
@@ -46,6 +48,12 @@ RESULT = {
         "date": "2001-02-03",
         "torch": "2.11.0",
         "driver": "1.2",
+    },
+    "check": {
+        "tests": {"ok": True, "passed": 7, "failed": 0, "skipped": 1},
+        "memcheck": {"ok": True, "text": "ERROR SUMMARY: 0 errors"},
+        "racecheck": {"ok": None, "text": "there is no compute-sanitizer"},
+        "synccheck": {"ok": False, "text": "words"},
     },
     "rows": ROWS,
     "targets": report.targets(ROWS),
@@ -96,16 +104,23 @@ def test_tables_show_figures_and_what_is_missing():
     text = report.markdown(RESULT)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     head = "NVIDIA X100 (made up), 2001-02-03, `python -m tests.benchmarks.gpu`, torch 2.11.0"
-    assert lines[0] == f"{head}, driver 1.2."
-    assert "| gate, µs | 8192 tokens, 256 experts | ≤ 15 | 12.0 | met |" in lines
-    layer = next(line for line in lines if line.startswith("| 4096, 1024"))
-    # 51.5 GFLOP in 0.2 ms; the dense network takes half as long
-    figures = "| 0.2 (0.18–0.22) | 0.7 (0.63–0.77) | 0.1 (0.09–0.11) | n/a | 258 | 50 |"
-    assert layer.endswith(figures)
-    product = next(line for line in lines if line.startswith("| a bᵀ | 8 × 4096"))
-    assert product == "| a bᵀ | 8 × 4096 | 768 | 2048 | even | 300 | 400 | 640 | 62 |"
-    assert any("| step 1: naive, TFLOP/s |" in line for line in lines)
-    assert any(line.startswith("| training | batch 64 | mini_moe") for line in lines)
+    assert lines[0].startswith(f"{head}, driver 1.2.")
+    assert lines[2] == (
+        "tests/gpu: 7 passed, 0 failed, 1 skipped; memcheck: clean; "
+        "racecheck: there is no compute-sanitizer; synccheck: **errors**."
+    )
+    wanted = [
+        "| gate, µs | 8192 tokens, 256 experts | ≤ 15 | 12.0 | met |",
+        "| 4096, 1024, 512, 32, 4 | uniform | fwd | 0.2 ±10 % | 0.7 ±10 % | 0.1 ±10 % | n/a "
+        "| 258 | 900 | 50 |",
+        "n/a: Triton: no Triton here.",
+        "| a bᵀ | 8 × 4096 | 768 | 2048 | even | 300 | 400 tiles 1 | 640 | 62 | 40 |",
+        "| a bᵀ | 8 × 512 | 768 | 2048 | even | 100 | 100 | n/a | n/a | 10 |",
+        "| 8 × 1024, n 16, k 32 | step 1: naive | 9 ±10 % | 1.0 | 0.2 |",
+        "| training | batch 64 | mini_moe | 50 ±10 % | | | 655,360 | |",
+    ]
+    for line in wanted:
+        assert line in lines, line
 
 
 def test_tables_are_rectangular():
@@ -116,7 +131,7 @@ def test_tables_are_rectangular():
 
 
 def test_nothing_measured_makes_no_table():
-    empty = RESULT | {"rows": [], "targets": []}
+    empty = RESULT | {"rows": [], "targets": [], "check": {}}
     assert report.markdown(empty).strip().count("\n") == 0
 
 
