@@ -155,7 +155,7 @@ def machine() -> dict:
         "capability": [device.major, device.minor],
         "memory_gb": round(device.total_memory / 1e9, 1),
         "multiprocessors": device.multi_processor_count,
-        "l2_mb": round(device.L2_cache_size / 1e6, 1),
+        "l2_mb": round(getattr(device, "L2_cache_size", 0) / 1e6, 1),
         "driver": driver(),
         "cuda": torch.version.cuda,
         "commit": commit(),

@@ -1,5 +1,6 @@
 """Times on a device: peers in turn, caches flushed, medians and quartiles, a budget."""
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -65,9 +66,10 @@ class Clock:
             torch.cuda.synchronize()
 
     def forget(self) -> None:
-        """Give cached memory back."""
+        """Give cached memory back; on a GPU that crashed there is none to give."""
         if self.on_gpu:
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()
 
     def replay(self, call: Call) -> Call:
         """The launches of a call, all at once: a CUDA graph, made when it is first used.

@@ -37,6 +37,12 @@ class Bench:
         """Which cases belong to the size."""
         return {"full": full, "quick": full[:quick], "tiny": tiny}[self.size]
 
+    def launch(self, name: str, *arguments) -> None:
+        """Call a launcher. Raises: ValueError where it is not there, or with its own words."""
+        if self.launchers is None:
+            raise ValueError("the launchers were not built")
+        self.launchers.call(name, *arguments)
+
     def measure(
         self,
         part: str,

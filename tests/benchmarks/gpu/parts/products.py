@@ -98,7 +98,7 @@ def step(bench: Bench, data: Operands, number: int):
 
     def call() -> Tensor:
         operands = (data.a, data.b, data.offsets, data.out)
-        bench.launchers.call(f"grouped_gemm_{number}", *operands, *sizes)
+        bench.launch(f"grouped_gemm_{number}", *operands, *sizes)
         return data.out
 
     return call
@@ -121,9 +121,9 @@ def configured(bench: Bench, name: str, configuration: int, arguments: tuple, ou
 
     def call() -> Tensor:
         if configuration < 0:
-            bench.launchers.call(name, *arguments)
+            bench.launch(name, *arguments)
         else:
-            bench.launchers.call(f"{name}_configured", configuration, *arguments)
+            bench.launch(f"{name}_configured", configuration, *arguments)
         return out
 
     return call

@@ -173,36 +173,31 @@ def triton(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor)
 
 
 def transformers_way(implementation: str) -> Callable[..., Tensor]:
-    """transformers' DeepSeek-V3 experts with one of its implementations."""
+    """transformers' DeepSeek-V3 experts with one of its implementations, around our weights."""
+    made: list[torch.nn.Module] = []
 
     def call(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        module = transformers_experts(implementation, gate_up, down)
-        return module(x, ids, gates)
+        if not made:
+            made.append(transformers_experts(implementation, gate_up, down))
+        return made[0](x, ids, gates)
 
     return call
 
 
 def transformers_experts(implementation: str, gate_up: Tensor, down: Tensor) -> torch.nn.Module:
-    """Made once for each tensor of weights and implementation."""
-    key = (implementation, gate_up.data_ptr(), gate_up.shape)
-    if key not in _modules:
-        from transformers import DeepseekV3Config
-        from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts
+    """Their module without weights of its own."""
+    from transformers import DeepseekV3Config
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts
 
-        config = DeepseekV3Config(
-            hidden_size=gate_up.shape[2],
-            moe_intermediate_size=down.shape[2],
-            n_routed_experts=len(down),
-            num_local_experts=len(down),
-        )
-        config._experts_implementation = implementation
-        with torch.device("meta"):
-            module = DeepseekV3Experts(config)
-        del module.gate_up_proj, module.down_proj
-        module.gate_up_proj, module.down_proj = gate_up, down
-        _modules.clear()  # only the newest: an old one would keep its weights
-        _modules[key] = module
-    return _modules[key]
-
-
-_modules: dict[tuple, torch.nn.Module] = {}
+    config = DeepseekV3Config(
+        hidden_size=gate_up.shape[2],
+        moe_intermediate_size=down.shape[2],
+        n_routed_experts=len(down),
+        num_local_experts=len(down),
+    )
+    config._experts_implementation = implementation
+    with torch.device("meta"):
+        module = DeepseekV3Experts(config)
+    del module.gate_up_proj, module.down_proj
+    module.gate_up_proj, module.down_proj = gate_up, down
+    return module

@@ -61,6 +61,12 @@ def test_products_are_timed_and_right_with_each_size_of_tiles(launchers):
     assert len(find(rows, "grouped_gemm", "mini_moe, tiles 1", operation="a bᵀ")) == 2
 
 
+def test_without_launchers_their_peers_say_so():
+    why = failures(measured(products.run_ladder))
+    assert why["ladder", "step 1: naive"] == "the launchers were not built"
+    assert why["ladder", "mini_moe"] == "the launchers were not built"
+
+
 def test_the_ladder_has_all_its_steps_and_a_ceiling(launchers):
     rows = measured(products.run_ladder, launchers)
     assert failures(rows) == {}
