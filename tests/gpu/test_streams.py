@@ -1,4 +1,4 @@
-"""Nothing waits for the GPU: graphs, streams, devices; torch.compile and the rules of custom ops."""
+"""Nothing waits for the GPU: graphs, streams, devices; torch.compile, rules of custom operations."""
 
 import pytest
 import torch
