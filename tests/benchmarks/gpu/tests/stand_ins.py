@@ -1,5 +1,9 @@
 """What takes the GPU's place in tests: a clock that ticks by itself, launchers on the CPU."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import torch
 from torch import Tensor
 
 from tests.benchmarks.gpu.clock import Clock, TimeKeeper
@@ -37,6 +41,51 @@ class CheckedLaunchers(Launchers):
             if isinstance(to, Tensor) and to.is_floating_point():
                 to.copy_(source)
         self.checked.release()
+
+
+class PretendedEvent:
+    """An event whose every recording comes two milliseconds after the one before."""
+
+    recorded = 0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        PretendedEvent.recorded += 1
+        self.time = 2.0 * PretendedEvent.recorded
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "PretendedEvent") -> float:
+        return end.time - self.time
+
+
+class PretendedGraph:
+    """Replays nothing, and counts."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+
+
+def pretend_cuda(monkeypatch) -> None:
+    """torch.cuda's events, streams and graphs, for a test of what calls them."""
+    stream = SimpleNamespace(wait_stream=lambda _: None, cuda_stream=0)
+    stand_ins = {
+        "Event": PretendedEvent,
+        "CUDAGraph": PretendedGraph,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda _: nullcontext(),
+        "graph": lambda _: nullcontext(),
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
 
 
 def cpu_bench(seconds: float = 1e6, step: float = 1e-3, launchers=None) -> tuple[Bench, list]:

@@ -12,7 +12,7 @@ from tests.benchmarks.gpu.clock import (
     relative_error,
     summary,
 )
-from tests.benchmarks.gpu.tests.stand_ins import Ticks, cpu_bench
+from tests.benchmarks.gpu.tests.stand_ins import Ticks, cpu_bench, pretend_cuda
 
 
 def tick_clock(step=1e-3):
@@ -109,3 +109,34 @@ def test_rates_follow_from_the_median():
     bench.measure("layer", {}, {"a": lambda: None}, flops=4e12, n_bytes=6e9, tokens=10)
     rates = {"ms": 2, "tflop_s": 2000, "gb_s": 3000, "tokens_s": 5000}
     assert {name: rows[0][name] for name in rates} == pytest.approx(rates)
+
+
+def gpu_clock(monkeypatch):
+    pretend_cuda(monkeypatch)
+    clock = tick_clock()
+    clock.on_gpu = True
+    return clock
+
+
+def test_on_a_gpu_events_tell_the_time(monkeypatch):
+    clock = gpu_clock(monkeypatch)
+    assert clock.seconds(lambda: None) == 2e-3
+    assert compare(clock, {"a": lambda: None})["a"]["ms"] == pytest.approx(2)
+
+
+def test_a_graph_is_captured_once_and_replayed_ever_after(monkeypatch):
+    clock, calls = gpu_clock(monkeypatch), []
+    replay = clock.replay(lambda: calls.append(1) or "result")
+    assert calls == []
+    assert [replay() for _ in range(3)] == ["result"] * 3
+    assert len(calls) == 3  # two to warm up, one that is captured
+
+
+def test_a_gpu_that_crashed_does_not_hide_who_crashed_it(monkeypatch):
+    def crash():
+        raise RuntimeError("an illegal memory access was encountered")
+
+    clock = gpu_clock(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "empty_cache", crash)
+    found = compare(clock, {"culprit": crash})
+    assert "illegal memory access" in found["culprit"]["why_not"]

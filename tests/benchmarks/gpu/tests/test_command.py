@@ -5,12 +5,15 @@ import json
 import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.benchmarks.gpu import __main__ as command
 from tests.benchmarks.gpu import check, libraries, report
+from tests.benchmarks.gpu.clock import Clock
+from tests.benchmarks.gpu.parts import __main__ as part_process
 from tests.benchmarks.gpu.tests.test_report import RESULT, ROWS
 
 MACHINE = RESULT["machine"] | {"capability": [9, 0]}
@@ -66,9 +69,38 @@ def test_parts_run_in_order_within_their_time_and_leave_a_file(tmp_path, monkeyp
 
 
 def test_every_part_has_something_that_runs_it():
-    from tests.benchmarks.gpu.parts.__main__ import PARTS
+    assert set(part_process.PARTS) == set(command.PARTS) - {"build", "check"}
 
-    assert set(PARTS) == set(command.PARTS) - {"build", "check"}
+
+def test_the_whole_command_ends_with_the_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "lacking", lambda: "")
+    monkeypatch.setattr(command, "machine", lambda: MACHINE)
+    monkeypatch.setattr(command, "run_part", lambda *_: "")
+    monkeypatch.setattr(check, "check", lambda _: {"memcheck": {"ok": False, "text": "words"}})
+    assert command.main(["--only", "kernels", "--out", str(tmp_path)]) == 0
+    result = report.read(next(tmp_path.glob("gpu_*.json")))
+    assert result["command"].startswith("python -m tests.benchmarks.gpu --only kernels")
+    assert capsys.readouterr().out.strip().endswith(report.target_table(result["targets"]))
+    assert command.main(["--only", "check", "--out", str(tmp_path)]) == 1  # memcheck found errors
+
+
+def test_the_machine_is_described(monkeypatch):
+    device = SimpleNamespace(
+        name="X100", major=9, minor=0, total_memory=8e9, multi_processor_count=7
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    found = command.machine()
+    assert (found["device"], found["capability"], found["memory_gb"]) == ("X100", [9, 0], 8)
+    assert found["torch"] and found["python"] and set(found) >= {"driver", "commit", "triton"}
+
+
+def test_a_process_measures_its_part_and_reads_the_clocks(tmp_path, monkeypatch):
+    cpu = Clock("cpu", flush_bytes=64)
+    monkeypatch.setattr(part_process, "Clock", lambda device: cpu)
+    part_process.main("training", str(tmp_path / "rows"), "100", "tiny")
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [row.get("peer") for row in rows] == ["mini_moe", "PyTorch path", None]
+    assert rows[-1]["readings"] == "training"
 
 
 def test_a_part_without_time_is_not_started(tmp_path):
@@ -136,6 +168,21 @@ def test_nothing_that_passed_is_not_fine(tmp_path):
 def test_a_command_that_takes_too_long_is_stopped():
     code, text = check.output([sys.executable, "-uc", "print('so far'); input()"], 1)
     assert code in (None, 1)  # 1: its input was closed
+
+
+def test_tests_and_tools_run_side_by_side(monkeypatch):
+    monkeypatch.setattr(check, "run_tests", lambda seconds: f"tests, {seconds} s")
+    monkeypatch.setattr(check, "sanitize", lambda tool, seconds: f"{tool}, {seconds} s")
+    names = ["tests", *check.TOOLS]
+    assert check.check(9) == {name: f"{name}, 9 s" for name in names}
+
+
+def test_extension_and_launchers_are_built_side_by_side(monkeypatch):
+    monkeypatch.setattr(libraries, "run", lambda *_: "CUDA: sm_80, sm_90a")
+    monkeypatch.setattr(libraries, "build_launchers", lambda capability, files: "none: words")
+    found = libraries.build((9, 0), 5.0)
+    assert found["extension"]["ok"] and found["extension"]["text"] == "CUDA: sm_80, sm_90a"
+    assert found["launchers"]["ok"] and list(found) == ["extension", "launchers"]
 
 
 def test_verdicts_of_the_sanitizer():
