@@ -54,6 +54,11 @@ def _combine(rows: Tensor, place: Tensor, gates: Tensor | None):
     return rows.new_empty(len(place), rows.shape[1])
 
 
+def on_cuda(tensor: Tensor) -> bool:
+    """Whether the kernels of kernels/*.cu run, which leave out indices that name no row."""
+    return tensor.is_cuda
+
+
 def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
     """With q the chosen scores and S = Σ q + 1e-20: dq = scale · (dgate − Σ dgate · q / S) / S.
 
@@ -61,7 +66,7 @@ def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
     only choose: they have no gradient. On CUDA one kernel does it, from the logits.
     """
     ids, kept = ctx.saved_tensors
-    if kept.is_cuda:
+    if on_cuda(kept):
         backward = torch.ops.mini_moe.topk_gate_backward
         return backward(grad_gates, grad_scores, kept, ids, *ctx.settings), *[None] * 8
     scores, (softmax, normalise, scale) = kept, ctx.settings
@@ -122,7 +127,7 @@ def combine_backward(ctx, grad):
 
 def rows_at(values: Tensor, index: Tensor) -> Tensor:
     """values[index]; on CUDA, where nobody has looked at the indices, zero for rows that aren't."""
-    if not values.is_cuda:
+    if not on_cuda(values):
         return values[index]
     inside, index = inside_of(values, index)
     found = values.index_select(0, index.flatten()).unflatten(0, index.shape)
@@ -132,7 +137,7 @@ def rows_at(values: Tensor, index: Tensor) -> Tensor:
 def added_at(like: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     """Zeros like `like`, and each row added where its index says, in the same order every time."""
     zeros = torch.zeros_like(like)
-    if not like.is_cuda:
+    if not on_cuda(like):
         return zeros.index_add(0, index, rows)
     inside, index = inside_of(like, index)
     rows = torch.where(inside.unsqueeze(-1), rows, 0)
@@ -155,7 +160,7 @@ def _save_gate(ctx, inputs, output) -> None:
     ctx.dtype, ctx.settings = logits.dtype, inputs[6:]
     ctx.mark_non_differentiable(ids)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(ids, logits if logits.is_cuda else scores)
+    ctx.save_for_backward(ids, logits if on_cuda(logits) else scores)
 
 
 def _save_swiglu(ctx, inputs, output) -> None:

@@ -1,4 +1,10 @@
-"""What the GPU's tests share: skip without one, poisoned memory, cases on the GPU, the oracle."""
+"""What the GPU's tests share: skip without one, poisoned memory, cases on the GPU, the oracle.
+
+Without a GPU, tests/kernels/test_rehearsal.py runs most of them with the same bindings and kernels
+on the CPU; DEVICE is "cpu" then.
+"""
+
+import os
 
 import pytest
 import torch
@@ -11,27 +17,32 @@ from tests.ops.expert_cases import Case, random_case, with_ids
 DTYPES = [torch.float32, torch.bfloat16]
 LOADS = [0, 1, 63, 64, 65, 127, 129]  # rows of an expert: none, one, and around tiles
 
-needs_gpu = [
+REHEARSAL = os.environ.get("MINI_MOE_REHEARSAL", "")  # the library of kernels on the CPU
+DEVICE = "cpu" if REHEARSAL else "cuda"
+
+only_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(
         torch.cuda.is_available() and bool(compiled.CUDA_WHY_NOT),
         reason=f"no CUDA kernels: {compiled.CUDA_WHY_NOT}",
     ),
 ]
+needs_gpu = [] if REHEARSAL else only_gpu  # or the rehearsal
+no_rehearsal = pytest.mark.skipif(bool(REHEARSAL), reason="a GPU does this, a rehearsal can't")
 
 
 def poison() -> None:
-    """Leave NaN in what the allocator gives out next, in small blocks and in large ones."""
-    sizes = [1 << power for power in range(9, 24)]
+    """Leave NaN in what torch's allocator gives out next, in small blocks and in large ones."""
+    sizes = [] if REHEARSAL else [1 << power for power in range(9, 24)]
     blocks = [
-        torch.full((size // 4,), torch.nan, device="cuda") for size in sizes for _ in range(4)
+        torch.full((size // 4,), torch.nan, device=DEVICE) for size in sizes for _ in range(4)
     ]
     del blocks
 
 
 def on_gpu(case: Case) -> Case:
     """The same numbers as fresh leaves on the GPU."""
-    tensors = [tensor.detach().cuda() for tensor in case]
+    tensors = [tensor.detach().to(DEVICE, copy=True) for tensor in case]
     return Case(*(t.requires_grad_(t.is_floating_point()) for t in tensors))
 
 
@@ -50,8 +61,8 @@ def loaded_case(
 
 
 def zipf_ids(tokens: int, top_k: int, experts: int) -> Tensor:
-    """Different experts a token; expert e is wanted like 1 / (e + 1), so many stay idle."""
-    weights = 1 / torch.arange(1.0, experts + 1)
+    """Different experts a token; expert e is wanted like 1 / (e + 1)², so late ones stay idle."""
+    weights = torch.arange(1.0, experts + 1) ** -2
     draw = torch.Generator().manual_seed(3)
     return torch.multinomial(weights.expand(tokens, -1), top_k, generator=draw)
 
@@ -65,7 +76,7 @@ def random_grad(case: Case) -> Tensor:
 def run(case: Case, grad: Tensor) -> list[Tensor]:
     """Output and the four gradients, on the GPU, from poisoned memory."""
     here = on_gpu(case)
-    grad = grad.cuda() if not grad.is_cuda else grad
+    grad = grad.to(DEVICE)
     poison()
     output = moe_experts(*here)
     poison()

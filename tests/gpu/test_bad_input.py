@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mini_moe.ops import moe_experts
-from tests.gpu.common import needs_gpu, on_gpu
+from tests.gpu.common import DEVICE, needs_gpu, no_rehearsal, on_gpu
 from tests.gpu.test_steps import EXPERTS, OFFSETS, OPS, ROWS, calls
 from tests.helpers import without_shape_hook
 from tests.ops.expert_cases import random_case
@@ -12,11 +12,11 @@ from tests.ops.expert_cases import random_case
 pytestmark = needs_gpu
 
 LAYER = {
-    "x": [lambda t: t[:, :-1], lambda t: t.flatten(), lambda t: t.double(), lambda t: t.cpu()],
-    "expert_ids": [lambda t: t[:-1], lambda t: t[:, :0], lambda t: t.int(), lambda t: t.cpu()],
-    "gates": [lambda t: t[:, :1], lambda t: t.half(), lambda t: t.cpu()],
-    "gate_up_proj": [lambda t: t.flatten(1, 2), lambda t: t.bfloat16(), lambda t: t.cpu()],
-    "down_proj": [lambda t: t.transpose(1, 2), lambda t: t.bfloat16(), lambda t: t.cpu()],
+    "x": [lambda t: t[:, :-1], lambda t: t.flatten(), lambda t: t.double()],
+    "expert_ids": [lambda t: t[:-1], lambda t: t[:, :0], lambda t: t.int()],
+    "gates": [lambda t: t[:, :1], lambda t: t.half()],
+    "gate_up_proj": [lambda t: t.flatten(1, 2), lambda t: t.bfloat16()],
+    "down_proj": [lambda t: t.transpose(1, 2), lambda t: t.bfloat16()],
 }
 
 
@@ -33,6 +33,15 @@ def test_argument_of_the_layer_that_does_not_fit_is_named(name, change):
     assert mentioned in {name, "x", "gates", "down_proj", "gate_up_proj"}
 
 
+@no_rehearsal
+@pytest.mark.parametrize("name", LAYER)
+def test_every_tensor_of_the_layer_must_be_on_the_gpu(name):
+    case = on_gpu(random_case(3, 2, 4))
+    bad = case._replace(**{name: getattr(case, name).cpu()})
+    with pytest.raises(RuntimeError, match=f"mini_moe: {name}: a tensor on .* the CPU"):
+        OPS.experts_forward(*(t.detach() for t in bad), True)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -45,7 +54,7 @@ def test_argument_of_the_layer_that_does_not_fit_is_named(name, change):
 def test_gradient_that_does_not_fit_is_named(name, value):
     case = [tensor.detach() for tensor in on_gpu(random_case(3, 2, 4))]
     fitting = {"grad": torch.zeros(3, 12), "saved": torch.zeros(6, 20)} | {name: value}
-    fitting = {key: tensor.cuda() for key, tensor in fitting.items()}
+    fitting = {key: tensor.to(DEVICE) for key, tensor in fitting.items()}
     with pytest.raises(RuntimeError, match=f"mini_moe: {name}: .*expected, got"):
         OPS.experts_backward(fitting["grad"], *case, fitting["saved"])
 
@@ -55,6 +64,11 @@ def test_complaints_of_the_library_are_value_errors():
     mixed = case._replace(down_proj=case.down_proj.detach().bfloat16())
     with without_shape_hook(), pytest.raises(ValueError, match="down_proj: float32 expected"):
         moe_experts(*mixed)
+
+
+@no_rehearsal
+def test_tensors_of_two_devices_are_refused():
+    case = on_gpu(random_case(3, 2, 4))
     elsewhere = case._replace(gates=case.gates.detach().cpu())
     with without_shape_hook(), pytest.raises(ValueError, match="gates: a tensor on cuda:0"):
         moe_experts(*elsewhere)
@@ -90,11 +104,12 @@ STEPS = [
 @pytest.mark.parametrize(("name", "position", "bad", "named"), STEPS)
 def test_argument_of_a_step_that_does_not_fit_is_named(name, position, bad, named):
     arguments = list(calls()[name])
-    arguments[position] = bad.cuda() if isinstance(bad, torch.Tensor) else bad
+    arguments[position] = bad.to(DEVICE) if isinstance(bad, torch.Tensor) else bad
     with torch.no_grad(), pytest.raises(RuntimeError, match=f"mini_moe: {named}"):
         getattr(OPS, name)(*arguments)
 
 
+@no_rehearsal
 @pytest.mark.parametrize("name", ["grouped_swiglu", "grouped_gemm", "grouped_wgrad", "combine"])
 def test_every_tensor_of_a_step_must_be_on_the_gpu(name):
     for position, argument in enumerate(calls()[name]):
@@ -115,19 +130,20 @@ def test_offsets_that_do_not_fit_touch_no_foreign_memory(offsets):
     """Numbers are then wrong, but no kernel fails, and the next one works as before."""
     for name, position in (("grouped_swiglu", 2), ("grouped_gemm", 1), ("grouped_wgrad", 2)):
         arguments = list(calls()[name])
-        arguments[position] = offsets.cuda()
+        arguments[position] = offsets.to(DEVICE)
         with torch.no_grad():
             getattr(OPS, name)(*arguments)
-        torch.cuda.synchronize()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
 
 
 def test_token_that_does_not_exist_counts_as_zeros():
     x, token, offsets, weights, _ = calls()["grouped_swiglu"]
     broken = token.clone()
-    broken[[0, 5, ROWS - 1]] = torch.tensor([-1, 9, 2**40], device="cuda")
+    broken[[0, 5, ROWS - 1]] = torch.tensor([-1, 9, 2**40], device=DEVICE)
     with torch.no_grad():
         good, _ = OPS.grouped_swiglu(x, token, offsets, weights, True)
         hidden, _ = OPS.grouped_swiglu(x, broken, offsets, weights, True)
-    same = torch.ones(ROWS, dtype=torch.bool, device="cuda")
+    same = torch.ones(ROWS, dtype=torch.bool, device=DEVICE)
     same[[0, 5, ROWS - 1]] = False
     assert torch.equal(hidden[same], good[same]) and not hidden[~same].any()

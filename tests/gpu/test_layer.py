@@ -6,6 +6,7 @@ import torch
 from mini_moe.ops import compiled, moe_experts
 from mini_moe.ops.experts import KERNEL
 from tests.gpu.common import (
+    DEVICE,
     DTYPES,
     LOADS,
     assert_exact,
@@ -13,6 +14,7 @@ from tests.gpu.common import (
     exact,
     loaded_case,
     needs_gpu,
+    no_rehearsal,
     on_gpu,
     random_grad,
     run,
@@ -25,6 +27,7 @@ pytestmark = needs_gpu
 SHAPES = [(1, 1, 1), (1, 8, 8), (7, 1, 5), (9, 3, 7), (33, 8, 13), (300, 2, 3), (500, 4, 64)]
 
 
+@no_rehearsal
 def test_compiled_kernels_are_what_runs():
     case = on_gpu(random_case(9, 3, 7))
     assert compiled.serves(case.x, case.gates, 7)
@@ -63,7 +66,7 @@ def test_skewed_routing_with_idle_experts(dtype):
     case = with_ids(random_case(400, 4, 64, 64, 32, dtype), zipf_ids(400, 4, 64))
     _, _, _, gate_up, down = assert_exact(case)
     idle = torch.bincount(case.expert_ids.flatten(), minlength=64) == 0
-    assert idle.any() and not gate_up[idle.cuda()].any() and not down[idle.cuda()].any()
+    assert idle.any() and not gate_up[idle.to(DEVICE)].any() and not down[idle.to(DEVICE)].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -89,7 +92,7 @@ def test_the_same_input_gives_the_same_bits(dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_memory_layout_of_inputs_and_gradient_does_not_matter(dtype):
     case = random_case(40, 3, 5, 64, 32, dtype)
-    row = torch.randn(64, device="cuda", dtype=dtype)
+    row = torch.randn(64, device=DEVICE, dtype=dtype)
     expected = run(case, row.expand(40, 64).contiguous())
     for grad in (row.expand(40, 64), row.repeat(40, 1).T.contiguous().T):
         assert_same_bits(run(case, grad), expected)
@@ -110,7 +113,7 @@ def test_sum_expands_its_gradient():
 def test_misaligned_rows_give_the_same_numbers():
     """An address that is no multiple of 16 bytes takes the plain kernels."""
     case = on_gpu(random_case(70, 2, 4, 64, 32, torch.bfloat16))
-    storage = torch.empty(70 * 64 + 1, dtype=torch.bfloat16, device="cuda")
+    storage = torch.empty(70 * 64 + 1, dtype=torch.bfloat16, device=DEVICE)
     shifted = storage[1:].view(70, 64).copy_(case.x.detach())
     assert shifted.data_ptr() % 16 and shifted.is_contiguous()
     far = moe_experts(case._replace(x=shifted).x, *case[1:])
@@ -129,11 +132,11 @@ def test_nan_of_one_token_stays_with_it_and_its_expert():
     x = case.x.detach().clone()
     x[7, 3] = torch.nan
     output, grad_x, grad_gates, gate_up, down = run(case._replace(x=x), random_grad(case))
-    others = (torch.arange(len(x)) != 7).cuda()
+    others = (torch.arange(len(x)) != 7).to(DEVICE)
     assert output[7].isnan().all()
     for tensor in (output, grad_x, grad_gates):
         assert tensor[others].isfinite().all()
-    elsewhere = (torch.arange(3) != case.expert_ids[7, 0]).cuda()
+    elsewhere = (torch.arange(3) != case.expert_ids[7, 0]).to(DEVICE)
     assert gate_up[elsewhere].isfinite().all() and down[elsewhere].isfinite().all()
 
 
@@ -160,6 +163,7 @@ def test_types_that_the_kernels_lack_go_to_pytorch():
     assert_exact(case)
 
 
+@no_rehearsal
 def test_more_experts_than_the_kernels_count_go_to_pytorch():
     assert_exact(random_case(30, 2, 1025, 16, 8))
 
@@ -182,11 +186,11 @@ def test_ids_may_be_32_bits_wide():
 def test_autocast_multiplies_in_its_type_and_returns_gradients_in_theirs():
     case = random_case(60, 2, 4, 64, 32)
     here = on_gpu(case)
-    with torch.autocast("cuda", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         output = moe_experts(*here)
     assert output.dtype == torch.bfloat16
     grad = random_grad(case)
-    gradients = torch.autograd.grad(output, here.leaves, grad.cuda().bfloat16())
+    gradients = torch.autograd.grad(output, here.leaves, grad.to(DEVICE).bfloat16())
     for ours, theirs in zip([output, *gradients], exact(case, grad), strict=True):
         assert relative_error(ours.cpu(), theirs) <= TOLERANCE[torch.bfloat16]
     assert all(gradient.dtype == torch.float32 for gradient in gradients)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.library import opcheck
 
 from mini_moe.ops import sort_rows, steps
-from tests.gpu.common import DTYPES, LOADS, needs_gpu, poison, zipf_ids
+from tests.gpu.common import DEVICE, DTYPES, LOADS, needs_gpu, poison, zipf_ids
 from tests.helpers import TOLERANCE, relative_error, without_shape_hook
 
 pytestmark = needs_gpu
@@ -23,7 +23,9 @@ def normal(*shape, dtype=torch.float32, seed=0):
 
 def there(*tensors):
     """Fresh leaves on the GPU; numbers pass."""
-    moved = [t.detach().cuda() if isinstance(t, torch.Tensor) else t for t in tensors]
+    moved = [
+        t.detach().to(DEVICE, copy=True) if isinstance(t, torch.Tensor) else t for t in tensors
+    ]
     for t in moved:
         if isinstance(t, torch.Tensor) and t.is_floating_point():
             t.requires_grad_()
@@ -46,7 +48,7 @@ def assert_same(operation, expected, *arguments):
     grad = normal(*output.shape, seed=9)
     leaves = [i for i, t in enumerate(here) if isinstance(t, torch.Tensor) and t.requires_grad]
     poison()
-    found = torch.autograd.grad(output, [here[i] for i in leaves], grad.cuda().to(output.dtype))
+    found = torch.autograd.grad(output, [here[i] for i in leaves], grad.to(DEVICE).to(output.dtype))
     wanted = torch.autograd.grad(wanted, [exact[i] for i in leaves], grad.double())
     for ours, theirs in zip(found, wanted, strict=True):
         assert relative_error(ours.cpu(), theirs) <= 2 * limit
@@ -138,7 +140,7 @@ def test_sort_is_the_packages_sort(tokens, experts):
     ids = zipf_ids(tokens, top_k, experts) if tokens else torch.zeros(0, top_k, dtype=torch.long)
     poison()
     for ours, theirs in zip(
-        OPS.sort_rows(ids.cuda(), experts), sort_rows(ids, experts), strict=True
+        OPS.sort_rows(ids.to(DEVICE), experts), sort_rows(ids, experts), strict=True
     ):
         assert torch.equal(ours.cpu(), theirs)
 
@@ -160,10 +162,10 @@ def test_gate_chooses_and_weighs_as_on_the_cpu(settings, dtype):
     logits = torch.randn(50, experts).to(dtype)
     bias = torch.rand(experts)
     arguments = (bias, *rest, 2.5)
-    here = logits.cuda().requires_grad_()
+    here = logits.to(DEVICE).requires_grad_()
     logits.requires_grad_()
     poison()
-    ours = OPS.topk_gate(here, bias.cuda(), *rest, 2.5)
+    ours = OPS.topk_gate(here, bias.to(DEVICE), *rest, 2.5)
     theirs = OPS.topk_gate(logits, *arguments)
     assert torch.equal(ours[1].cpu(), theirs[1])
     for place in (0, 2):
@@ -182,18 +184,18 @@ def test_gate_chooses_and_weighs_as_on_the_cpu(settings, dtype):
 
 def test_gate_breaks_ties_by_the_lower_id_and_survives_nan():
     logits = torch.randint(-2, 3, (100, 64)).float() / 2
-    ids = OPS.topk_gate(logits.cuda(), None, 8, 1, 1, False, False, True, 1.0)[1].cpu()
+    ids = OPS.topk_gate(logits.to(DEVICE), None, 8, 1, 1, False, False, True, 1.0)[1].cpu()
     assert torch.equal(ids, logits.sort(dim=-1, descending=True, stable=True).indices[:, :8])
     logits[::2] = torch.nan
     logits[1::4, 3] = torch.nan
     for softmax in (False, True):
-        ids = OPS.topk_gate(logits.cuda(), None, 8, 1, 1, False, softmax, True, 1.0)[1]
+        ids = OPS.topk_gate(logits.to(DEVICE), None, 8, 1, 1, False, softmax, True, 1.0)[1]
         assert ((ids >= 0) & (ids < 64)).all()
         assert (ids.sort(dim=-1).values.diff(dim=-1) > 0).all(), "no expert twice"
 
 
 def test_gate_is_not_differentiated_twice():
-    logits = torch.randn(5, 8, device="cuda", requires_grad=True)
+    logits = torch.randn(5, 8, device=DEVICE, requires_grad=True)
     gates = OPS.topk_gate(logits, None, 2, 1, 1, False, False, True, 1.0)[0]
     (slope,) = torch.autograd.grad(gates.square().sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match="can't be differentiated twice on CUDA"):
