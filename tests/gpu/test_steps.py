@@ -1,10 +1,13 @@
 """Each step on a GPU against the same step on the CPU, or in float64; gradients and rules."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.library import opcheck
 
+from mini_moe.model.router import route
 from mini_moe.ops import sort_rows, steps
 from tests.gpu.common import DEVICE, DTYPES, LOADS, needs_gpu, poison, zipf_ids
 from tests.helpers import TOLERANCE, relative_error, without_shape_hook
@@ -155,31 +158,48 @@ GATES = [  # experts, top_k, groups, top_k_groups, two_best, softmax, normalise
 ]
 
 
+def apart(rows, columns):
+    """Every row holds -3 … 3 in another order: no two scores are so near that rounding decides."""
+    return torch.stack(
+        [torch.linspace(-3, 3, columns)[torch.randperm(columns)] for _ in range(rows)]
+    )
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("settings", GATES, ids=str)
-def test_gate_chooses_and_weighs_as_on_the_cpu(settings, dtype):
+def test_gate_chooses_and_weighs_as_the_definition(settings, biased, dtype):
     experts, *rest = settings
-    logits = torch.randn(50, experts).to(dtype)
-    bias = torch.rand(experts)
-    arguments = (bias, *rest, 2.5)
-    here = logits.to(DEVICE).requires_grad_()
+    logits = apart(50, experts).to(dtype)
+    bias = 2.0 * torch.randperm(experts) if biased else None  # beyond what scores can differ
+    here = logits.to(DEVICE, copy=True).requires_grad_()
     logits.requires_grad_()
     poison()
-    ours = OPS.topk_gate(here, bias.to(DEVICE), *rest, 2.5)
-    theirs = OPS.topk_gate(logits, *arguments)
-    assert torch.equal(ours[1].cpu(), theirs[1])
-    for place in (0, 2):
-        assert relative_error(ours[place].cpu(), theirs[place]) <= 2e-6
-    weights = {i: normal(*theirs[i].shape, seed=i) for i in (0, 2)}
-    for used in ((0,), (2,), (0, 2)):
+    gates, ids, scores = OPS.topk_gate(here, bias if bias is None else bias.to(DEVICE), *rest, 2.5)
+    top_k, groups, top_k_groups, two_best, softmax, normalise = rest
+    config = SimpleNamespace(
+        top_k=top_k,
+        n_expert_groups=groups,
+        top_k_groups=top_k_groups,
+        group_score="top2_sum" if two_best else "max",
+        score_function="softmax" if softmax else "sigmoid",
+        norm_topk_prob=normalise,
+        route_scale=2.5,
+    )
+    exact = route(logits.float(), bias, config)
+    assert torch.equal(ids.cpu(), exact.expert_ids)
+    assert relative_error(gates.cpu(), exact.gates) <= 2e-6
+    assert relative_error(scores.cpu(), exact.scores) <= 2e-6
+    to_gates, to_scores = normal(50, rest[0], seed=3), normal(50, experts, seed=4)
+    for one, two in ((1, 0), (0, 1), (1, 1)):
         losses = [
-            sum((out[i] * weights[i].to(out[i].device)).sum() for i in used)
-            for out in (ours, theirs)
+            one * (g * to_gates.to(g.device)).sum() + two * (s * to_scores.to(s.device)).sum()
+            for g, s in ((gates, scores), (exact.gates, exact.scores))
         ]
-        (one,) = torch.autograd.grad(losses[0], [here], retain_graph=True)
-        (two,) = torch.autograd.grad(losses[1], [logits], retain_graph=True)
-        assert one.dtype == dtype
-        assert relative_error(one.cpu(), two) <= max(TOLERANCE[dtype], 1e-5)
+        (ours,) = torch.autograd.grad(losses[0], [here], retain_graph=True)
+        (theirs,) = torch.autograd.grad(losses[1], [logits], retain_graph=True)
+        assert ours.dtype == dtype
+        assert relative_error(ours.cpu(), theirs) <= max(TOLERANCE[dtype], 1e-5)
 
 
 def test_gate_breaks_ties_by_the_lower_id_and_survives_nan():
