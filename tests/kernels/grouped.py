@@ -1,4 +1,4 @@
-"""What the tests of the grouped products share: rows sorted by expert, and what they are made of."""
+"""What the tests of the grouped products share: rows sorted by expert, and what to expect."""
 
 import torch
 

@@ -64,10 +64,9 @@ class TestEveryConfiguration:
         self, kernels, configuration, transposed
     ):
         a, b = random(128, 64, dtype=torch.bfloat16), random(1, 64, 128, dtype=torch.bfloat16)
-        index = torch.randperm(128)
         _, traffic = run(
-            kernels, kernels.input("a", a), index, b, offsets_of([128]), 128, transposed, configuration,
-            call=kernels.recorded,
+            kernels, kernels.input("a", a), torch.randperm(128), b, offsets_of([128]), 128,
+            transposed, configuration, call=kernels.recorded,
         )  # fmt: skip
         assert uses_every_byte(traffic, ["a", "b", "out"])
 
