@@ -130,8 +130,19 @@ bool unwritten(const Region& region, const Cell& cell) {
   return region.space == Space::shared ? cell.write_block != here.block : cell.write_block == 0;
 }
 
+// An asynchronous copy may land at any time until its thread has waited for it.
+void overtakes_a_copy(const Region& region, const Cell& cell, uintptr_t address, const void* site) {
+  if (first_time("copy" + std::to_string(offset_of(site))))
+    report("race", site,
+           describe(here.block, here.thread) + " writes " + element(region, address) +
+               ", where an asynchronous copy of " + describe(cell.write_block, cell.write_thread) +
+               " from " + site_name(site_at(cell.write_site)) + " is on its way");
+}
+
 void check_cell(const Region& region, Cell& cell, uintptr_t address, Access access,
                 const void* site) {
+  if (cell.write_block != here.block) cell.in_flight = false;
+  if (access == Access::write && cell.in_flight) overtakes_a_copy(region, cell, address, site);
   if (access != Access::write && (cell.in_flight || unwritten(region, cell))) {
     std::string key = "unwritten" + std::to_string(offset_of(site));
     if (first_time(key))
@@ -191,13 +202,17 @@ void update(void* p, size_t bytes, void (*change)(void*, void*), void* operands)
   change(p, operands);
 }
 
+static void set_in_flight(void* to, size_t bytes, bool on) {
+  Region* region = region_of((uintptr_t)to);
+  for (size_t i = 0; i < bytes; ++i)
+    region->cells[((uintptr_t)to + i - region->begin) / region->element].in_flight = on;
+}
+
 void copy_later(void* to, const void* from, size_t bytes) {
   const void* site = __builtin_return_address(0);
   if (from) touch(from, bytes, Access::read, site);
   touch(to, bytes, Access::write, site);
-  Region* region = region_of((uintptr_t)to);
-  for (size_t i = 0; i < bytes; ++i)
-    region->cells[((uintptr_t)to + i - region->begin) / region->element].in_flight = true;
+  set_in_flight(to, bytes, true);
   copies[here.thread].push_back({(char*)to, (const char*)from, bytes, site, -1});
 }
 
@@ -212,6 +227,7 @@ void wait_for_copies(int groups_left) {
   while (!mine.empty() && mine.front().group >= groups_left) {  // oldest first
     Copy copy = mine.front();
     mine.pop_front();
+    set_in_flight(copy.to, copy.bytes, false);
     touch(copy.to, copy.bytes, Access::write, copy.site);
     if (copy.from)
       memcpy(copy.to, copy.from, copy.bytes);
