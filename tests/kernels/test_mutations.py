@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.kernels.checked import KERNELS, CheckerError, build
-from tests.kernels.test_grouped_wgrad import assert_gradient
+from tests.kernels.test_grouped_swiglu import assert_swiglu
 from tests.kernels.test_sort_rows import assert_same_order, distinct
 
 SOURCE = KERNELS / "sort_rows.cu"
@@ -37,7 +37,8 @@ PIPELINE = {  # what is wrong with the copies and products of tensor_core_tiles.
     "a copy into what is read": ("fetch(step + kAhead);", "fetch(step + kAhead + 1);"),
     "no wait before the result": ("  wait_for_async_copies<0>();", ""),
     "no barrier before the result": ("  __syncthreads();  // the tiles' memory is free", ""),
-    "no order between lanes": ("  __syncwarp();\n  for", "  for"),
+    "no order between a warp's stores": ("  __syncwarp();\n  for", "  for"),
+    "no order between its results": ("  __syncwarp();  // before", "  // before"),
     "copies that are never committed": ("    commit_async_copies();", ""),
 }  # fmt: skip
 PLAIN = {
@@ -60,13 +61,13 @@ def test_every_error_in_the_grouped_products_is_found(build_folder, header, name
     folder = build_folder / name.replace(" ", "_")
     folder.mkdir()
     (folder / header).write_text(text.replace(right, wrong))
-    for other in {"tensor_core_tiles.cuh", "plain_tiles.cuh", "grouped_wgrad.cu"} - {header}:
+    for other in {"tensor_core_tiles.cuh", "plain_tiles.cuh", "grouped_swiglu.cu"} - {header}:
         (folder / other).write_text((KERNELS / other).read_text())
-    kernels = build([folder / "grouped_wgrad.cu"], build_folder, f"mutant_{folder.name}")
+    kernels = build([folder / "grouped_swiglu.cu"], build_folder, f"mutant_{folder.name}")
     with pytest.raises(CheckerError) as error:
         if header == "plain_tiles.cuh":
-            assert_gradient(kernels, [20], 8, 8, dtype=torch.float32)
+            assert_swiglu(kernels, [20], 24, 8, dtype=torch.float32)
         else:  # 10 steps end with copies on their way into the memory that the result takes
-            assert_gradient(kernels, [300], 72, 136, configuration=1)
+            assert_swiglu(kernels, [130], 320, 72, configuration=2)
     assert error.value.reports[0].kind in ("race", "unwritten")
     kernels.release()
