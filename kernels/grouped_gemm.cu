@@ -29,8 +29,8 @@ struct Product {
 
 template <class T, bool kTransposed>
 __global__ void __launch_bounds__(T::kThreads)
-    tensor_core_kernel(Product<bf16> p, int64_t n_slots, int n_column_tiles) {
-  BlockPlace place = place_of_block(blockIdx.x, n_slots, n_column_tiles);
+    tensor_core_kernel(Product<bf16> p, int n_slots, int n_column_tiles) {
+  BlockPlace place = place_of_block(n_slots, n_column_tiles);
   RowShare rows = find_rows(p.offsets, p.n_experts, p.n_rows, T::kM, place.slot);
   if (!rows.count) return;  // the whole block
   int column = place.column_tile * T::kN, n_steps = (p.k + T::kK - 1) / T::kK;
@@ -56,9 +56,9 @@ __global__ void __launch_bounds__(T::kThreads)
 
 template <class T, bool kTransposed>
 __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
-    plain_kernel(Product<T> p, int64_t n_slots, int n_column_tiles) {
+    plain_kernel(Product<T> p, int n_slots, int n_column_tiles) {
   __shared__ plain::Tile a_tile, b_tile;
-  BlockPlace place = place_of_block(blockIdx.x, n_slots, n_column_tiles);
+  BlockPlace place = place_of_block(n_slots, n_column_tiles);
   RowShare rows = find_rows(p.offsets, p.n_experts, p.n_rows, plain::kTile, place.slot);
   if (!rows.count) return;
   int first_column = place.column_tile * plain::kTile;
@@ -85,12 +85,12 @@ __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
 }
 
 template <class T>
-const char* start(void (*kernel)(Product<T>, int64_t, int), int height, int width, int threads,
+const char* start(void (*kernel)(Product<T>, int, int), int height, int width, int threads,
                   size_t shared_bytes, Product<T> p, void* stream) {
   int64_t n_slots = slots_of(p.n_rows, p.n_experts, height), n_column_tiles = ceil_div(p.n, width);
   TRY(check_blocks(n_slots * n_column_tiles));
   return launch("grouped_gemm", kernel, n_slots * n_column_tiles, threads, shared_bytes, stream, p,
-                n_slots, int(n_column_tiles));
+                int(n_slots), int(n_column_tiles));
 }
 template <class T>
 const char* start_plain(Product<T> p, bool transposed, void* stream) {

@@ -43,15 +43,13 @@ inline int64_t slots_of(int64_t n_rows, int64_t n_experts, int64_t height) {
 // Blocks run roughly in their order, some 264 at a time on an H100. Groups of 16 slots keep those
 // near a square of 16 × 16 tiles, whose rows and columns are read from the L2 cache.
 struct BlockPlace {
-  int64_t slot;
-  int column_tile;
+  int slot, column_tile;
 };
-__device__ inline BlockPlace place_of_block(int64_t block, int64_t n_slots, int n_column_tiles) {
+__device__ inline BlockPlace place_of_block(int n_slots, int n_column_tiles) {
   constexpr int kGroup = 16;
-  int64_t first = block / (int64_t(kGroup) * n_column_tiles) * kGroup;
-  int64_t height = min(n_slots - first, int64_t(kGroup));
-  int64_t inside = block - first * n_column_tiles;
-  return {first + inside % height, int(inside / height)};
+  int block = blockIdx.x, first = block / (kGroup * n_column_tiles) * kGroup;
+  int height = min(n_slots - first, kGroup), inside = block - first * n_column_tiles;
+  return {first + inside % height, inside / height};
 }
 
 // `count` rows of an operand: the i-th is row index[first + i], or without an index first + i.

@@ -53,8 +53,8 @@ struct GateAndUp {
 
 template <class T>
 __global__ void __launch_bounds__(T::kThreads)
-    tensor_core_kernel(Layer<bf16> p, int64_t n_slots, int n_column_tiles) {
-  BlockPlace place = place_of_block(blockIdx.x, n_slots, n_column_tiles);
+    tensor_core_kernel(Layer<bf16> p, int n_slots, int n_column_tiles) {
+  BlockPlace place = place_of_block(n_slots, n_column_tiles);
   RowShare rows = find_rows(p.offsets, p.n_experts, p.n_rows, T::kM, place.slot);
   if (!rows.count) return;  // the whole block
   int column = place.column_tile * (T::kN / 2);
@@ -86,9 +86,9 @@ __global__ void __launch_bounds__(T::kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
-    plain_kernel(Layer<T> p, int64_t n_slots, int n_column_tiles) {
+    plain_kernel(Layer<T> p, int n_slots, int n_column_tiles) {
   __shared__ plain::Tile x_tile, w_tile;
-  BlockPlace place = place_of_block(blockIdx.x, n_slots, n_column_tiles);
+  BlockPlace place = place_of_block(n_slots, n_column_tiles);
   RowShare rows = find_rows(p.offsets, p.n_experts, p.n_rows, plain::kTile, place.slot);
   if (!rows.count) return;
   constexpr int kColumns = plain::kTile / 2, kHalf = plain::kSums / 2;
@@ -122,13 +122,13 @@ __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
 }
 
 template <class T>
-const char* start(void (*kernel)(Layer<T>, int64_t, int), int height, int width, int threads,
+const char* start(void (*kernel)(Layer<T>, int, int), int height, int width, int threads,
                   size_t shared_bytes, Layer<T> p, void* stream) {
   int64_t n_slots = slots_of(p.n_rows, p.n_experts, height);
   int64_t n_column_tiles = ceil_div(p.d_expert, width);
   TRY(check_blocks(n_slots * n_column_tiles));
   return launch("grouped_swiglu", kernel, n_slots * n_column_tiles, threads, shared_bytes, stream,
-                p, n_slots, int(n_column_tiles));
+                p, int(n_slots), int(n_column_tiles));
 }
 template <class T>
 const char* start_plain(Layer<T> p, void* stream) {
