@@ -86,10 +86,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> experts_backward(
   run(launch::swiglu_backward(in(grad_hidden), in(saved), code(x), place, in<float>(gates),
                               out(both), out(weighted), out<float>(grad_gates), s.rows(), s.rows(),
                               s.d_expert, on.stream));
+  grad_hidden = Tensor();  // torch gives this memory out again, in the order of the stream
   Tensor grad_down = on.empty({s.experts, s.d_model, s.d_expert}, type);
   run(launch::grouped_wgrad(in(grad), token, s.tokens, in(weighted), nullptr, s.rows(), code(x),
                             offsets, out(grad_down), s.rows(), s.experts, s.d_model, s.d_expert,
                             on.stream));
+  weighted = Tensor();
   Tensor grad_gate_up = on.empty({s.experts, 2, s.d_expert, s.d_model}, type);
   run(launch::grouped_wgrad(in(both), nullptr, s.rows(), in(x), token, s.tokens, code(x), offsets,
                             out(grad_gate_up), s.rows(), s.experts, 2 * s.d_expert, s.d_model,
