@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(T::kThreads) tensor_core_kernel(Gradient<bf16>
   Sums<T> sums = {};
   Down<T, T::kM, true> a(p.a, p.m, tile.row, {p.a_row, tile.first, p.n_a, tile.count});
   Down<T, T::kN, true> b(p.b, p.n, tile.column, {p.b_row, tile.first, p.n_b, tile.count});
-  multiply_tiles<T>(a, b, (tile.count + T::kK - 1) / T::kK, sums);
+  multiply_tiles<T>(a, b, int((int64_t(tile.count) + T::kK - 1) / T::kK), sums);
   int row = tile.row + sums.warp_m(), column = tile.column + sums.warp_n();
   auto value = [&](int i, int j, int c) { return sums.of[i][j][c]; };
   store_rows<T::kWarpM, T::kWarpN>(value, p.out + (tile.expert * p.m + row) * p.n + column, p.n,

@@ -61,7 +61,7 @@ struct Along {
   using Tile = Swizzled<kOuter, T::kK>;
   using Mine = Copies<Tile, T::kThreads>;
   static constexpr bool kTransposed = false;
-  static __device__ int outer(int warp, int i) { return warp + 16 * i; }
+  static __device__ int outer(int warp, int i) { return warp + 16 * i; }  // a warp's i-th square
   const bf16* source[kIndexed ? Mine::kCount : 1];  // null: zeros
   int width, count;
 
@@ -192,8 +192,8 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
     fragments[which].template load<A, B>(tile, tile + A::Tile::kSize, sums.warp_m(),
                                          sums.warp_n(), k);
   };
-  auto wait_for_next_step = [&]() {  // its copies have arrived, everybody's; and the previous
-    wait_for_async_copies<kAhead - 1>();  // step's tiles are in registers, nobody reads them
+  auto wait_for_next_step = [&]() {  // for this thread's copies, then for everybody's; and nobody
+    wait_for_async_copies<kAhead - 1>();  // reads this step's tiles again: they are in registers
     __syncthreads();
   };
 
