@@ -74,7 +74,7 @@ def recall(key: str) -> Run:
         for name, (dtype, shape, values) in known["outputs"].items()
     }
     traffic = [Traffic(*row) for row in known["traffic"]]
-    return Run(known["kernel"], outputs, traffic, [LaneAccess(*row) for row in known["trace"]])
+    return Run(known["kernel"], outputs, traffic, unpacked(known["trace"]))
 
 
 @cache
@@ -98,8 +98,28 @@ def remember(key: str, outcome: Run | CheckerError) -> None:
         "kernel": outcome.kernel,
         "outputs": outputs,
         "traffic": [list(row) for row in outcome.traffic],
-        "trace": [list(row) for row in outcome.trace],
+        "trace": packed(outcome.trace),
     }
+
+
+def packed(trace: list[LaneAccess]) -> list[list]:
+    """An instruction a row: [place, time, buffer, bytes, lanes, their offsets]."""
+    rows: dict[tuple, list] = {}
+    for a in trace:
+        key = (a.place, a.time, a.buffer, a.bytes)
+        row = rows.setdefault(key, [*key, [], []])
+        row[4].append(a.lane)
+        row[5].append(a.offset)
+    return list(rows.values())
+
+
+def unpacked(rows: list[list]) -> list[LaneAccess]:
+    """`packed` undone."""
+    return [
+        LaneAccess(place, time, lane, buffer, offset, n_bytes)
+        for place, time, buffer, n_bytes, lanes, offsets in rows
+        for lane, offset in zip(lanes, offsets, strict=True)
+    ]
 
 
 @contextmanager

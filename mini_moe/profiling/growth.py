@@ -42,7 +42,7 @@ class Growth:
     what: str  # "training step" or "forward pass"
     values: tuple[int, ...]
     seconds: tuple[float, ...]  # the fastest of some rounds
-    n_bytes: tuple[int, ...]  # most memory of a training step, foretold; () for a forward pass
+    n_bytes: tuple[int, ...]  # most memory of a training step, foretold; () where it was not
 
     @property
     def time(self) -> Power:
@@ -94,11 +94,13 @@ def measure_growth(
     corpus: Corpus | None = None,
     what: str = "training step",
     rounds: int = 4,
+    memory: bool = True,
 ) -> Growth:
     """Time a training step (or a forward pass) at several values of one axis of `AXES`.
 
     All sizes are built first and then take turns, so that a slow moment of the machine falls on
-    each of them; the fastest of `rounds` counts, after WARM_UP turns. Memory is foretold.
+    each of them; the fastest of `rounds` counts, after WARM_UP turns. Memory is foretold, which
+    takes a second or two a value, unless `memory` is False.
 
     Raises: ValueError for an unknown axis, fewer than three values, no rounds, or a value that
     makes no model.
@@ -129,9 +131,9 @@ def measure_growth(
             seconds = seconds_of(call, torch.device("cpu"))
             if turn >= WARM_UP:
                 best[place] = min(best[place], seconds)
-    memory = [predict_memory(*one).peak for one in sizes] if training else []
+    peaks = [predict_memory(*one).peak for one in sizes] if training and memory else []
     return Growth(
-        axis=axis, what=what, values=tuple(values), seconds=tuple(best), n_bytes=tuple(memory)
+        axis=axis, what=what, values=tuple(values), seconds=tuple(best), n_bytes=tuple(peaks)
     )
 
 

@@ -49,8 +49,11 @@ def check_answer(exercise: Exercise, answer: Any) -> Any:
             explain(exercise)
         return answer
     if verdict.state == "not attempted":
-        left = f" ({verdict.reason})" if verdict.reason else ""
+        stands = exercise.kind == "kernel" and verdict.reason
+        left = f" ({verdict.reason})" if verdict.reason and not stands else ""
         print(f"○ {exercise.name}: not attempted{left} — {goes_on[0].lower()}{goes_on[1:]}.")
+        if stands:
+            print(f"  As it stands: {sentence(verdict.reason)}")
     elif verdict.state == "not checked":
         print(f"○ {exercise.name}: not checked. {sentence(verdict.reason)}")
         print(f"  {goes_on}.")

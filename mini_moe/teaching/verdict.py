@@ -36,7 +36,7 @@ def judge(exercise: Exercise, student: Any) -> Verdict:
             return Verdict("wrong", f"a function is expected here, you gave {student!r:.60}")
     if exercise.kind == "kernel" and isinstance(student, str):
         if code_alone(student) == code_alone(exercise.given):
-            return Verdict("not attempted")
+            return Verdict("not attempted", as_it_stands(exercise))
     try:
         exercise.judge(readable(exercise, student))
     except NoCompiler as missing:
@@ -49,6 +49,17 @@ def judge(exercise: Exercise, student: Any) -> Verdict:
         reason = f"your result could not be read ({type(error).__name__}: {first_line(error)})"
         return Verdict("wrong", reason)
     return Verdict("correct")
+
+
+def as_it_stands(exercise: Exercise) -> str:
+    """What is wrong with the kernel that a lesson starts from; "" where none can be checked."""
+    try:
+        exercise.judge(exercise.given.strip("\n"))
+    except Mistake as mistake:
+        return str(mistake)
+    except NoCompiler:
+        return ""
+    return ""
 
 
 def readable(exercise: Exercise, student: Any) -> Any:

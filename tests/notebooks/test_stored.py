@@ -27,6 +27,8 @@ FEWEST_CODE_CELLS = {
     "09_moe_vs_dense": 30,
     "10_routing": 32,
     "11_live_demo": 7,
+    "12_kernels": 34,
+    "13_profile": 31,
 }
 
 

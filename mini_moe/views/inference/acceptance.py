@@ -1,0 +1,104 @@
+"""How often proposals stand, and how many tokens a pass that makes."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from mini_moe.inference.speculative import Speculation
+from mini_moe.views.style import DASHES, OKABE_ITO, SYMBOLS, new_figure
+
+
+def acceptance_bars(told: Mapping[str, Speculation], title: str = "") -> go.Figure:
+    """Share of accepted proposals for every name, with 95 % intervals, and tokens a pass.
+
+    Intervals are Wilson's and take proposals as independent draws, which tokens of one text are
+    not quite: the truth is somewhat wider.
+    Raises: ValueError without names, or where nothing was proposed.
+    Source: E. B. Wilson, Journal of the American Statistical Association 22, 1927.
+    """
+    counts = {name: counted(speculation) for name, speculation in told.items()}
+    if not counts or not all(proposed for _, proposed in counts.values()):
+        raise ValueError("told: at least one name, and proposals under each, expected")
+    rates = {name: accepted / proposed for name, (accepted, proposed) in counts.items()}
+    best, worst = max(rates, key=rates.__getitem__), min(rates, key=rates.__getitem__)
+    everything = Speculation([one for each in told.values() for one in each.rounds])
+    figure = new_figure(
+        f"Accepted: {best} {rates[best]:.0%}, {worst} {rates[worst]:.0%}, all together "
+        f"{everything.acceptance:.0%} or {everything.tokens_per_pass:.2f} tokens a pass.",
+        width=780, height=130 + 44 * len(rates), title_text=title, margin_r=190,
+    )  # fmt: skip
+    ends = {name: wilson(*counts[name]) for name in rates}
+    figure.add_bar(
+        x=list(rates.values()), y=list(rates), orientation="h", name="accepted",
+        marker_color=OKABE_ITO[0],
+        error_x={
+            "type": "data", "symmetric": False, "color": "#444444",
+            "array": [ends[name][1] - rate for name, rate in rates.items()],
+            "arrayminus": [rate - ends[name][0] for name, rate in rates.items()],
+        },
+    )  # fmt: skip
+    for name, rate in rates.items():
+        figure.add_annotation(
+            x=1.01, xref="paper", xanchor="left", y=name, showarrow=False,
+            text=f"{rate:.0%}: {told[name].tokens_per_pass:.2f} tokens a pass",
+        )  # fmt: skip
+    figure.update_xaxes(
+        title_text="proposals accepted (95 % intervals)", range=[0, 1], tickformat=".0%"
+    )
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def counted(told: Speculation) -> tuple[int, int]:
+    """Accepted and proposed tokens."""
+    accepted = sum(one.accepted for one in told.rounds)
+    return accepted, sum(len(one.proposed) for one in told.rounds)
+
+
+def wilson(hits: int, draws: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share, inside [0, 1] even at its ends."""
+    share, spread = hits / draws, z * z / draws
+    middle = share + spread / 2
+    half = z * math.sqrt(share * (1 - share) / draws + z * z / (4 * draws**2))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))
+
+
+def tokens_curves(
+    expected: Mapping[str, Sequence[int | float]],
+    measured: Sequence[int | float] = (),
+    *,
+    title: str = "",
+) -> go.Figure:
+    """Tokens a pass against proposals a pass, 0, 1, 2 …: lines of theory, points measured.
+
+    Raises: ValueError without lines.
+    """
+    if not expected:
+        raise ValueError("expected: at least one line expected")
+    longest = max(len(line) for line in (*expected.values(), measured))
+    words = ", ".join(f"{ahead} ahead {value:.2f}" for ahead, value in enumerate(measured))
+    told = f"Measured: {words}." if words else "Theory only."
+    figure = new_figure(
+        told, width=780, height=400, title_text=title, margin_r=190, showlegend=False
+    )
+    for n, (name, line) in enumerate(expected.items()):
+        figure.add_scatter(
+            x=list(range(len(line))), y=list(line), name=name, mode="lines",
+            line={"color": OKABE_ITO[n % 7], "dash": DASHES[n % 8], "width": 2},
+        )  # fmt: skip
+        figure.add_annotation(
+            x=1.015, xref="paper", xanchor="left", y=line[-1], text=name, showarrow=False,
+            font={"color": OKABE_ITO[n % 7]},
+        )  # fmt: skip
+    if measured:
+        figure.add_scatter(
+            x=list(range(len(measured))), y=list(measured), name="measured",
+            mode="markers+text", text=[f"{value:.2f}" for value in measured],
+            textposition="bottom right",
+            marker={"symbol": SYMBOLS[2], "size": 11, "color": "#222222"},
+        )  # fmt: skip
+    figure.update_xaxes(title_text="proposals a pass", dtick=1, range=[-0.2, longest - 0.6])
+    figure.update_yaxes(title_text="tokens a pass", rangemode="tozero")
+    return figure

@@ -1,0 +1,43 @@
+import pytest
+
+from mini_moe.inference.speculative import Round, Speculation
+from mini_moe.views.inference import acceptance_bars, tokens_curves
+from mini_moe.views.inference.acceptance import wilson
+from mini_moe.views.style import summary_of, table
+
+HALF = Speculation([Round([1, 2], 1, 3), Round([4], 1, 5), Round([6], 0, 7)] * 5)
+ALL = Speculation([Round([1], 1, 2)] * 10)
+
+
+def test_bars_are_shares_of_what_was_proposed():
+    figure = acceptance_bars({"half": HALF, "all": ALL})
+    assert [row["x"] for row in table(figure)] == [0.5, 1.0]
+    assert "all 100%, half 50%, all together 67%" in summary_of(figure)
+    assert "50%: 1.67 tokens a pass" in [note.text for note in figure.layout.annotations]
+
+
+def test_intervals_stay_inside_and_shrink():
+    assert wilson(10, 10)[1] == 1 and 0.6 < wilson(10, 10)[0] < 1
+    assert wilson(0, 10)[0] == 0
+    few, many = wilson(5, 10), wilson(500, 1000)
+    assert few[0] < many[0] < 0.5 < many[1] < few[1]
+
+
+def test_an_interval_as_published():
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+@pytest.mark.parametrize("told", [{}, {"none": Speculation([Round([], 0, 1)])}])
+def test_proposals_are_needed(told):
+    with pytest.raises(ValueError, match="told"):
+        acceptance_bars(told)
+
+
+def test_theory_is_a_line_and_measurements_are_points():
+    figure = tokens_curves({"a = 0.5": [1, 1.5, 1.75]}, [1.0, 1.4])
+    rows = {(row["series"], row["x"]): row["y"] for row in table(figure)}
+    assert rows["a = 0.5", 2] == 1.75 and rows["measured", 1] == 1.4
+    assert summary_of(figure) == "Measured: 0 ahead 1.00, 1 ahead 1.40."
+    assert summary_of(tokens_curves({"a": [1, 2]})) == "Theory only."
+    with pytest.raises(ValueError, match="at least one line"):
+        tokens_curves({})
