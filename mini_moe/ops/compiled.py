@@ -87,14 +87,19 @@ def switched_off() -> Iterator[None]:
         _switched_on = before
 
 
-def serves(x: Tensor, gates: Tensor, n_experts: int) -> bool:
-    """Whether the compiled kernels take this: float64, old GPUs and the like stay with PyTorch."""
-    if not _switched_on or x.dtype not in DTYPES or gates.dtype not in DTYPES:
-        return False
-    if x.device.type == "cuda":
-        few = n_experts <= MOST_EXPERTS_ON_CUDA
-        return few and not CUDA_WHY_NOT and has_tensor_cores_for_bf16(x.device.index)
-    return x.device.type == "cpu" and not WHY_NOT
+def serves(*tensors: Tensor) -> bool:
+    """Whether what is compiled for the CPU takes these: float64 and the like stay with PyTorch."""
+    fits = all(t.device.type == "cpu" and t.dtype in DTYPES for t in tensors)
+    return fits and _switched_on and not WHY_NOT
+
+
+def serves_experts(x: Tensor, gates: Tensor, n_experts: int) -> bool:
+    """Whether the compiled layer takes this, on the CPU or on a GPU that is not too old."""
+    if x.device.type != "cuda":
+        return serves(x, gates)
+    fits = x.dtype in DTYPES and gates.dtype in DTYPES and n_experts <= MOST_EXPERTS_ON_CUDA
+    fits = fits and _switched_on and not CUDA_WHY_NOT
+    return fits and has_tensor_cores_for_bf16(x.device.index)
 
 
 @cache
@@ -116,7 +121,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """`sorted_experts.forward`, compiled where that is possible; rows of saved are not padded."""
     arguments = (x, expert_ids, gates, gate_up_proj, down_proj, keep)
-    if not serves(x, gates, len(gate_up_proj)):
+    if not serves_experts(x, gates, len(gate_up_proj)):
         return sorted_experts.forward(*arguments)
     with named_errors():
         return torch.ops.mini_moe.experts_forward(x, expert_ids.long(), *arguments[2:])
@@ -133,7 +138,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`sorted_experts.backward`, compiled where the forward pass was."""
     arguments = (gates, gate_up_proj, down_proj, saved)
-    if not serves(x, gates, len(gate_up_proj)) or len(saved) != expert_ids.numel():
+    if not serves_experts(x, gates, len(gate_up_proj)) or len(saved) != expert_ids.numel():
         return sorted_experts.backward(grad, x, expert_ids, *arguments)
     with named_errors():
         return torch.ops.mini_moe.experts_backward(grad, x, expert_ids.long(), *arguments)

@@ -32,7 +32,7 @@ def saved_shape(x, expert_ids, gates, gate_up_proj, keep) -> tuple[int, int]:
     """Shape of what the forward keeps for the backward, known before tokens are routed."""
     experts, _, d_expert, _ = gate_up_proj.shape
     rows = expert_ids.numel()
-    if not compiled.serves(x, gates, experts):
+    if not compiled.serves_experts(x, gates, experts):
         rows = sorted_experts.most_rows(rows, experts)
     return rows if keep else 0, 2 * d_expert
 

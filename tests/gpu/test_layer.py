@@ -30,7 +30,7 @@ SHAPES = [(1, 1, 1), (1, 8, 8), (7, 1, 5), (9, 3, 7), (33, 8, 13), (300, 2, 3), 
 @no_rehearsal
 def test_compiled_kernels_are_what_runs():
     case = on_gpu(random_case(9, 3, 7))
-    assert compiled.serves(case.x, case.gates, 7)
+    assert compiled.serves_experts(case.x, case.gates, 7)
     assert KERNEL(*case)[1].shape == (27, 20)
     assert "on CUDA: compiled kernels (sm_80, sm_90a)" in compiled.describe()
 
@@ -159,7 +159,7 @@ def test_choice_of_an_expert_that_does_not_exist_counts_nothing(dtype):
 
 def test_types_that_the_kernels_lack_go_to_pytorch():
     case = random_case(30, 2, 4, dtype=torch.float64)
-    assert not compiled.serves(on_gpu(case).x, case.gates, 4)
+    assert not compiled.serves_experts(on_gpu(case).x, case.gates, 4)
     assert_exact(case)
 
 

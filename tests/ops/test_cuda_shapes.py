@@ -81,9 +81,9 @@ def test_compiled_kernels_serve_what_they_can(monkeypatch, case, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     compiled.has_tensor_cores_for_bf16.cache_clear()
     x, _, gates, gate_up, _ = case()
-    assert compiled.serves(x, gates, len(gate_up)) == expected
+    assert compiled.serves_experts(x, gates, len(gate_up)) == expected
     with compiled.switched_off():
-        assert not compiled.serves(x, gates, len(gate_up))
+        assert not compiled.serves_experts(x, gates, len(gate_up))
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True)])
@@ -94,7 +94,7 @@ def test_gpu_that_is_too_old_is_left_to_pytorch(monkeypatch, capability, expecte
     compiled.has_tensor_cores_for_bf16.cache_clear()
     x, _, gates, gate_up, _ = arguments()
     try:
-        assert compiled.serves(x, gates, len(gate_up)) == expected
+        assert compiled.serves_experts(x, gates, len(gate_up)) == expected
     finally:
         compiled.has_tensor_cores_for_bf16.cache_clear()
 

@@ -114,7 +114,7 @@ def mix(rows: Tensor, place: Tensor, gates: Tensor) -> Tensor:
 
 def ours(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """What the models of this package call. Raises: ValueError without kernels for the GPU."""
-    if x.is_cuda and not compiled.serves(x, gates, len(down)):
+    if x.is_cuda and not compiled.serves_experts(x, gates, len(down)):
         raise ValueError(compiled.describe())
     return moe_experts(x, ids, gates, gate_up.unflatten(1, (2, -1)), down)
 
