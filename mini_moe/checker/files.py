@@ -1,6 +1,7 @@
 """The repository's own .cu files under the checker: compiled once, launched by their launcher."""
 
 import itertools
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def run_file(path: Path, launcher: str, **arguments: Any) -> Run:
     if why_not():
         return recall(key)
     ran = _call(compile_file(path), launcher, arguments)
-    remember(key, ran._replace(outputs={}, trace=[]))
+    remember(key, replace(ran, outputs={}, trace=[]))
     return ran
 
 

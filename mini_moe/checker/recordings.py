@@ -8,9 +8,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ FILE = Path(__file__).with_name("recordings.json")
 _collected: dict[str, Any] | None = None
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """What one launch did."""
 
     kernel: str

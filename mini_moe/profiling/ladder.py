@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mini_moe.config import TrainConfig
 from mini_moe.model import Transformer
+from mini_moe.ops import compiled
 from mini_moe.ops.experts import BACKWARD_KERNEL, DEVICES, KERNEL
 from mini_moe.profiling.timing.steps import check_model, copy_state, seconds_of
 from mini_moe.text import Corpus, load_corpus
@@ -15,7 +16,10 @@ from mini_moe.training.loop import train_step
 
 @contextmanager
 def definition_only() -> Iterator[None]:
-    """Experts by their definition, `ops/reference.py`: every expert works on every token."""
+    """Experts by their definition, `ops/reference.py`, in which every expert works on every token.
+
+    Compiled kernels are switched off as well.
+    """
     switched = []
     try:
         for device in DEVICES:
@@ -23,7 +27,8 @@ def definition_only() -> Iterator[None]:
                 switch = kernel.set_kernel_enabled(device, False)
                 switch.__enter__()
                 switched.append(switch)
-        yield
+        with compiled.switched_off():
+            yield
     finally:
         for switch in reversed(switched):
             switch.__exit__(None, None, None)

@@ -83,7 +83,7 @@ def _box(
     )
 
 
-def barrier_picture(stores: tuple[float, ...] = (1, 3, 1.5, 4, 2)) -> go.Figure:
+def barrier_picture(stores: tuple[int | float, ...] = (1, 3, 1.5, 4, 2)) -> go.Figure:
     """Threads that store and then read their neighbour's number; without a barrier, and with one.
 
     `stores` is when each thread has stored. A read is too early where the neighbour had not yet.

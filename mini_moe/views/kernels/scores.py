@@ -32,7 +32,7 @@ def _row(t: Traffic) -> tuple[str, ...]:
         share = t.best_wavefronts / t.wavefronts if t.wavefronts else 1
         return where, f"shared {t.buffer}", t.access, f"{t.executions:,}", f"{t.bytes:,}", "", \
             waves, f"{share:.0%}"  # fmt: skip
-    share = t.best_sectors / t.sectors
+    share = min(1, t.best_sectors / t.sectors)  # lanes may share a sector
     return where, f"global {t.buffer}", t.access, f"{t.executions:,}", f"{t.bytes:,}", \
         f"{32 * t.sectors:,}", "", f"{share:.0%}"  # fmt: skip
 
