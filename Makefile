@@ -18,10 +18,10 @@ FINGERPRINT = { cat requirements.txt pyproject.toml; pwd; } | cksum
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test notebooks bench kernels clean venv corpus lint unit nbval browser
+.PHONY: help lab test notebooks bench bench-gpu kernels clean venv corpus lint unit nbval browser
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 lab: venv kernels corpus  ## Open the course in JupyterLab (PORT=8888)
 	@running=$$($(PY) -m jupyter_server list 2>/dev/null \
@@ -41,6 +41,9 @@ notebooks: venv corpus  ## Execute the notebooks and store their outputs (NB=03_
 
 bench: venv corpus  ## Measure the speed against other implementations
 	$(PY) tests/benchmarks/run.py
+
+bench-gpu: venv  ## Build, check and time the CUDA kernels (needs an NVIDIA GPU and nvcc)
+	$(PY) -m tests.benchmarks.gpu
 
 kernels: venv  ## Compile the kernels where a compiler is found
 	@$(PY) kernels/build.py

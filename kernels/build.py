@@ -1,14 +1,16 @@
-"""Builds the compiled operations: C++ for the CPU into `mini_moe/_C.abi3.so`.
+"""Builds the compiled operations into `mini_moe/_C.abi3.so`: C++, and CUDA where nvcc is found.
 
-`make kernels` runs this. One file serves torch 2.11 and newer and every Python: it uses torch's
-stable interface alone. The kernels are translated once for each instruction set, and the best that
-the processor has is chosen when they run. What did not change is not translated again.
+`make kernels` runs this. One file serves torch 2.11 and newer, with CUDA and without, and every
+Python: it uses torch's stable interface alone. The CPU's kernels are translated once for each
+instruction set, and the best that the processor has is chosen when they run; CUDA's for each
+architecture. What did not change is not translated again.
 """
 
 import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,12 +18,14 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mini_moe.ops.compiled import LIBRARY, MARK, fingerprint, sources  # noqa: E402
+from mini_moe.ops.compiled import CUDA_MARK, LIBRARY, MARK, fingerprint, sources  # noqa: E402
 
+KERNELS = ROOT / "kernels"
 OBJECTS = ROOT / "build" / "kernels"
 COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-w"]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]  # 2.11, the oldest torch it loads in
@@ -32,6 +36,27 @@ INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "portable": [],
 }
+# sm_80 also as PTX, which the driver translates for cards that came later.
+ARCHITECTURES = {
+    "sm_80": "-gencode=arch=compute_80,code=[sm_80,compute_80]",
+    "sm_90a": "-gencode=arch=compute_90a,code=sm_90a",
+}
+APPLE = platform.system() == "Darwin"
+LINK = ["-undefined", "dynamic_lookup"] if APPLE else ["-Wl,--no-undefined"]
+# CUDA's runtime goes inside and its names stay there: torch brings a runtime of its own.
+LINK_CUDA = ["-cudart=static", "-Xlinker", "--exclude-libs=ALL,--no-undefined"]
+NVCC = ["-std=c++17", "-O3", "-w", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v"]
+
+
+class Job(NamedTuple):
+    """A source to translate and the command that does it, without names of files."""
+
+    source: Path
+    command: list[str]
+
+
+class Spilled(Exception):
+    """A kernel needs more registers than it may have."""
 
 
 def main() -> int:
@@ -39,19 +64,22 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--force", action="store_true", help="translate everything again")
     force = options.parse_args().force
-    compiler = find_compiler()
+    compiler, nvcc = find_compiler(), find_nvcc()
     if compiler is None:
         print("kernels: not built, there is no g++ or clang++ here; PyTorch does the work")
         return 0
-    stamp = fingerprint()
-    if not force and LIBRARY.exists() and MARK + stamp.encode() in LIBRARY.read_bytes():
+    stamp, tools = fingerprint(), tool_stamp(nvcc, compiler)
+    if not force and is_current(stamp, tools):
         print(f"kernels: {LIBRARY.relative_to(ROOT)} is up to date")
+        print(f"kernels: CUDA: {cuda_in_library()}")
         return 0
     started = time.perf_counter()
     known = [name for name, flags in INSTRUCTION_SETS.items() if accepts(compiler, flags)]
     try:
-        objects = translate(compiler, known, stamp, force)
-        link(compiler, objects)
+        cuda = build(compiler, nvcc, known, (stamp, tools), force)
+    except Spilled as error:
+        print(f"kernels: not built: {error}")
+        return 1
     except subprocess.CalledProcessError as error:
         print(f"kernels: not built, PyTorch does the work; {compiler} says:\n{error.stderr}")
         return 1
@@ -60,13 +88,82 @@ def main() -> int:
     print(f"kernels: instruction sets {', '.join(known)}; chosen when they run")
     if missing := [name for name in INSTRUCTION_SETS if name not in known]:
         print(f"kernels: left out {', '.join(missing)}: {compiler} cannot translate for them here")
+    print(f"kernels: CUDA: {cuda}")
     return 0
+
+
+def build(
+    compiler: str, nvcc: str | None, known: list[str], stamps: tuple[str, str], force: bool
+) -> str:
+    """Translate and link, without CUDA if nvcc fails; what there is for CUDA, or "none: …".
+
+    Raises: Spilled; CalledProcessError where the CPU's part fails.
+    """
+    stamp, tools = stamps
+    try:
+        cuda_objects, cuda = translate_cuda(nvcc, compiler, force), ", ".join(ARCHITECTURES)
+        cpu_objects = translate(cpu_jobs(compiler, known, stamp, f"{tools}: {cuda}"), force)
+        link([str(nvcc), "-ccbin", compiler, *LINK_CUDA], cpu_objects + cuda_objects)
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        cuda_objects, cuda = [], complaint(error)
+        cpu_objects = translate(cpu_jobs(compiler, known, stamp, f"{tools}: {cuda}"), force)
+        link([compiler, *LINK], cpu_objects)
+    for old in set(OBJECTS.glob("*.o")) - {*cpu_objects, *cuda_objects}:
+        old.unlink()
+    return cuda
+
+
+def complaint(error: subprocess.CalledProcessError | FileNotFoundError) -> str:
+    """Why there is nothing for CUDA: nvcc's own sentence, in characters that C++ may quote."""
+    if isinstance(error, FileNotFoundError):
+        return "none: no nvcc here"
+    lines = [line.strip() for line in error.stderr.splitlines() if "ptxas info" not in line]
+    signs = ("error", "undefined", "unsupported")
+    telling = [line for line in lines if any(sign in line.lower() for sign in signs)]
+    reason = (telling or lines or ["nothing"])[0]
+    return "none: " + re.sub(r'["\\]|[^ -~]', "'", f"{Path(error.cmd[0]).name} says: {reason}")
+
+
+def is_current(stamp: str, tools: str) -> bool:
+    """Whether the library fits its sources, and nothing here could add CUDA kernels to it."""
+    if not LIBRARY.exists() or MARK + stamp.encode() not in LIBRARY.read_bytes():
+        return False
+    tried_already = CUDA_MARK + tools.encode() + b":" in LIBRARY.read_bytes()
+    return not tools or tried_already or not cuda_in_library().startswith("none")
+
+
+def cuda_in_library() -> str:
+    """The architectures that the library has kernels for, or "none: …" and why."""
+    found = re.search(re.escape(CUDA_MARK) + rb"[0-9a-f]*: ([^\0]*)\0", LIBRARY.read_bytes())
+    return found[1].decode() if found else "none: built before there were any"
+
+
+# ---------------------------------------------------------------- what this machine has
 
 
 def find_compiler() -> str | None:
     """$CXX, g++ or clang++: the first that is there."""
     wanted = [os.environ.get("CXX"), "g++", "clang++"]
     return next((name for name in wanted if name and shutil.which(name)), None)
+
+
+def find_nvcc() -> str | None:
+    """On the path, in $CUDA_HOME or in /usr/local/cuda: the first that is there."""
+    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    wanted = ["nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]
+    return next((found for name in wanted if (found := shutil.which(name))), None)
+
+
+def tool_stamp(nvcc: str | None, compiler: str) -> str:
+    """Changes with nvcc and the compiler behind it; empty without nvcc."""
+    if nvcc is None:
+        return ""
+    return hashlib.sha256(version_of(nvcc) + version_of(compiler)).hexdigest()[:12]
+
+
+def version_of(program: str) -> bytes:
+    """What it says of itself."""
+    return subprocess.run([program, "--version"], capture_output=True, check=True).stdout
 
 
 def accepts(compiler: str, flags: list[str]) -> bool:
@@ -78,57 +175,100 @@ def accepts(compiler: str, flags: list[str]) -> bool:
         return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def translate(compiler: str, known: list[str], stamp: str, force: bool) -> list[Path]:
-    """Every object file; those whose sources and flags are unchanged are taken from before."""
-    import torch
+# ---------------------------------------------------------------- what is translated, and how
 
-    cpu = ROOT / "kernels" / "cpu"
+
+def cpu_jobs(compiler: str, known: list[str], stamp: str, cuda: str) -> list[Job]:
+    """The CPU's kernels once for each instruction set, and what calls them."""
     have = [f"-DHAVE_{name}" for name in known]
-    include = ["-I", str(Path(torch.__file__).parent / "include")]
+    isa = KERNELS / "cpu" / "isa" / "isa.cpp"
     jobs = [
-        (cpu / "isa" / "isa.cpp", [f"-DMINI_MOE_ISA={name}", *INSTRUCTION_SETS[name]])
+        Job(isa, [compiler, *COMMON, f"-DMINI_MOE_ISA={name}", *INSTRUCTION_SETS[name]])
         for name in known
     ]
-    for source in sorted([*cpu.glob("*.cpp"), *cpu.glob("support/*.cpp")]):
-        flags = [*STABLE, *have, *include]
-        if source.stem == "bindings":
-            flags.append(f'-DMINI_MOE_FINGERPRINT="{stamp}"')
-        jobs.append((source, flags))
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    headers = b"".join(path.read_bytes() for path in sources() if path.suffix == ".h")
+    marks = [f'-DMINI_MOE_FINGERPRINT="{stamp}"', f'-DMINI_MOE_CUDA="{cuda}"']
+    for source in [*KERNELS.glob("cpu/*.cpp"), *KERNELS.glob("cpu/support/*.cpp")]:
+        flags = [*have, *(marks if source.stem == "bindings" else [])]
+        jobs.append(Job(source, [compiler, *COMMON, *STABLE, *flags, *torch_headers()]))
+    return jobs
+
+
+def translate_cuda(nvcc: str | None, compiler: str, force: bool) -> list[Path]:
+    """The objects of all CUDA kernels and of what binds them.
+
+    Raises: FileNotFoundError without nvcc; CalledProcessError with its words where it fails;
+    Spilled where a kernel spills registers.
+    """
+    if nvcc is None:
+        raise FileNotFoundError("nvcc")
+    device = [nvcc, "-ccbin", compiler, *NVCC, *ARCHITECTURES.values()]
+    host = [compiler, *COMMON, *STABLE, *torch_headers()]
+    jobs = [Job(source, device) for source in KERNELS.glob("*.cu")]
+    jobs += [Job(source, host) for source in KERNELS.glob("cuda/*.cpp")]
+    with tempfile.TemporaryDirectory() as folder:  # fails at once where nvcc refuses the compiler
+        (test := Path(folder) / "empty.cu").write_text("__global__ void nothing() {}\n")
+        run([*device, "-c", str(test), "-o", f"{folder}/empty.o"])
+    return translate(jobs, force)
+
+
+def translate(jobs: list[Job], force: bool) -> list[Path]:
+    """Every object file; those whose sources and flags are unchanged are taken from before."""
+    headers = b"".join(p.read_bytes() for p in sources() if p.suffix in (".h", ".cuh"))
+    versions = {name: version_of(name) for name in {job.command[0] for job in jobs}}
     OBJECTS.mkdir(parents=True, exist_ok=True)
 
-    def one(job: tuple[Path, list[str]]) -> Path:
-        source, flags = job
-        flags = [*COMMON, *flags]
-        parts = [version, headers, source.read_bytes(), repr(flags).encode(), torch_version()]
-        digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-        target = OBJECTS / f"{source.stem}-{digest}.o"
+    def one(job: Job) -> Path:
+        parts = [versions[job.command[0]], headers, job.source.read_bytes(), torch_version()]
+        digest = hashlib.sha256(b"\0".join([*parts, repr(job.command).encode()])).hexdigest()[:16]
+        target = OBJECTS / f"{job.source.parent.name}-{job.source.stem}-{digest}.o"
         if force or not target.exists():
             unfinished = target.with_suffix(".part")
-            command = [compiler, *flags, "-c", str(source), "-o", str(unfinished)]
-            subprocess.run(command, capture_output=True, text=True, check=True)
+            said = run([*job.command, "-c", str(job.source), "-o", str(unfinished)])
+            refuse_spills(job.source, said)
             unfinished.replace(target)
         return target
 
+    jobs = sorted(jobs, key=lambda job: job.source.stat().st_size, reverse=True)
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:
-        objects = list(pool.map(one, jobs))
-    for old in set(OBJECTS.glob("*.o")) - set(objects):
-        old.unlink()
-    return objects
+        return list(pool.map(one, jobs))
 
 
-def link(compiler: str, objects: list[Path]) -> None:
+def refuse_spills(source: Path, said: str) -> None:
+    """Raise Spilled if ptxas reports a kernel whose registers do not suffice."""
+    kernel = architecture = ""
+    for line in said.splitlines():
+        if found := re.search(r"for '(sm_\w+)'", line):
+            architecture = found[1]
+        if found := re.search(r"Function properties for (\S+)", line):
+            kernel = found[1]
+        found = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line)
+        if found and (int(found[1]) or int(found[2])):
+            name = run(["c++filt", kernel]).strip() if shutil.which("c++filt") else kernel
+            raise Spilled(f"{source.name}: {name} spills {found[1]} bytes for {architecture}")
+
+
+def link(linker: list[str], objects: list[Path]) -> None:
     """One library from all objects; it replaces the old one only when it is whole."""
     import torch
 
     libraries = Path(torch.__file__).parent / "lib"
     unfinished = LIBRARY.with_suffix(".part")
-    apple = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
-    command = [compiler, "-shared", *map(str, objects), "-o", str(unfinished), *apple]
-    command += [f"-L{libraries}", "-ltorch_cpu", "-lc10"]
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [*linker, "-shared", *map(str, objects), "-o", str(unfinished)]
+    run([*command, f"-L{libraries}", "-ltorch_cpu", "-lc10"])
     unfinished.replace(LIBRARY)
+
+
+def run(command: list[str]) -> str:
+    """What a command said. Raises: CalledProcessError, with its words, where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def torch_headers() -> list[str]:
+    """Where torch's headers lie."""
+    import torch
+
+    return ["-I", str(Path(torch.__file__).parent / "include")]
 
 
 def torch_version() -> bytes:

@@ -117,10 +117,14 @@ struct AsDeclared {
 inline const char* check(const char* name, cudaError_t error) {
   return error == cudaSuccess ? nullptr : fail("%s: %s", name, cudaGetErrorString(error));
 }
+constexpr size_t kSharedAtOnce = 48 << 10;  // more has to be asked for, kernel by kernel
 template <class... Parameters>
 const char* launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                    size_t shared_bytes, void* stream,
                    typename AsDeclared<Parameters>::type... arguments) {
+  if (shared_bytes > kSharedAtOnce)
+    TRY(check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         int(shared_bytes))));
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
   return check(name, cudaGetLastError());
 }

@@ -21,6 +21,13 @@ __device__ inline void copy_async16(void* shared, const void* global) {
                "l"(global)
                : "memory");
 }
+// The same, or 16 bytes of zeros, for which `global` is not read. The L2 cache fetches 128 bytes.
+__device__ inline void copy_async16(void* shared, const void* global, bool exists) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(exists ? 16 : 0)
+               : "memory");
+}
 __device__ inline void commit_async_copies() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
@@ -58,6 +65,9 @@ __device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], const
 
 __device__ inline void copy_async16(void* shared, const void* global) {
   checker::copy_later(shared, global, 16);
+}
+__device__ inline void copy_async16(void* shared, const void* global, bool exists) {
+  checker::copy_later(shared, exists ? global : nullptr, 16);
 }
 __device__ inline void commit_async_copies() { checker::commit_copies(); }
 template <int kGroupsLeft>

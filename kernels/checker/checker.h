@@ -74,7 +74,7 @@ std::string describe(uint32_t block, unsigned thread);  // "block (1,0,0) thread
 // ---- memory.cpp: every access
 void touch(const void* address, size_t bytes, Access access, const void* site);
 void copy(void* to, const void* from, size_t bytes);  // one vector load or store
-void copy_later(void* to, const void* from, size_t bytes);  // cp.async: lands when waited for
+void copy_later(void* to, const void* from, size_t bytes);  // cp.async; zeros from null
 void commit_copies();
 void wait_for_copies(int groups_left);
 void forget_copies();  // of a block that is over

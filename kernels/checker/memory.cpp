@@ -4,7 +4,7 @@
 // Source: Flanagan & Freund, FastTrack: Efficient and Precise Dynamic Race Detection, PLDI 2009.
 #include <algorithm>
 #include <cstring>
-#include <vector>
+#include <deque>
 
 #include "checker.h"
 
@@ -12,14 +12,13 @@ namespace checker {
 namespace {
 struct Copy {
   char* to;
-  const char* from;
+  const char* from;  // null: zeros
   size_t bytes;
   const void* site;
-  uint16_t thread;
   int group;  // how many commits came after it; -1 before its own
 };
 
-std::vector<Copy> copies;
+std::deque<Copy> copies[1024];  // of each thread, oldest first
 
 std::string element(const Region& region, uintptr_t address) {
   std::string number = std::to_string((address - region.begin) / region.element);
@@ -131,8 +130,19 @@ bool unwritten(const Region& region, const Cell& cell) {
   return region.space == Space::shared ? cell.write_block != here.block : cell.write_block == 0;
 }
 
+// An asynchronous copy may land at any time until its thread has waited for it.
+void overtakes_a_copy(const Region& region, const Cell& cell, uintptr_t address, const void* site) {
+  if (first_time("copy" + std::to_string(offset_of(site))))
+    report("race", site,
+           describe(here.block, here.thread) + " writes " + element(region, address) +
+               ", where an asynchronous copy of " + describe(cell.write_block, cell.write_thread) +
+               " from " + site_name(site_at(cell.write_site)) + " is on its way");
+}
+
 void check_cell(const Region& region, Cell& cell, uintptr_t address, Access access,
                 const void* site) {
+  if (cell.write_block != here.block) cell.in_flight = false;
+  if (access == Access::write && cell.in_flight) overtakes_a_copy(region, cell, address, site);
   if (access != Access::write && (cell.in_flight || unwritten(region, cell))) {
     std::string key = "unwritten" + std::to_string(offset_of(site));
     if (first_time(key))
@@ -192,36 +202,42 @@ void update(void* p, size_t bytes, void (*change)(void*, void*), void* operands)
   change(p, operands);
 }
 
-void copy_later(void* to, const void* from, size_t bytes) {
-  const void* site = __builtin_return_address(0);
-  touch(from, bytes, Access::read, site);
-  touch(to, bytes, Access::write, site);
+static void set_in_flight(void* to, size_t bytes, bool on) {
   Region* region = region_of((uintptr_t)to);
   for (size_t i = 0; i < bytes; ++i)
-    region->cells[((uintptr_t)to + i - region->begin) / region->element].in_flight = true;
-  copies.push_back({(char*)to, (const char*)from, bytes, site, here.thread, -1});
+    region->cells[((uintptr_t)to + i - region->begin) / region->element].in_flight = on;
+}
+
+void copy_later(void* to, const void* from, size_t bytes) {
+  const void* site = __builtin_return_address(0);
+  if (from) touch(from, bytes, Access::read, site);
+  touch(to, bytes, Access::write, site);
+  set_in_flight(to, bytes, true);
+  copies[here.thread].push_back({(char*)to, (const char*)from, bytes, site, -1});
 }
 
 void commit_copies() {
-  for (Copy& copy : copies)
-    if (copy.thread == here.thread) ++copy.group;
+  for (Copy& copy : copies[here.thread]) ++copy.group;
 }
 
 void wait_for_copies(int groups_left) {
   bool was = recording;
   recording = false;  // the store was recorded when it was asked for
-  for (size_t i = 0; i < copies.size();) {
-    Copy copy = copies[i];
-    if (copy.thread != here.thread || copy.group < groups_left) {
-      ++i;
-      continue;
-    }
-    copies.erase(copies.begin() + i);
+  auto& mine = copies[here.thread];
+  while (!mine.empty() && mine.front().group >= groups_left) {  // oldest first
+    Copy copy = mine.front();
+    mine.pop_front();
+    set_in_flight(copy.to, copy.bytes, false);
     touch(copy.to, copy.bytes, Access::write, copy.site);
-    memcpy(copy.to, copy.from, copy.bytes);
+    if (copy.from)
+      memcpy(copy.to, copy.from, copy.bytes);
+    else
+      memset(copy.to, 0, copy.bytes);
   }
   recording = was;
 }
 
-void forget_copies() { copies.clear(); }
+void forget_copies() {
+  for (auto& mine : copies) mine.clear();
+}
 }  // namespace checker

@@ -21,7 +21,6 @@ constexpr int kWarp = 32, kBanks = 32, kSector = 32, kLine = 128;
 
 struct Instruction {  // one warp, one execution
   Space space;
-  Access access;
   std::string buffer;
   uintptr_t begin;  // of the buffer
   size_t bytes[kWarp] = {};
@@ -33,11 +32,11 @@ struct Total {  // of one line of source, one buffer
   uint64_t wavefronts = 0, best_wavefronts = 0;
 };
 
-using Key = std::tuple<unsigned, const void*, unsigned>;  // warp, site, how often it was passed
+using Key = std::tuple<unsigned, const void*, Access, unsigned>;  // the last: how often passed
 using Source = std::tuple<const void*, Space, Access, std::string>;
 
 std::map<Key, Instruction> block_log;
-std::map<std::pair<unsigned, const void*>, unsigned> passed;  // by (thread, site)
+std::map<std::tuple<unsigned, const void*, Access>, unsigned> passed;  // by thread
 std::map<Source, Total> totals;
 std::string trace;  // of the watched warp
 uint32_t watched_block, watched_warp;
@@ -89,10 +88,9 @@ void add(const Instruction& in, Total& total) {
 void record(const Region& region, uintptr_t address, size_t bytes, Access access,
             const void* site) {
   unsigned warp = here.thread / kWarp, lane = here.thread % kWarp;
-  unsigned time = passed[{here.thread, site}]++;
-  Instruction& in = block_log[{warp, site, time}];
+  unsigned time = passed[{here.thread, site, access}]++;
+  Instruction& in = block_log[{warp, site, access, time}];
   in.space = region.space;
-  in.access = access;
   in.buffer = region.name;
   in.begin = region.begin;
   in.bytes[lane] = bytes;
@@ -102,8 +100,8 @@ void record(const Region& region, uintptr_t address, size_t bytes, Access access
 void end_of_block_recorded() {
   bool watched = here.block - first_block_of_launch == watched_block;
   for (auto& [key, in] : block_log) {
-    auto [warp, site, time] = key;
-    add(in, totals[{site, in.space, in.access, in.buffer}]);
+    auto [warp, site, access, time] = key;
+    add(in, totals[{site, in.space, access, in.buffer}]);
     for (int lane = 0; watched && warp == watched_warp && lane < kWarp; ++lane)
       if (in.bytes[lane])
         trace += site_name(site) + "\t" + std::to_string(time) + "\t" + std::to_string(lane) +

@@ -1,4 +1,7 @@
-// Schemas of the compiled operations, and their registration for the CPU.
+// Schemas of the compiled operations, and their registration for the CPU; kernels/cuda/bindings.cpp
+// registers the same for CUDA.
+#include <cstring>
+
 #include "support/dispatch.h"
 #include "operations.h"
 
@@ -11,7 +14,15 @@ extern "C" __attribute__((used, visibility("default"))) const char mini_moe_buil
     "mini_moe built from " MINI_MOE_FINGERPRINT;
 #endif
 
+// What kernels/build.py says of the CUDA part: who built it, and for which architectures.
+#ifndef MINI_MOE_CUDA
+#define MINI_MOE_CUDA ": none: nobody asked for them"
+#endif
+extern "C" __attribute__((used, visibility("default"))) const char mini_moe_cuda[] =
+    "mini_moe CUDA by " MINI_MOE_CUDA;
+
 std::string instruction_set_op() { return instruction_set(); }
+std::string cuda_kernels_op() { return std::strchr(mini_moe_cuda, ':') + 2; }
 bool use_instruction_set_op(std::string name) { return use_instruction_set(name.c_str()); }
 
 }  // namespace
@@ -20,10 +31,14 @@ bool use_instruction_set_op(std::string name) { return use_instruction_set(name.
 STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
   m.def("instruction_set() -> str");
   m.def("use_instruction_set(str name) -> bool");
+  m.def("cuda_kernels() -> str");
   m.def(
       "topk_gate(Tensor logits, Tensor? bias, int top_k, int n_groups, int top_k_groups,"
       " bool two_best, bool softmax, bool normalise, float route_scale)"
       " -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "topk_gate_backward(Tensor? grad_gates, Tensor? grad_scores, Tensor logits,"
+      " Tensor expert_ids, bool softmax, bool normalise, float route_scale) -> Tensor");
   m.def("sort_rows(Tensor expert_ids, int n_experts) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "grouped_swiglu(Tensor x, Tensor token, Tensor offsets, Tensor gate_up_proj, bool keep)"
@@ -52,5 +67,6 @@ STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CompositeExplicitAutograd, m) {
   m.impl("instruction_set", TORCH_BOX(&mini_moe::instruction_set_op));
+  m.impl("cuda_kernels", TORCH_BOX(&mini_moe::cuda_kernels_op));
   m.impl("use_instruction_set", TORCH_BOX(&mini_moe::use_instruction_set_op));
 }

@@ -1,8 +1,8 @@
 """The registered operation `mini_moe::moe_experts` and its gradient.
 
-The default is the definition in `reference.py`; `compiled.py` serves the CPU, `sorted_experts.py`
-what the compiled kernels don't. `KERNEL.set_kernel_enabled(device, False)` brings the definition
-back, to compare.
+The default is the definition in `reference.py`; `compiled.py` serves CPU and CUDA,
+`sorted_experts.py` what the compiled kernels don't. `KERNEL.set_kernel_enabled(device, False)`
+brings the definition back, to compare.
 """
 
 import torch
@@ -20,7 +20,7 @@ BACKWARD_SCHEMA = (
     "(Tensor grad, Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj,"
     " Tensor down_proj, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-DEVICES = {"cpu": compiled, "cuda": sorted_experts}
+DEVICES = ("cpu", "cuda")
 
 
 def _reference_forward(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
@@ -32,7 +32,7 @@ def saved_shape(x, expert_ids, gates, gate_up_proj, keep) -> tuple[int, int]:
     """Shape of what the forward keeps for the backward, known before tokens are routed."""
     experts, _, d_expert, _ = gate_up_proj.shape
     rows = expert_ids.numel()
-    if not compiled.serves(x, gates):
+    if not compiled.serves_experts(x, gates, experts):
         rows = sorted_experts.most_rows(rows, experts)
     return rows if keep else 0, 2 * d_expert
 
@@ -46,9 +46,9 @@ BACKWARD_KERNEL = torch.library.custom_op(
     mutates_args=(),
     schema=BACKWARD_SCHEMA,
 )
-for device, path in DEVICES.items():
-    KERNEL.register_kernel(device, path.forward)
-    BACKWARD_KERNEL.register_kernel(device, path.backward)
+for device in DEVICES:
+    KERNEL.register_kernel(device, compiled.forward)
+    BACKWARD_KERNEL.register_kernel(device, compiled.backward)
 
 
 def moe_experts(

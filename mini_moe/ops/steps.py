@@ -27,6 +27,10 @@ def _topk_gate(logits: Tensor, bias: Tensor | None, top_k: int, *settings):
     return gates, ids, logits.new_empty(logits.shape, dtype=wide)
 
 
+def _topk_gate_backward(grad_gates, grad_scores, logits: Tensor, *settings):
+    return logits.new_empty(logits.shape)
+
+
 def _sort_rows(expert_ids: Tensor, n_experts: int):
     rows = expert_ids.new_empty(expert_ids.numel())
     place, counts = expert_ids.new_empty(expert_ids.shape), expert_ids.new_empty(n_experts)
@@ -50,19 +54,29 @@ def _combine(rows: Tensor, place: Tensor, gates: Tensor | None):
     return rows.new_empty(len(place), rows.shape[1])
 
 
+def on_cuda(tensor: Tensor) -> bool:
+    """Whether the kernels of kernels/*.cu run, which leave out indices that name no row."""
+    return tensor.is_cuda
+
+
 def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
     """With q the chosen scores and S = Σ q + 1e-20: dq = scale · (dgate − Σ dgate · q / S) / S.
 
     Then dlogits = ds · s (1 − s) for sigmoid and s · (ds − Σ ds · s) for softmax. Groups and bias
-    only choose: they have no gradient.
+    only choose: they have no gradient. On CUDA one kernel does it, from the logits.
     """
-    ids, scores = ctx.saved_tensors
-    softmax, normalise, scale = ctx.settings
-    chosen, grad = scores.gather(-1, ids), scale * grad_gates
+    ids, kept = ctx.saved_tensors
+    if on_cuda(kept):
+        backward = torch.ops.mini_moe.topk_gate_backward
+        return backward(grad_gates, grad_scores, kept, ids, *ctx.settings), *[None] * 8
+    scores, (softmax, normalise, scale) = kept, ctx.settings
+    chosen = scores.gather(-1, ids)
+    grad = torch.zeros_like(chosen) if grad_gates is None else scale * grad_gates
     if normalise:
         total = chosen.sum(-1, keepdim=True) + 1e-20
         grad = (grad - (grad * chosen).sum(-1, keepdim=True) / total) / total
-    grad = grad_scores.scatter_add(-1, ids, grad)
+    direct = torch.zeros_like(scores) if grad_scores is None else grad_scores
+    grad = direct.scatter_add(-1, ids, grad)
     if softmax:
         grad = scores * (grad - (grad * scores).sum(-1, keepdim=True))
     else:
@@ -80,8 +94,8 @@ def swiglu_backward(ctx, grad, _grad_saved):
     both = torch.cat((grad_gate, grad * F.silu(gate)), dim=-1)
     ops = torch.ops.mini_moe
     grad_rows = ops.grouped_gemm(both, offsets, weights.flatten(1, 2), False)
-    grad_weights = ops.grouped_wgrad(both, x[token], offsets).view(weights.shape)
-    return torch.zeros_like(x).index_add(0, token, grad_rows), None, None, grad_weights, None
+    grad_weights = ops.grouped_wgrad(both, rows_at(x, token), offsets).view(weights.shape)
+    return added_at(x, token, grad_rows), None, None, grad_weights, None
 
 
 def gemm_backward(ctx, grad):
@@ -103,16 +117,50 @@ def wgrad_backward(ctx, grad):
 def combine_backward(ctx, grad):
     """A row gets its token's gradient times its gate; a gate ⟨gradient, row⟩."""
     rows, place, gates = ctx.saved_tensors
-    spread = grad[:, None].expand(-1, place.shape[1], -1)
-    weighted = spread if gates is None else gates[..., None].to(grad.dtype) * spread
-    grad_rows = torch.zeros_like(rows).index_add(0, place.flatten(), weighted.flatten(0, 1))
-    return grad_rows, None, None if gates is None else (rows[place] * spread).float().sum(-1)
+    spread = grad.unsqueeze(1).expand(-1, place.shape[1], -1)
+    weighted = spread if gates is None else gates.unsqueeze(-1).to(grad.dtype) * spread
+    grad_rows = added_at(rows, place.flatten(), weighted.flatten(0, 1))
+    if gates is None:
+        return grad_rows, None, None
+    return grad_rows, None, (rows_at(rows, place) * spread).float().sum(-1)
+
+
+def rows_at(values: Tensor, index: Tensor) -> Tensor:
+    """values[index]; on CUDA, where nobody has looked at the indices, zero for rows that aren't."""
+    if not on_cuda(values):
+        return values[index]
+    inside, index = inside_of(values, index)
+    found = values.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return torch.where(inside.unsqueeze(-1), found, 0)
+
+
+def added_at(like: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """Zeros like `like`, and each row added where its index says, in the same order every time."""
+    zeros = torch.zeros_like(like)
+    if not on_cuda(like):
+        return zeros.index_add(0, index, rows)
+    inside, index = inside_of(like, index)
+    rows = torch.where(inside.unsqueeze(-1), rows, 0)
+    return zeros.index_put((index,), rows, accumulate=True)  # sorts; index_add uses atomics
+
+
+def inside_of(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Which indices name a row, and the indices with 0 in place of the others."""
+    inside = (index >= 0) & (index < len(values))
+    return inside, torch.where(inside, index, 0)
+
+
+def no_second_gate(ctx, grad):
+    """The CUDA kernel's result is not a graph."""
+    raise RuntimeError("topk_gate can't be differentiated twice on CUDA; on the CPU it can")
 
 
 def _save_gate(ctx, inputs, output) -> None:
-    ctx.dtype, ctx.settings = inputs[0].dtype, inputs[6:]
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1], output[2])
+    logits, (_, ids, scores) = inputs[0], output
+    ctx.dtype, ctx.settings = logits.dtype, inputs[6:]
+    ctx.mark_non_differentiable(ids)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(ids, logits if on_cuda(logits) else scores)
 
 
 def _save_swiglu(ctx, inputs, output) -> None:
@@ -142,3 +190,5 @@ if not compiled.WHY_NOT:
         torch.library.register_fake(f"mini_moe::{name}", globals()[f"_{name}"])
     for name, (derivative, save) in DERIVATIVES.items():
         torch.library.register_autograd(f"mini_moe::{name}", derivative, setup_context=save)
+    torch.library.register_fake("mini_moe::topk_gate_backward", _topk_gate_backward)
+    torch.library.register_autograd("mini_moe::topk_gate_backward", no_second_gate)

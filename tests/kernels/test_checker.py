@@ -33,6 +33,7 @@ WRONG = [  # the kind of report, the kernel, its third argument
     ("race", "two_blocks_one_place", 64),
     ("race", "reads_another_block", 128),
     ("race", "atomic_and_plain", 64),
+    ("race", "overtakes_a_copy", 128),
     ("misaligned", "misaligned_vector", 64),
     ("overflow", "int_overflow", 64),
     ("overflow", "shift_too_far", 64),

@@ -66,7 +66,7 @@ def inside_experts(func, args: tuple) -> int:
     if name not in ("moe_experts", "moe_experts_backward"):
         return 0
     x, expert_ids, gates, gate_up = args[1:5] if name.endswith("backward") else args[:4]
-    if compiled.serves(x, gates):
+    if compiled.serves_experts(x, gates, len(gate_up)):
         return 0
     experts, _, width, d = gate_up.shape
     rows = (expert_ids.numel() + most_rows(expert_ids.numel(), experts)) // 2

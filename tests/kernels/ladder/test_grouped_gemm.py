@@ -5,7 +5,7 @@ import torch
 
 from tests.kernels.test_sort_rows import EDGES
 
-STEPS = [1, 2, 3]
+STEPS = [1, 2, 3, 4, 5]
 
 
 def case(counts, d_in, d_out, rows_behind=0):
@@ -42,7 +42,7 @@ class TestEveryStep:
     def test_edge_counts(self, kernels, step):
         assert_product(kernels, step, EDGES, 24, 40, rows_behind=3)
 
-    @pytest.mark.parametrize(("d_in", "d_out"), [(8, 8), (32, 64), (40, 72), (72, 136)])
+    @pytest.mark.parametrize(("d_in", "d_out"), [(8, 8), (32, 64), (40, 72), (264, 136)])
     def test_widths_that_fill_tiles_and_others(self, kernels, step, d_in, d_out):
         assert_product(kernels, step, [70, 0, 5], d_in, d_out)
 
@@ -83,7 +83,28 @@ def test_tiles_move_every_number_once(kernels):
     assert all(t.sectors == t.best_sectors for t in traffic)
 
 
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("step", [2, 3, 4, 5])
 def test_shared_memory_is_read_without_bank_conflicts(kernels, step):
     reads = [t for t in traffic_of(kernels, step) if t.space == "shared" and t.access == "read"]
     assert reads and all(t.wavefronts == t.best_wavefronts for t in reads)
+
+
+def test_padded_rows_conflict_where_copies_arrive_and_swizzled_ones_do_not(kernels):
+    def conflicts(step):
+        stores = [
+            t for t in traffic_of(kernels, step) if t.space == "shared" and t.access == "write"
+        ]
+        assert stores
+        return any(t.wavefronts > t.best_wavefronts for t in stores)
+
+    assert [conflicts(step) for step in (3, 4, 5)] == [True, True, False]
+
+
+def test_large_tiles_fetch_x_and_w_half_as_often(kernels):
+    x, w, offsets, _ = case([128], 64, 128)
+
+    def fetched(step):
+        traffic = run_step(kernels, step, x, w, offsets, kernels.recorded)[1]
+        return sum(t.bytes for t in traffic if t.buffer in "xw" and t.space == "global")
+
+    assert [fetched(step) for step in (4, 5)] == [2 * 2 * 128 * 64 * 2, 2 * 128 * 64 * 2]

@@ -1,6 +1,6 @@
 // Planted errors: two threads, one address, nothing between them. `// HERE` marks the line to be
 // named, `// AND HERE` the other half of the pair.
-#include "device.cuh"
+#include "tensor_core.cuh"
 
 __global__ void missing_barrier_kernel(const float* x, float* y) {
   __shared__ float tile[64];
@@ -82,4 +82,20 @@ __global__ void atomic_and_plain_kernel(const float* x, float* y) {
 }
 extern "C" const char* atomic_and_plain(const float* x, float* y, int64_t, void* stream) {
   return launch("atomic_and_plain", atomic_and_plain_kernel, 1, 64, 0, stream, x, y);
+}
+
+// The copy may still land on top of the result.
+__global__ void overtakes_a_copy_kernel(const float* x, float* y) {
+  __shared__ float tile[4 * 32];
+  copy_async16(&tile[4 * threadIdx.x], &x[4 * threadIdx.x]);  // AND HERE
+  commit_async_copies();
+  __syncthreads();
+  tile[threadIdx.x] = 1;  // HERE: in another thread's 16 bytes
+  wait_for_async_copies<0>();
+  __syncthreads();
+  y[threadIdx.x] = tile[threadIdx.x];
+}
+extern "C" const char* overtakes_a_copy(const float* x, float* y, int64_t n, void* stream) {
+  if (n < 128) return fail("n must be at least 128");
+  return launch("overtakes_a_copy", overtakes_a_copy_kernel, 1, 32, 0, stream, x, y);
 }

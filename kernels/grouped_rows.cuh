@@ -1,0 +1,103 @@
+// Grouped products: which block takes which rows of which expert, and what launchers check.
+//
+// Rows are sorted by expert: expert e has rows offsets[e] … offsets[e + 1] - 1. A slot is a place
+// for one tile of `height` rows. Slots are handed out by a formula instead of a sum over experts:
+//   first slot of expert e = ⌊offsets[e] / height⌋ + e
+// leaves it ⌊offsets[e + 1] / height⌋ - ⌊offsets[e] / height⌋ + 1 slots, never fewer than its rows
+// need, at most one too many. So a block finds its expert by a search, the counts stay on the
+// device, and the host knows the number of slots: rows / height + experts + 1.
+// Rows behind all experts belong to expert `n_experts`, which has no weights: they become 0.
+// Offsets that do not fit are clamped into [0, n_rows]: wrong numbers, but never foreign memory.
+#pragma once
+#include "device.cuh"
+
+struct RowShare {  // of a block; count 0: nothing to do
+  int expert, count;
+  int64_t first;
+};
+
+__device__ inline int64_t clamped(int64_t x, int64_t most) { return min(max(x, int64_t(0)), most); }
+
+// All lanes of a warp search together: 32 experts a look, 2 looks for 1024. Every thread must call.
+__device__ inline RowShare find_rows(const int64_t* offsets, int n_experts, int64_t n_rows,
+                                     int height, int64_t slot) {
+  int expert = 0, step = 1;  // the last expert whose first slot is at or below `slot`
+  while (step * kWarp <= n_experts) step *= kWarp;
+  for (; step > 0; step /= kWarp) {
+    int e = expert + int(threadIdx.x % kWarp) * step;
+    bool below = e <= n_experts && clamped(offsets[e], n_rows) / height + e <= slot;
+    int found = __popc(__ballot_sync(kAllLanes, below));
+    if (found) expert += (found - 1) * step;
+  }
+  int64_t begin = clamped(offsets[expert], n_rows);
+  int64_t end = expert < n_experts ? clamped(offsets[expert + 1], n_rows) : n_rows;
+  int64_t first = begin + (slot - begin / height - expert) * height;
+  if (first < begin || first >= end) return {expert, 0, 0};
+  return {expert, int(min(end - first, int64_t(height))), first};
+}
+
+inline int64_t slots_of(int64_t n_rows, int64_t n_experts, int64_t height) {
+  return n_rows / height + n_experts + 1;
+}
+
+// Blocks run roughly in their order, some 264 at a time on an H100. Groups of 16 slots keep those
+// near a square of 16 × 16 tiles, whose rows and columns are read from the L2 cache.
+struct BlockPlace {
+  int slot, column_tile;
+};
+__device__ inline BlockPlace place_of_block(int n_slots, int n_column_tiles) {
+  constexpr int kGroup = 16;
+  int block = blockIdx.x, first = block / (kGroup * n_column_tiles) * kGroup;
+  int height = min(n_slots - first, kGroup), inside = block - first * n_column_tiles;
+  return {first + inside % height, inside / height};
+}
+
+// `count` rows of an operand: the i-th is row index[first + i], or without an index first + i.
+struct SourceRows {
+  const int64_t* index;  // or null
+  int64_t first, n_there;
+  int count;
+
+  __device__ int find(int i) const {  // −1: zeros
+    if (i >= count) return -1;
+    int64_t row = index ? index[first + i] : first + i;
+    return row >= 0 && row < n_there ? int(row) : -1;
+  }
+};
+
+// ---- what launchers check
+inline const char* check_type(int64_t type) {
+  if (type == kFloat32 || type == kBFloat16) return nullptr;
+  return fail("type: expected fp32 (0) or bf16 (1), got %lld", shown(type));
+}
+inline const char* check_rows(const char* name, int64_t n_rows) {
+  if (n_rows >= 0 && n_rows <= 0x7fffffff) return nullptr;
+  return fail("%s: expected 0 to 2^31 - 1, got %lld", name, shown(n_rows));
+}
+inline const char* check_experts(int64_t n_experts) {
+  if (n_experts >= 1 && n_experts <= 65536) return nullptr;
+  return fail("n_experts: expected 1 to 65536, got %lld", shown(n_experts));
+}
+inline const char* check_width(const char* name, int64_t width) {
+  if (width >= 1 && width <= 1 << 20) return nullptr;
+  return fail("%s: expected 1 to 2^20, got %lld", name, shown(width));
+}
+inline const char* check_pointer(const char* name, const void* p) {
+  return p ? nullptr : fail("%s: expected an address, got null", name);
+}
+inline const char* check_blocks(int64_t n_blocks) {
+  if (n_blocks <= 0x7fffffff) return nullptr;
+  return fail("sizes: expected at most 2^31 - 1 tiles, got %lld", shown(n_blocks));
+}
+// Without an index, row r reads row r.
+inline const char* check_source(const char* name, const int64_t* index, int64_t n_source_rows,
+                                int64_t n_rows) {
+  TRY(check_rows(name, n_source_rows));
+  if (index || n_source_rows >= n_rows) return nullptr;
+  return fail("%s: expected at least n_rows=%lld without an index, got %lld", name, shown(n_rows),
+              shown(n_source_rows));
+}
+inline const char* check_configuration(int64_t configuration, int count) {
+  if (configuration >= -1 && configuration < count) return nullptr;
+  return fail("configuration: expected -1 to %d, got %lld", count - 1, shown(configuration));
+}

@@ -1,0 +1,48 @@
+// A product without tensor cores: for fp32, and for bf16 whose rows are no multiple of 16 bytes.
+//
+// A block of 256 threads computes 64 × 64 sums. It fetches 64 × 16 of both sides at a time into
+// shared memory, as floats; a thread has rows ty + 16 i and columns tx + 16 j, 4 × 4 sums in
+// registers. Rows of a tile are 17 floats apart: what half a warp reads lies in different banks.
+// This is step 2 of the ladder, where each side may lie either way round in memory.
+#pragma once
+#include "device.cuh"
+
+namespace plain {
+constexpr int kSide = 16, kThreads = kSide * kSide, kSums = 4;
+constexpr int kTile = kSide * kSums, kDepth = 16;
+constexpr int kBlocks = 3;  // at a time on a processor, with up to 80 registers a thread
+using Tile = float[kTile][kDepth + 1];
+
+__device__ inline int row_of(int i) { return threadIdx.x / kSide + kSide * i; }
+__device__ inline int column_of(int j) { return threadIdx.x % kSide + kSide * j; }
+
+// Neighbouring threads fetch neighbours in memory: along the depth, or across it.
+template <bool kAlongDepth, class Element>
+__device__ void fetch(Tile& tile, Element element) {
+  for (int i = threadIdx.x; i < kTile * kDepth; i += kThreads) {
+    int outer = kAlongDepth ? i / kDepth : i % kTile, k = kAlongDepth ? i % kDepth : i / kTile;
+    tile[outer][k] = element(outer, k);
+  }
+}
+
+// sum[i][j] += Σ_k a(row, k) b(column, k) for k < depth; a and b give 0 where there is nothing.
+template <bool kADepth, bool kBDepth, class A, class B>
+__device__ void multiply(Tile& a_tile, Tile& b_tile, int64_t depth, A a, B b,
+                         float (&sum)[kSums][kSums]) {
+  for (int64_t first = 0; first < depth; first += kDepth) {
+    fetch<kADepth>(a_tile, [&](int row, int k) { return a(row, first + k); });
+    fetch<kBDepth>(b_tile, [&](int column, int k) { return b(column, first + k); });
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kDepth; ++k) {
+      float x[kSums], y[kSums];
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) x[i] = a_tile[row_of(i)][k], y[i] = b_tile[column_of(i)][k];
+#pragma unroll
+      for (int i = 0; i < kSums * kSums; ++i)
+        sum[i / kSums][i % kSums] += x[i / kSums] * y[i % kSums];
+    }
+    __syncthreads();  // nobody fetches the next tiles while these are read
+  }
+}
+}  // namespace plain

@@ -1,0 +1,133 @@
+"""Builds what is measured, and calls the launchers of kernels/*.cu without torch in between."""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parents[3]
+KERNELS = ROOT / "kernels"
+FOLDER = ROOT / "build" / "launchers"
+LIBRARY = FOLDER / "liblaunchers.so"
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # DType in kernels/device.cuh
+
+
+def build(capability: tuple[int, int], seconds: float = 240.0) -> dict:
+    """The extension, and beside it all launchers as one library; {ok, seconds, text} of each."""
+    with ThreadPoolExecutor(2) as pool:
+        command = [sys.executable, str(KERNELS / "build.py")]
+        extension = pool.submit(timed, lambda: with_cuda(run(command, seconds)))
+        launchers = pool.submit(timed, lambda: build_launchers(capability, sources()))
+        return {"extension": extension.result(), "launchers": launchers.result()}
+
+
+def with_cuda(said: str) -> str:
+    """What build.py said. Raises: RuntimeError where it left the CUDA kernels out."""
+    if "CUDA: none" in said or "not built" in said:
+        raise RuntimeError(said)
+    return said
+
+
+def sources() -> list[Path]:
+    """Every kernel, the ladder's steps included."""
+    return [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("ladder/*.cu"))]
+
+
+def ladder_steps() -> dict[int, str]:
+    """Number and name of each step: {1: "naive", …}."""
+    parts = (path.stem.removeprefix("grouped_gemm_") for path in KERNELS.glob("ladder/*.cu"))
+    return dict(sorted((int(n), name) for n, _, name in (part.partition("_") for part in parts)))
+
+
+def build_launchers(capability: tuple[int, int], files: list[Path], library: Path = LIBRARY) -> str:
+    """One shared library of plain C functions; the files are translated side by side.
+
+    Raises: RuntimeError with the compiler's words.
+    """
+    if not shutil.which("nvcc"):
+        raise RuntimeError("there is no nvcc")
+    target = "90a" if capability == (9, 0) else "{}{}".format(*capability)
+    flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", f"-I{KERNELS}", "-lineinfo"]
+    flags.append(f"-gencode=arch=compute_{target},code=sm_{target}")
+    folder = library.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = [folder / f"{path.stem}.o" for path in files]
+
+    def translate(path: Path, to: Path) -> None:
+        run(["nvcc", *flags, "-c", str(path), "-o", str(to)])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(translate, files, objects))
+    run(["nvcc", "-shared", *flags[-1:], *map(str, objects), "-o", str(library)])
+    return f"{len(files)} files for sm_{target}"
+
+
+def run(command: list[str], seconds: float = 240.0) -> str:
+    """The end of what a command prints. Raises: RuntimeError where it fails."""
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {(done.stderr or done.stdout)[-3000:]}")
+    return done.stdout[-2000:].strip()
+
+
+def timed(action: Callable[[], str]) -> dict:
+    """Whether it worked, how long it took, and what was said."""
+    start = time.monotonic()
+    try:
+        ok, text = True, action()
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as problem:
+        ok, text = False, str(problem)
+    return {"ok": ok, "seconds": round(time.monotonic() - start, 1), "text": text}
+
+
+class Launchers:
+    """The library's functions: tensors pass as pointers, None as null, the stream goes last."""
+
+    def __init__(
+        self, path: Path = LIBRARY, stream: Callable[[], int | None] | None = None
+    ) -> None:
+        self.library = ctypes.CDLL(str(path))
+        self.stream = stream or (lambda: torch.cuda.current_stream().cuda_stream)
+
+    def call(self, name: str, *arguments: Tensor | int | float | None) -> None:
+        """Launch. Raises: ValueError with the launcher's words."""
+        function = self.function(name)
+        error = function(*map(as_c, arguments), ctypes.c_void_p(self.stream()))
+        if error:
+            raise ValueError(error.decode())
+
+    def function(self, name: str) -> Callable[..., bytes | None]:
+        """Raises: ValueError where the library has no such function."""
+        try:
+            function = getattr(self.library, name)
+        except AttributeError:
+            raise ValueError(f"{name} is not among the launchers") from None
+        function.restype = ctypes.c_char_p
+        return function
+
+    def configurations(self, name: str) -> int:
+        """How many sizes of tiles `name`_configured offers; 0 where there is no choice."""
+        try:
+            count = getattr(self.library, f"{name}_configurations")
+        except AttributeError:
+            return 0
+        count.restype = ctypes.c_int64
+        return count()
+
+
+def as_c(argument: Tensor | int | float | None):
+    """A pointer, int64_t, double or null."""
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if argument is None:
+        return None
+    return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_int64(argument)

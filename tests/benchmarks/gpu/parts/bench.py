@@ -1,0 +1,114 @@
+"""What every part gets: a clock, a budget, a size, and a place for its rows."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from tests.benchmarks.gpu.clock import Call, Clock, TimeKeeper, compare
+from tests.benchmarks.gpu.libraries import Launchers
+
+READINGS = {
+    "sm_mhz": "clocks.sm",
+    "memory_mhz": "clocks.mem",
+    "power_w": "power.draw",
+    "celsius": "temperature.gpu",
+}
+
+
+@dataclass
+class Bench:
+    """Measures cases and writes a row a peer."""
+
+    clock: Clock
+    keeper: TimeKeeper
+    size: str  # "full", "quick": the first cases only, "tiny": sizes for a test on a CPU
+    write: Callable[[dict], None]
+    launchers: Launchers | None = None
+
+    @property
+    def device(self) -> str:
+        return self.clock.device
+
+    def cases(self, full: list, quick: int, tiny: list) -> list:
+        """Which cases belong to the size."""
+        return {"full": full, "quick": full[:quick], "tiny": tiny}[self.size]
+
+    def launch(self, name: str, *arguments) -> None:
+        """Call a launcher. Raises: ValueError where it is not there, or with its own words."""
+        if self.launchers is None:
+            raise ValueError("the launchers were not built")
+        self.launchers.call(name, *arguments)
+
+    def measure(
+        self,
+        part: str,
+        case: dict,
+        calls: dict[str, Call],
+        *,
+        flops: float = 0,
+        n_bytes: float = 0,
+        tokens: float = 0,
+        expected: list[Tensor] | None = None,
+        unchecked: tuple[str, ...] = (),
+        seconds: float = 2.0,
+    ) -> None:
+        """Time the peers of a case; each but the unchecked must return what is expected."""
+        if self.keeper.left() < 2 * seconds:
+            self.write({"left_out": f"{part} {describe(case)}: no time left"})
+            return
+        checks = {n: expected for n in calls if expected is not None and n not in unchecked}
+        found = compare(self.clock, calls, checks, seconds)
+        for peer, figures in found.items():
+            if "ms" in figures:
+                rates = {"tflop_s": flops / 1e12, "gb_s": n_bytes / 1e9, "tokens_s": tokens}
+                a_second = 1e3 / max(figures["ms"], 1e-9)
+                figures |= {name: value * a_second for name, value in rates.items() if value}
+            self.write({"part": part, "case": case, "peer": peer} | figures)
+
+
+def describe(case: dict) -> str:
+    """A case in one line."""
+    return ", ".join(f"{name} {value}" for name, value in case.items())
+
+
+class Rows:
+    """Rows as lines of JSON, on the disk as soon as they are known."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, row: dict) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(line(row), flush=True)
+
+
+def line(row: dict) -> str:
+    """A row for the screen."""
+    if "part" not in row:
+        return "  ".join(f"{name}: {value}" for name, value in row.items())
+    if "why_not" in row:
+        figures = f"n/a: {row['why_not']}"
+    else:
+        names = [n for n in ("tflop_s", "gb_s", "tokens_s", "error") if n in row]
+        figures = f"{row['ms']:9.4f} ms  " + "  ".join(f"{n} {row[n]:.4g}" for n in names)
+    return f"{row['part']:12} {describe(row['case'])}  {row['peer']:24} {figures}"
+
+
+def readings(query: Callable[[str], str] | None = None) -> dict:
+    """Clocks, power and temperature as nvidia-smi reads them; {} where it cannot."""
+    try:
+        values = (query or ask_smi)(",".join(READINGS.values())).strip().split(",")
+        return {name: float(value) for name, value in zip(READINGS, values, strict=True)}
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+
+
+def ask_smi(fields: str) -> str:
+    """What nvidia-smi knows of the first GPU."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout

@@ -1,0 +1,102 @@
+"""What moves bytes: copy and product as ceilings, the gate, sorting, gathering and mixing."""
+
+import torch
+import torch.nn.functional as F
+
+from mini_moe import presets
+from mini_moe.model.router import route
+from mini_moe.ops import sort_rows
+from tests.benchmarks.gpu.cases import (
+    DEEPSEEK_V3,
+    SONIC,
+    TEACHING,
+    Shape,
+    choose_experts,
+    permute_bytes,
+)
+from tests.benchmarks.gpu.parts.bench import Bench
+from tests.benchmarks.gpu.peers.layers import mix, sorted_rows
+
+TINY = Shape(24, 64, 32, 16, 2)
+
+
+def run(bench: Bench) -> None:
+    """Ceilings first: everything else is compared with them."""
+    ceilings(bench)
+    gate(bench)
+    for shape in bench.cases([DEEPSEEK_V3, TEACHING, SONIC[0]], 1, [TINY]):
+        for routing in ("uniform", "zipf"):
+            move(bench, shape, routing)
+
+
+def ceilings(bench: Bench) -> None:
+    """The bandwidth of a large copy, and the rate of a large product."""
+    numbers, side = (1 << 20, 64) if bench.size == "tiny" else (1 << 29, 8192)
+    make = {"device": bench.device, "dtype": torch.bfloat16}
+    source = torch.randn(numbers, **make)
+    target = torch.empty_like(source)
+    case = {"gigabytes": source.nbytes / 1e9}
+    copy = {"copy": lambda: target.copy_(source)}
+    bench.measure("ceiling", case, copy, n_bytes=2 * source.nbytes)
+    left, right = torch.randn(2, side, side, **make)
+    product = {"cuBLAS": lambda: left @ right}
+    bench.measure("ceiling", {"m = n = k": side}, product, flops=2 * side**3)
+
+
+def gate(bench: Bench) -> None:
+    """DeepSeek-V3's router: 256 experts in 8 groups, 4 groups and 8 experts a token."""
+    config = presets.deepseek_v3()
+    for tokens in bench.cases([8192, 128], 1, [32]):
+        logits = torch.randn(tokens, config.n_routed_experts, device=bench.device)
+        bias = 0.1 * torch.randn(config.n_routed_experts, device=bench.device)
+        settings = (8, 8, 4, True, False, True, config.route_scale)
+
+        def ours(logits=logits, bias=bias, settings=settings):
+            gates, _, scores = torch.ops.mini_moe.topk_gate(logits, bias, *settings)
+            return gates, scores
+
+        def theirs(logits=logits, bias=bias):
+            routing = route(logits, bias, config)
+            return routing.gates, routing.scores
+
+        calls = {"mini_moe": ours, "PyTorch path": theirs}
+        case = {"tokens": tokens, "experts": config.n_routed_experts, "top_k": 8, "groups": 8}
+        expected = list(theirs())
+        bench.measure("gate", case, calls, n_bytes=2 * logits.nbytes, expected=expected)
+
+
+def move(bench: Bench, shape: Shape, routing: str) -> None:
+    """Sort the choices, gather tokens into rows, mix rows into tokens."""
+    ids, gates = choose_experts(shape.tokens, shape.experts, shape.top_k, routing)
+    ids, gates = ids.to(bench.device), gates.to(bench.device)
+    known = sort_rows(ids, shape.experts)
+    rows = sorted_rows(ids, shape.experts)
+    x = torch.randn(shape.tokens, shape.d_model, device=bench.device, dtype=torch.bfloat16)
+    gathered = x[rows.token]
+    ops = torch.ops.mini_moe
+    case = {**shape._asdict(), "routing": routing}
+    sorts = {
+        "mini_moe": lambda: ops.sort_rows(ids, shape.experts),
+        "PyTorch path": lambda: sort_rows(ids, shape.experts),
+        "torch, nothing on the host": lambda: sorted_rows(ids, shape.experts),
+    }
+    bench.measure(
+        "sort", case, sorts, expected=list(known), unchecked=("torch, nothing on the host",)
+    )
+    n_bytes = permute_bytes(shape.tokens, shape.rows, shape.d_model)
+    gathers = {
+        "mini_moe": lambda: ops.combine(x, rows.token[:, None], None),
+        "torch index": lambda: x[rows.token],
+        "torch embedding_bag": lambda: F.embedding_bag(rows.token[:, None], x, mode="sum"),
+    }
+    bench.measure("permute", case, gathers, n_bytes=n_bytes, expected=[gathered])
+    narrow = gates.to(x.dtype)
+    mixes = {
+        "mini_moe": lambda: ops.combine(gathered, rows.place, gates),
+        "torch bmm": lambda: mix(gathered, rows.place, gates),
+        "torch embedding_bag": lambda: F.embedding_bag(
+            rows.place, gathered, per_sample_weights=narrow, mode="sum"
+        ),
+    }
+    expected = [mix(gathered, rows.place, gates)]
+    bench.measure("combine", case, mixes, n_bytes=n_bytes, expected=expected)

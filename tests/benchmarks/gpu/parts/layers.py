@@ -1,0 +1,71 @@
+"""The whole layer of experts beside its peers: forward, and forward with backward."""
+
+import torch
+
+from tests.benchmarks.gpu.cases import (
+    DECODE,
+    DEEPSEEK_V3,
+    QWEN3,
+    SLICE,
+    SONIC,
+    TEACHING,
+    Shape,
+    layer_bytes,
+    layer_flops,
+)
+from tests.benchmarks.gpu.clock import tensors
+from tests.benchmarks.gpu.parts.bench import Bench
+from tests.benchmarks.gpu.peers.layers import Layer
+
+TINY = Shape(24, 64, 32, 16, 2)
+REFERENCE = "cuBLAS loop"  # nothing is fused or grouped in it
+LAUNCH_ONLY = ("mini_moe", "grouped_mm", "Triton", "dense")  # never wait for the GPU
+PASSES = {False: "forward", True: "forward and backward"}
+
+
+def run(bench: Bench) -> None:
+    """The shape of the issue's bar in every way, then decoding."""
+    shape = TINY if bench.size == "tiny" else TEACHING
+    measure(bench, shape, "uniform", backward=False)
+    measure(bench, shape, "uniform", backward=False, graph=True)
+    measure(bench, shape, "uniform", backward=True)
+    for backward in (False, True):
+        measure(bench, shape, "zipf", backward)
+    for decode in bench.cases(DECODE, 1, [TINY._replace(tokens=1)]):
+        for graph in (True, False):
+            measure(bench, decode, "uniform", backward=False, graph=graph)
+
+
+def run_shapes(bench: Bench) -> None:
+    """The shapes that others published, the most telling first; as many as the time allows."""
+    shapes = [SONIC[5], SLICE, SONIC[0], QWEN3, SONIC[2], DEEPSEEK_V3]
+    shapes += [shape for shape in SONIC if shape not in shapes]
+    for routing, backward in (("uniform", False), ("uniform", True), ("zipf", False)):
+        for shape in bench.cases(shapes, 2, [TINY]):
+            measure(bench, shape, routing, backward)
+
+
+def measure(bench: Bench, shape: Shape, routing: str, backward: bool, graph: bool = False) -> None:
+    """One case. "graph": the launches of a call replayed at once, so the host costs nothing."""
+    case = {**shape._asdict(), "routing": routing, "pass": PASSES[backward]}
+    case["mode"] = "graph" if graph else "call"
+    try:
+        layer = Layer(shape, routing, bench.device)
+        calls = layer.calls(backward)
+        expected = [tensor.clone() for tensor in tensors(calls[REFERENCE]())]
+    except torch.OutOfMemoryError:
+        bench.write({"left_out": f"layer {case}: does not fit the memory"})
+        bench.clock.forget()
+        return
+    if graph:
+        calls = {name: bench.clock.replay(calls[name]) for name in LAUNCH_ONLY}
+    bench.measure(
+        "layer",
+        case,
+        calls,
+        flops=layer_flops(shape, backward),
+        n_bytes=0 if backward else layer_bytes(shape, layer.ids),
+        expected=expected,
+        unchecked=("dense",),
+    )
+    bench.clock.forget()

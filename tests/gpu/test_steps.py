@@ -1,0 +1,265 @@
+"""Each step on a GPU against the same step on the CPU, or in float64; gradients and rules."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.library import opcheck
+
+from mini_moe.model.router import route
+from mini_moe.ops import sort_rows, steps
+from tests.gpu.common import DEVICE, DTYPES, LOADS, needs_gpu, poison, zipf_ids
+from tests.helpers import TOLERANCE, relative_error, without_shape_hook
+
+pytestmark = needs_gpu
+OPS = torch.ops.mini_moe
+OFFSETS = torch.tensor([0, *LOADS]).cumsum(0)
+ROWS, EXPERTS = int(OFFSETS[-1]), len(LOADS)
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    """On the CPU, each row about 1 long."""
+    draw = torch.Generator().manual_seed(seed)
+    return (torch.randn(*shape, generator=draw) / shape[-1] ** 0.5).to(dtype)
+
+
+def there(*tensors):
+    """Fresh leaves on the GPU; numbers pass."""
+    moved = [
+        t.detach().to(DEVICE, copy=True) if isinstance(t, torch.Tensor) else t for t in tensors
+    ]
+    for t in moved:
+        if isinstance(t, torch.Tensor) and t.is_floating_point():
+            t.requires_grad_()
+    return moved
+
+
+def assert_same(operation, expected, *arguments):
+    """Values and gradients of an operation on the GPU against `expected` in float64 on the CPU."""
+    here = there(*arguments)
+    poison()
+    output = operation(*here)
+    exact = [
+        t.double().requires_grad_() if isinstance(t, torch.Tensor) and t.is_floating_point() else t
+        for t in arguments
+    ]
+    wanted = expected(*exact)
+    limit = TOLERANCE[output.dtype]
+    assert output.shape == wanted.shape
+    assert relative_error(output.cpu(), wanted) <= limit
+    grad = normal(*output.shape, seed=9)
+    leaves = [i for i, t in enumerate(here) if isinstance(t, torch.Tensor) and t.requires_grad]
+    poison()
+    found = torch.autograd.grad(output, [here[i] for i in leaves], grad.to(DEVICE).to(output.dtype))
+    wanted = torch.autograd.grad(wanted, [exact[i] for i in leaves], grad.double())
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert relative_error(ours.cpu(), theirs) <= 2 * limit
+
+
+def by_expert(rows):
+    return [rows[begin:end] for begin, end in zip(OFFSETS[:-1], OFFSETS[1:], strict=True)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("widths", [(64, 48), (40, 24), (33, 65)], ids=str)
+def test_grouped_product_is_one_product_an_expert(dtype, transposed, widths):
+    k, n = widths
+    b = normal(EXPERTS, n, k, dtype=dtype, seed=1)
+    b = b if transposed else b.transpose(1, 2).contiguous()
+
+    def expected(a, _, b, transposed):
+        matrices = b.transpose(1, 2) if transposed else b
+        return torch.cat([r @ m for r, m in zip(by_expert(a), matrices, strict=True)])
+
+    assert_same(OPS.grouped_gemm, expected, normal(ROWS, k, dtype=dtype), OFFSETS, b, transposed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("widths", [(64, 48), (20, 30), (33, 65)], ids=str)
+def test_weight_gradient_sums_over_an_experts_rows(dtype, widths):
+    def expected(a, b, _):
+        pairs = zip(by_expert(a), by_expert(b), strict=True)
+        return torch.stack([one.T @ two for one, two in pairs])
+
+    m, n = widths
+    a, b = normal(ROWS, m, dtype=dtype), normal(ROWS, n, dtype=dtype, seed=1)
+    assert_same(OPS.grouped_wgrad, expected, a, b, OFFSETS)
+    found = OPS.grouped_wgrad(*there(a, b, OFFSETS))
+    assert not found[0].any() and found.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("widths", [(64, 48), (40, 24), (33, 65)], ids=str)
+def test_fused_gate_and_up_are_two_products_and_an_activation(dtype, widths):
+    def expected(x, token, _, weights, __):
+        parts = []
+        for rows, (gate, up) in zip(by_expert(x[token]), weights, strict=True):
+            parts.append(F.silu(rows @ gate.T) * (rows @ up.T))
+        return torch.cat(parts)
+
+    d_model, d_expert = widths
+    x = normal(200, d_model, dtype=dtype)
+    weights = normal(EXPERTS, 2, d_expert, d_model, dtype=dtype, seed=1)
+    token = torch.randint(200, (ROWS,))
+    first = lambda *arguments: OPS.grouped_swiglu(*arguments)[0]  # noqa: E731
+    assert_same(first, expected, x, token, OFFSETS, weights, True)
+    hidden, saved = OPS.grouped_swiglu(*there(x, token, OFFSETS, weights), False)
+    assert saved.shape == (0, 2 * d_expert) and hidden.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("top_k", range(1, 9))
+def test_combine_is_a_weighted_sum_of_gathered_rows(dtype, top_k):
+    def expected(rows, place, gates):
+        return (rows[place] * gates[..., None]).sum(1)
+
+    rows, place = normal(60, 50, dtype=dtype), torch.randint(60, (30, top_k))
+    assert_same(OPS.combine, expected, rows, place, torch.rand(30, top_k))
+    plain = OPS.combine(*there(rows, place), None)
+    assert relative_error(plain.cpu(), rows[place].double().sum(1)) <= TOLERANCE[dtype]
+
+
+def test_combine_leaves_out_places_that_are_not_there():
+    rows, gates = normal(60, 16), torch.rand(30, 3)
+    place = torch.randint(60, (30, 3))
+    broken, kept = place.clone(), torch.ones(30, 3)
+    for at, bad in (((2, 1), -1), ((5, 0), 60), ((29, 2), 2**40)):
+        broken[at], kept[at] = bad, 0
+    here = there(rows, broken, gates)
+    output = OPS.combine(*here)
+    assert relative_error(output.cpu(), (rows[place] * (gates * kept)[..., None]).sum(1)) <= 2e-6
+    grad_rows, grad_gates = torch.autograd.grad(output.sum(), [here[0], here[2]])
+    expected = torch.zeros(60).index_add(0, place.flatten(), (gates * kept).flatten())
+    assert relative_error(grad_rows[:, 0].cpu(), expected) <= 2e-6
+    assert not grad_gates.cpu()[kept == 0].any()
+
+
+@pytest.mark.parametrize("experts", [1, 31, 33, 256, 1024])
+@pytest.mark.parametrize("tokens", [0, 1, 255, 3000])
+def test_sort_is_the_packages_sort(tokens, experts):
+    top_k = min(experts, 4)
+    ids = zipf_ids(tokens, top_k, experts) if tokens else torch.zeros(0, top_k, dtype=torch.long)
+    poison()
+    for ours, theirs in zip(
+        OPS.sort_rows(ids.to(DEVICE), experts), sort_rows(ids, experts), strict=True
+    ):
+        assert torch.equal(ours.cpu(), theirs)
+
+
+GATES = [  # experts, top_k, groups, top_k_groups, two_best, softmax, normalise
+    (8, 2, 1, 1, False, False, True),
+    (8, 2, 1, 1, False, True, False),
+    (60, 6, 1, 1, False, True, True),
+    (64, 6, 8, 3, False, True, False),
+    (256, 8, 8, 4, True, False, True),
+    (1000, 32, 1, 1, False, False, True),
+]
+
+
+def apart(rows, columns):
+    """Every row holds -3 … 3 in another order: no two scores are so near that rounding decides."""
+    return torch.stack(
+        [torch.linspace(-3, 3, columns)[torch.randperm(columns)] for _ in range(rows)]
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("settings", GATES, ids=str)
+def test_gate_chooses_and_weighs_as_the_definition(settings, biased, dtype):
+    experts, *rest = settings
+    logits = apart(50, experts).to(dtype)
+    bias = 2.0 * torch.randperm(experts) if biased else None  # beyond what scores can differ
+    here = logits.to(DEVICE, copy=True).requires_grad_()
+    logits.requires_grad_()
+    poison()
+    gates, ids, scores = OPS.topk_gate(here, bias if bias is None else bias.to(DEVICE), *rest, 2.5)
+    top_k, groups, top_k_groups, two_best, softmax, normalise = rest
+    config = SimpleNamespace(
+        top_k=top_k,
+        n_expert_groups=groups,
+        top_k_groups=top_k_groups,
+        group_score="top2_sum" if two_best else "max",
+        score_function="softmax" if softmax else "sigmoid",
+        norm_topk_prob=normalise,
+        route_scale=2.5,
+    )
+    exact = route(logits.float(), bias, config)
+    assert torch.equal(ids.cpu(), exact.expert_ids)
+    assert relative_error(gates.cpu(), exact.gates) <= 2e-6
+    assert relative_error(scores.cpu(), exact.scores) <= 2e-6
+    to_gates, to_scores = normal(50, rest[0], seed=3), normal(50, experts, seed=4)
+    for one, two in ((1, 0), (0, 1), (1, 1)):
+        losses = [
+            one * (g * to_gates.to(g.device)).sum() + two * (s * to_scores.to(s.device)).sum()
+            for g, s in ((gates, scores), (exact.gates, exact.scores))
+        ]
+        (ours,) = torch.autograd.grad(losses[0], [here], retain_graph=True)
+        (theirs,) = torch.autograd.grad(losses[1], [logits], retain_graph=True)
+        assert ours.dtype == dtype
+        assert relative_error(ours.cpu(), theirs) <= max(TOLERANCE[dtype], 1e-5)
+
+
+def test_gate_breaks_ties_by_the_lower_id_and_survives_nan():
+    logits = torch.randint(-2, 3, (100, 64)).float() / 2
+    ids = OPS.topk_gate(logits.to(DEVICE), None, 8, 1, 1, False, False, True, 1.0)[1].cpu()
+    assert torch.equal(ids, logits.sort(dim=-1, descending=True, stable=True).indices[:, :8])
+    logits[::2] = torch.nan
+    logits[1::4, 3] = torch.nan
+    for softmax in (False, True):
+        ids = OPS.topk_gate(logits.to(DEVICE), None, 8, 1, 1, False, softmax, True, 1.0)[1]
+        assert ((ids >= 0) & (ids < 64)).all()
+        assert (ids.sort(dim=-1).values.diff(dim=-1) > 0).all(), "no expert twice"
+
+
+def test_gate_is_not_differentiated_twice():
+    logits = torch.randn(5, 8, device=DEVICE, requires_grad=True)
+    gates = OPS.topk_gate(logits, None, 2, 1, 1, False, False, True, 1.0)[0]
+    (slope,) = torch.autograd.grad(gates.square().sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="can't be differentiated twice on CUDA"):
+        torch.autograd.grad(slope.sum(), logits)
+
+
+def calls() -> dict[str, tuple]:
+    token = torch.randint(9, (ROWS,))
+    return {
+        "topk_gate": there(normal(6, 8), torch.zeros(8), 2, 4, 2, True, False, True, 2.5),
+        "sort_rows": there(torch.randint(4, (7, 2)), 4),
+        "grouped_swiglu": there(normal(9, 16), token, OFFSETS, normal(EXPERTS, 2, 8, 16), True),
+        "grouped_gemm": there(normal(ROWS, 16), OFFSETS, normal(EXPERTS, 8, 16), True),
+        "grouped_wgrad": there(normal(ROWS, 16), normal(ROWS, 8), OFFSETS),
+        "combine": there(normal(ROWS, 16), torch.randint(ROWS, (9, 2)), torch.rand(9, 2)),
+    }
+
+
+@pytest.mark.parametrize("name", steps.OPERATIONS)
+def test_steps_keep_the_rules_of_custom_operations(name):
+    arguments = calls()[name]
+    if name == "topk_gate":
+        arguments[1].requires_grad_(False)  # the bias only chooses
+    with without_shape_hook():
+        opcheck(getattr(OPS, name).default, tuple(arguments))
+
+
+@pytest.mark.parametrize("name", steps.OPERATIONS)
+def test_steps_give_the_same_bits_every_time(name):
+    arguments = calls()[name]
+    first = getattr(OPS, name)(*arguments)
+    first = first if isinstance(first, tuple) else (first,)
+    leaves = [t for t in arguments if isinstance(t, torch.Tensor) and t.requires_grad]
+    for _ in range(3):
+        poison()
+        again = getattr(OPS, name)(*arguments)
+        again = again if isinstance(again, tuple) else (again,)
+        for one, two in zip(first, again, strict=True):
+            assert torch.equal(one, two)
+        if name == "sort_rows":
+            continue
+        sums = [out[0].square().sum() for out in (first, again)]
+        slopes = [
+            torch.autograd.grad(s, leaves, retain_graph=True, allow_unused=True) for s in sums
+        ]
+        for one, two in zip(*slopes, strict=True):
+            assert one is two is None or torch.equal(one, two)

@@ -1,0 +1,165 @@
+"""What torch knows of the operations on CUDA without one: shapes, types, devices, who serves."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mini_moe.ops import compiled, sorted_experts, steps
+from mini_moe.ops.experts import BACKWARD_KERNEL, KERNEL
+from tests.helpers import without_shape_hook
+from tests.kernels.cpu import needs_library
+
+T, K, E, D, F = 20, 3, 6, 16, 8
+GPU = torch.device("cuda", 0)
+OPS = torch.ops.mini_moe
+
+
+@pytest.fixture(autouse=True)
+def fake():
+    """Tensors without memory, whatever their device."""
+    with FakeTensorMode(), without_shape_hook():
+        yield
+
+
+@pytest.fixture(params=["compiled", "PyTorch"])
+def served(request, monkeypatch):
+    """With CUDA kernels and without, whatever was built here."""
+    reason = "" if request.param == "compiled" else "no nvcc here"
+    monkeypatch.setattr(compiled, "CUDA_WHY_NOT", reason)
+    return request.param == "compiled"
+
+
+def arguments(dtype=torch.bfloat16, gates=torch.float32, device=GPU, experts=E):
+    """x, expert_ids, gates, gate_up_proj, down_proj"""
+    return (
+        torch.empty(T, D, dtype=dtype, device=device),
+        torch.empty(T, K, dtype=torch.long, device=device),
+        torch.empty(T, K, dtype=gates, device=device),
+        torch.empty(experts, 2, F, D, dtype=dtype, device=device),
+        torch.empty(experts, D, F, dtype=dtype, device=device),
+    )
+
+
+def assert_like(ours, theirs):
+    assert (ours.shape, ours.dtype, ours.device) == (theirs.shape, theirs.dtype, theirs.device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_layer_knows_its_shapes_on_cuda(served, dtype):
+    case = arguments(dtype)
+    mixed, saved = KERNEL(*case)
+    assert_like(mixed, case[0])
+    rows = sorted_experts.most_rows(T * K, E)
+    if served and dtype != torch.float64:
+        rows = T * K
+    assert saved.shape == (rows, 2 * F) and saved.device == GPU
+    x, _, gates, gate_up, down = case
+    for ours, theirs in zip(
+        BACKWARD_KERNEL(torch.empty_like(x), *case, saved), (x, gates, gate_up, down), strict=True
+    ):
+        assert_like(ours, theirs)
+    assert KERNEL(*case, False)[1].shape == (0, 2 * F)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (arguments, True),
+        (lambda: arguments(torch.float32, torch.bfloat16), True),
+        (lambda: arguments(torch.float64), False),
+        (lambda: arguments(torch.float16), False),
+        (lambda: arguments(gates=torch.float64), False),
+        (lambda: arguments(experts=1024), True),
+        (lambda: arguments(experts=1025), False),
+        (lambda: arguments(device="meta"), False),
+    ],
+)
+def test_compiled_kernels_serve_what_they_can(monkeypatch, case, expected):
+    monkeypatch.setattr(compiled, "CUDA_WHY_NOT", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    compiled.has_tensor_cores_for_bf16.cache_clear()
+    x, _, gates, gate_up, _ = case()
+    assert compiled.serves_experts(x, gates, len(gate_up)) == expected
+    with compiled.switched_off():
+        assert not compiled.serves_experts(x, gates, len(gate_up))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True)])
+def test_gpu_that_is_too_old_is_left_to_pytorch(monkeypatch, capability, expected):
+    monkeypatch.setattr(compiled, "CUDA_WHY_NOT", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    compiled.has_tensor_cores_for_bf16.cache_clear()
+    x, _, gates, gate_up, _ = arguments()
+    try:
+        assert compiled.serves_experts(x, gates, len(gate_up)) == expected
+    finally:
+        compiled.has_tensor_cores_for_bf16.cache_clear()
+
+
+@needs_library
+def test_steps_know_their_shapes_on_cuda():
+    x, ids, gates, gate_up, down = arguments()
+    token, place, counts, offsets = OPS.sort_rows(ids, E)
+    shapes = [t.shape for t in (token, place, counts, offsets)]
+    assert shapes == [(T * K,), (T, K), (E,), (E + 1,)]
+    hidden, saved = OPS.grouped_swiglu(x, token, offsets, gate_up, True)
+    rows = OPS.grouped_gemm(hidden, offsets, down, True)
+    mixed = OPS.combine(rows, place, gates)
+    wgrad = OPS.grouped_wgrad(rows, hidden, offsets)
+    shapes = [t.shape for t in (hidden, saved, rows, mixed, wgrad)]
+    assert shapes == [(T * K, F), (T * K, 2 * F), (T * K, D), (T, D), (E, D, F)]
+    assert all(t.device == GPU for t in (token, place, counts, offsets, mixed, wgrad))
+
+
+class Context(SimpleNamespace):
+    """What autograd passes from forward to backward; without a GPU it can't make one on CUDA."""
+
+    def save_for_backward(self, *tensors):
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *_):
+        pass
+
+    set_materialize_grads = mark_non_differentiable
+
+
+@needs_library
+@pytest.mark.parametrize("name", steps.DERIVATIVES)
+def test_gradients_of_a_step_have_the_types_of_its_inputs_on_cuda(name):
+    x, ids, gates, gate_up, down = arguments()
+    token, place, _, offsets = OPS.sort_rows(ids, E)
+    logits, rows = (torch.empty(n, m, device=GPU) for n, m in ((T, E), (T * K, D)))
+    narrow = torch.empty(T * K, F, dtype=x.dtype, device=GPU)
+    calls = {
+        "topk_gate": (logits, None, K, 1, 1, False, False, True, 2.5),
+        "grouped_swiglu": (x, token, offsets, gate_up, True),
+        "grouped_gemm": (narrow, offsets, down, True),
+        "grouped_wgrad": (narrow, narrow, offsets),
+        "combine": (rows, place, gates),
+    }
+    derivative, save = steps.DERIVATIVES[name]
+    outputs = getattr(OPS, name)(*calls[name])
+    context = Context()
+    save(context, calls[name], outputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    found = derivative(context, *map(torch.empty_like, outputs))
+    assert len(found) == len(calls[name])
+    for ours, theirs in zip(found, calls[name], strict=True):
+        if isinstance(theirs, torch.Tensor) and theirs.is_floating_point():
+            assert_like(ours, theirs)
+        else:
+            assert ours is None
+
+
+@needs_library
+@pytest.mark.parametrize("missing", ["gates", "scores"])
+def test_gate_takes_either_gradient_alone_on_cuda(missing):
+    logits = torch.empty(T, E, dtype=torch.bfloat16, device=GPU)
+    gates, ids, scores = outputs = OPS.topk_gate(logits, None, K, 1, 1, False, False, True, 2.5)
+    context = Context()
+    steps._save_gate(context, (logits, None, K, 1, 1, False, False, True, 2.5), outputs)
+    given = (None, ids, scores) if missing == "gates" else (gates, ids, None)
+    assert_like(steps.gate_backward(context, *given)[0], logits)
