@@ -11,6 +11,7 @@ from mini_moe.model.layers import RMSNorm, SwiGLU
 from mini_moe.model.moe import MoE
 from mini_moe.ops import compiled, moe_experts
 
+SMALL = 2**14  # numbers of a matrix below which a second thread does not pay
 THIN = 6  # rows below which torch's product is faster than the compiled one, which packs the matrix
 
 
@@ -26,22 +27,32 @@ def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
 class Product:
     """x [rows, in] times weight [out, in] transposed.
 
-    The compiled product of the experts serves ordinary matrices too: one expert, all rows. It packs
-    the matrix first, which pays from `THIN` rows on.
+    Few rows: torch's product, which uses one thread for one row; so the outputs are divided into
+    parts, one a thread, and multiplied as a batch. From `THIN` rows on the compiled product of the
+    experts is faster, which packs the matrix first: one expert, all rows.
     """
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach().contiguous()
         self.turned, self.stack = self.weight.t(), self.weight[None]
         self.compiled = weight.dtype == torch.float32 and compiled.serves(weight, weight)
+        n_out, threads = len(weight), torch.get_num_threads()
+        large = weight.device.type == "cpu" and weight.numel() >= SMALL
+        self.parts = threads if large and n_out % threads == 0 else 1
+        self.divided = self.weight.unflatten(0, (self.parts, -1)).transpose(1, 2)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 1 and self.parts > 1:
+            return torch.bmm(x.expand(self.parts, 1, -1), self.divided).view(1, -1)
         if not self.compiled or x.shape[0] < THIN:
             return F.linear(x, self.weight)
         return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(x.shape[0]), self.stack, True)
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         """The product added to `base`."""
+        if x.shape[0] == 1 and self.parts > 1:
+            lines = base.view(self.parts, 1, -1)
+            return torch.baddbmm(lines, x.expand(self.parts, 1, -1), self.divided).view(1, -1)
         if not self.compiled or x.shape[0] < THIN:
             return torch.addmm(base, x, self.turned)
         return self(x).add_(base)

@@ -39,6 +39,23 @@ def test_products_are_torchs(way, rows, n_in, n_out):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("rows", ROWS)
+def test_outputs_are_divided_among_threads(threads, rows):
+    x, weight, base = torch.randn(rows, 192), torch.randn(120, 192), torch.randn(rows, 120)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        product = Product(weight)
+        found, added = product(x), product.onto(base, x)
+    finally:
+        torch.set_num_threads(before)
+    assert product.parts == threads
+    assert relative_error(found, F.linear(x, weight)) < TOLERANCE[torch.float32]
+    assert relative_error(added, base + x @ weight.T) < TOLERANCE[torch.float32]
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_take_torchs_product(dtype):
     x, weight = torch.randn(20, 8, dtype=dtype), torch.randn(6, 8, dtype=dtype)
