@@ -29,6 +29,7 @@ FEWEST_CODE_CELLS = {
     "11_live_demo": 7,
     "12_kernels": 34,
     "13_profile": 31,
+    "15_inference": 32,
 }
 
 

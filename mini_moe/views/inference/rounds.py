@@ -113,17 +113,18 @@ def rounds_summary(told: Speculation, step: int) -> str:
 
 
 class RoundStepper:
-    """A slider that walks through the passes (`view`), forwards and backwards."""
+    """A slider that walks through the passes (`view`) in both directions, from the last one."""
 
     def __init__(
         self, told: Speculation, tokenizer: Tokenizer, *, before: Sequence[int] = (),
-        first: int | None = None, step: int = 1,
+        first: int | None = None, step: int | None = None,
     ) -> None:  # fmt: skip
         import ipywidgets as widgets
 
         self.told, self.tokenizer, self.before, self.first = told, tokenizer, before, first
+        last = 2 * len(told.rounds)
         self.slider = widgets.IntSlider(
-            value=step, min=0, max=2 * len(told.rounds), description="Step",
+            value=last if step is None else step, min=0, max=last, description="Step",
             layout={"width": "420px"},
         )  # fmt: skip
         self.words, self.error, self.text = (widgets.HTML() for _ in range(3))

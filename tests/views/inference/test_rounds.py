@@ -47,7 +47,8 @@ def test_a_step_that_does_not_exist_is_refused(told, tokenizer, step):
 
 
 def test_the_slider_walks_through_the_passes(told, tokenizer):
-    stepper = RoundStepper(told, tokenizer)
+    assert repr(RoundStepper(told, tokenizer)).startswith("After 2 of 2 passes")
+    stepper = RoundStepper(told, tokenizer, step=1)
     assert "Now 2 more are proposed" in repr(stepper)
     stepper.slider.value = 4
     assert "2.50 tokens a pass" in stepper.words.value and stepper.error.value == ""
