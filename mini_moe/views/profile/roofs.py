@@ -11,6 +11,7 @@ BOUND_LOOK = {"compute": (OKABE_ITO[0], "circle"), "bytes": (OKABE_ITO[1], "squa
               "calls": (OKABE_ITO[3], "diamond")}  # fmt: skip
 
 PIXELS = (510.0, 320.0)  # of the left panel, to keep names apart
+HEADROOM = 2.2  # of the axis above the roof
 
 
 def roofline_chart(roof: Roofline, title: str = "") -> go.Figure:
@@ -29,17 +30,19 @@ def roofline_chart(roof: Roofline, title: str = "") -> go.Figure:
         + _bound_in_words(list(roof.points))
     )
     figure = new_figure(
-        summary, width=860, height=470, title_text=title, margin_r=30,
+        summary, width=860, height=490, title_text=title, margin_r=30,
         xaxis={"domain": [0, 0.68]}, xaxis2={"domain": [0.82, 1], "anchor": "y2"},
         yaxis2={"anchor": "x2"},
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        margin_t=76 if title else 60, title_y=0.97, title_yanchor="top",
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font_size": 13,
+                "title_text": "bound by "},
     )  # fmt: skip
     for bound, (colour, symbol) in BOUND_LOOK.items():
         mine = [point for point in with_products if point.bound == bound]
         if mine:
             figure.add_scatter(
                 x=[p.intensity for p in mine], y=[p.flops_per_second / 1e9 for p in mine],
-                mode="markers", name=f"bound by {bound}",
+                mode="markers", name=bound,
                 marker={"color": colour, "symbol": symbol, "size": 11,
                         "line": {"width": 1, "color": "#FFFFFF"}},
                 customdata=[_hover(point) for point in mine],
@@ -81,7 +84,7 @@ def _add_roofs(figure: go.Figure, roof: Roofline, points: list[Point]) -> None:
     floor = min(p.flops_per_second / 1e9 for p in points) / 3
     figure.update_layout(
         xaxis_range=[math.log10(low), math.log10(high)],
-        yaxis_range=[math.log10(floor), math.log10(2.2 * peak)],
+        yaxis_range=[math.log10(floor), math.log10(HEADROOM * peak)],
     )
     roofs = (
         ("memory", roof.limits.memory_bytes / 1e9, "solid"),
@@ -112,6 +115,11 @@ def _name_points(figure: go.Figure, points: list[Point]) -> None:
         for point in points
     }  # fmt: skip
     taken = [(x, y, 9.0, 9.0) for x, y in at.values()]  # centre, half width, half height
+    roof = figure.layout.yaxis.range[1] - math.log10(HEADROOM)
+    high = (roof - figure.layout.yaxis.range[0]) * PIXELS[1] / (
+        figure.layout.yaxis.range[1] - figure.layout.yaxis.range[0]
+    )  # fmt: skip
+    taken.append((PIXELS[0] / 2, high + 8, PIXELS[0] / 2, 12.0))  # the roof and its name
     for point in points:
         x, y = at[point.kind]
         half = 4.0 * len(point.kind)

@@ -88,9 +88,11 @@ def step_timeline(profile: StepProfile | Sequence[Segment], title: str = "") -> 
                 base=[1e3 * bar.start for bar in mine], x=[1e3 * bar.seconds for bar in mine],
                 y=[bar.part.kind for bar in mine], orientation="h", name=phase,
                 marker={"color": LOOK[phase][0], "line": {"width": 0}},
-                customdata=[[html.escape(bar.part.path), bar.calls] for bar in mine],
-                hovertemplate="%{customdata[0]}, " + phase + "<br>%{x:.3f} ms from %{base:.2f} ms"
-                "<br>%{customdata[1]} calls<extra></extra>",
+                customdata=[
+                    [html.escape(bar.part.path), bar.calls, 1e3 * bar.seconds] for bar in mine
+                ],
+                hovertemplate="%{customdata[0]}, " + phase + "<br>%{customdata[2]:.3f} ms, from "
+                "%{base:.2f} ms on<br>%{customdata[1]} calls<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(title_text="milliseconds since the step began", range=[0, 1e3 * end])
     figure.update_yaxes(categoryorder="array", categoryarray=kinds[::-1])

@@ -36,7 +36,7 @@ def roof():
 def test_every_part_with_products_is_a_point(roof):
     figure = roofline_chart(roof)
     dots = [t for t in figure.data if t.type == "scatter" and t.mode == "markers"]
-    assert {trace.name for trace in dots} == {"bound by compute", "bound by calls"}
+    assert {trace.name for trace in dots} == {"compute", "calls"}
     assert sorted(x for trace in dots for x in trace.x) == [10, 100, 100]
     assert len({trace.marker.symbol for trace in dots}) == 2
 
@@ -59,6 +59,14 @@ def test_names_do_not_overlap_even_where_points_do(roof):
     for one, other in itertools.combinations(same, 2):
         width = 4.0 * (len(one.text) + len(other.text))
         assert abs(one.ax - other.ax) >= width or abs(one.ay - other.ay) >= 15
+
+
+def test_no_name_lies_on_the_roof(roof):
+    """A part just below the peak is named beside or below itself."""
+    near = dataclasses.replace(roof.points[0], kind="dense FFN", seconds=0.00201)
+    figure = roofline_chart(dataclasses.replace(roof, points=(near, *roof.points[1:])))
+    (note,) = (n for n in figure.layout.annotations if n.text == "dense FFN")
+    assert note.ay >= 0
 
 
 def test_the_summary_names_the_bounds_and_the_utilisation(roof):

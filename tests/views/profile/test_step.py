@@ -39,7 +39,8 @@ def test_the_timeline_shows_each_part_when_it_was_at_work(profile):
     forward = next(trace for trace in figure.data if trace.name == "forward")
     assert list(forward.base) == [0.0, 200.0] and list(forward.x) == [200.0, 300.0]
     assert list(forward.y) == ["attention", "experts"]
-    assert forward.customdata[0][0] == "layers.0.self_attn"
+    assert list(forward.customdata[0]) == ["layers.0.self_attn", 3, 200.0]
+    assert "%{x" not in forward.hovertemplate  # plotly's x is where a bar ends
     assert "forward until 500 ms, backward until 900 ms" in summary_of(figure)
 
 
