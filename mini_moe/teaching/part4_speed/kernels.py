@@ -156,8 +156,8 @@ def judge_transpose(source: str) -> None:
         waves, best = sum(t.wavefronts for t in shared), sum(t.best_wavefronts for t in shared)
         if waves > best:
             raise Mistake(
-                f"the tile's {access}s take {waves} wavefronts where {best} would do: "
-                f"{waves // best} lanes of a warp meet in one bank"
+                f"{access}s of the tile take {waves} wavefronts, {best} would do: {waves // best} "
+                "lanes meet in one bank"
             )
 
 

@@ -172,7 +172,7 @@ def _grid(
     colours: tuple[str, str, str], per_row: int,
 ) -> go.Figure:  # fmt: skip
     height = 130 + 19 * len(rows)
-    figure = new_figure(summary, width=880, height=height, title_text=title)
+    figure = new_figure(summary, width=820, height=height, title_text=title)
     scale = [(n / 3 + edge / 3, c) for n, c in enumerate(colours) for edge in (0, 1)]
     figure.add_trace(go.Heatmap(
         z=colour, text=text, zmin=0, zmax=2, colorscale=scale, showscale=False, xgap=1, ygap=1,

@@ -28,7 +28,7 @@ def threads_picture(grid: int, block: int, n: int) -> go.Figure:
         f"{n} numbers; {grid * block - n} have nothing to do."
     )
     title = "i of every thread"
-    figure = new_figure(summary, width=880, height=110 + 30 * len(names), title_text=title)
+    figure = new_figure(summary, width=820, height=110 + 30 * len(names), title_text=title)
     scale = [(n / 3 + e / 3, c) for n, c in enumerate(("#E3E3E3", "#CFE6F5", "#FBE3C0"))
              for e in (0, 1)]  # fmt: skip
     figure.add_trace(go.Heatmap(
@@ -50,7 +50,7 @@ def memory_picture() -> go.Figure:
         f"share the global one. An H100 has {H100['sms']} such processors, {H100['shared_kb']} KB "
         f"of shared memory in each, and {H100['gb']} GB behind {H100['terabytes_a_second']} TB/s."
     )
-    figure = new_figure(summary, width=880, height=370)
+    figure = new_figure(summary, width=820, height=370)
     for n in range(2):
         left = 0.3 + 5 * n
         _box(figure, left, 1.9, left + 4.4, 5.6, "#F7F7F7", "")
@@ -96,7 +96,7 @@ def barrier_picture(stores: tuple[int | float, ...] = (1, 3, 1.5, 4, 2)) -> go.F
         f"Without a barrier {early} of {threads - 1} threads read before their neighbour has "
         "stored; with one, all wait for the slowest and no read is early."
     )
-    figure = new_figure(summary, width=880, height=330, showlegend=True)
+    figure = new_figure(summary, width=820, height=330, showlegend=True)
     marks: dict[str, tuple[list, list]] = {"stores": ([], []), "reads": ([], [])}
     marks["reads too early"] = ([], [])
     for panel, offset in enumerate((0.0, 7.0)):

@@ -30,7 +30,7 @@ def bank_tiles(column: int = 2) -> go.Figure:
     ]
     figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.05)
     told = "; ".join(f"{name}: {n} of 8 banks" for name, (n,) in banks.items())
-    base = new_figure(f"Banks that column {column} of a tile lies in: {told}.", width=880,
+    base = new_figure(f"Banks that column {column} of a tile lies in: {told}.", width=820,
                       height=350)  # fmt: skip
     figure.update_layout(base.layout)
     for n, way in enumerate(ways.values(), start=1):

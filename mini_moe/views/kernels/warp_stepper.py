@@ -22,7 +22,7 @@ COLOURS = {"asked": ("#0072B2", "#FFFFFF"), "later": ("#D55E00", "#000000"),
 
 
 class WarpStepper(widgets.VBox):
-    """A slider over what one warp did: source on the left, the touched memory on the right."""
+    """A slider over what one warp did: the source, and below it the touched memory."""
 
     def __init__(self, ran: Run, source: str) -> None:
         self.ran, self.source = ran, source.strip("\n")
@@ -52,8 +52,7 @@ def step_warp(steps: list[Instruction], number: int, source: str) -> Html:
     text = f"{number} of {len(steps)}: {one.title}, time {one.time + 1}. {cost(one)}"
     body = (
         f'<div style="margin:4px 0"><b>{html.escape(text)}</b></div>'
-        f'<div style="display:flex;gap:16px;align-items:flex-start">{_source(source, line)}'
-        f"{_memory(one)}</div>"
+        f"{_source(source, line)}{_memory(one)}"
     )
     return Html(body, text)
 
@@ -76,7 +75,7 @@ def _source(source: str, marked: int) -> str:
         arrow = "→" if n == marked else " "
         lines.append(f'<div style="{style}">{arrow}{n:2} {html.escape(line)}</div>')
     return (
-        '<pre style="font-size:12px;line-height:1.35;margin:0;max-width:560px;overflow-x:auto">'
+        '<pre style="font-size:12px;line-height:1.35;margin:0 0 8px;white-space:pre">'
         f"{''.join(lines)}</pre>"
     )
 
@@ -100,9 +99,10 @@ def _memory(one: Instruction) -> str:
             edge = "2px solid #222" if c * size % SECTOR == 0 and moved else "1px solid #DDD"
             style = f"background:{back};color:{ink};border:1px solid #DDD;border-left:{edge};"
             name = lanes.get(element, "")
-            cells += f'<td style="{style}width:13px;padding:0;text-align:center">{name}</td>'
-        rows.append(f'<tr><td style="padding-right:6px">byte {row * LINE}</td>{cells}</tr>')
+            cells += f'<td style="{style}min-width:17px;padding:0;text-align:center">{name}</td>'
+        label = f'<td style="padding-right:6px;white-space:nowrap">byte {row * LINE}</td>'
+        rows.append(f"<tr>{label}{cells}</tr>")
     return (
-        '<table style="border-collapse:collapse;font-size:9px;line-height:1.2;'
+        '<table style="border-collapse:collapse;font-size:10px;line-height:1.2;'
         f'font-variant-numeric:tabular-nums">{"".join(rows)}</table>'
     )

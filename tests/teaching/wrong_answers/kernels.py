@@ -68,7 +68,7 @@ WRONG = {
         "padded below": (changed(TRANSPOSE, ("tile[32][32]", "tile[33][32]")), "1024 wavefronts"),
         "padded by two": (
             changed(TRANSPOSE, ("tile[32][32]", "tile[32][34]")),
-            "64 wavefronts where 32 would do: 2 lanes",
+            "64 wavefronts, 32 would do: 2 lanes",
         ),
         "no tile at all": (
             changed(TRANSPOSE, (COLUMN_READ, "y[row * 32 + lane] = x[lane * 32 + row];")),
@@ -80,7 +80,7 @@ WRONG = {
                 ("tile[row][lane] =", "tile[lane][row] ="),
                 ("tile[lane][row];", "tile[row][lane];"),
             ),
-            "the tile's writes take 1024",
+            "writes of the tile take 1024",
         ),
         "the barrier removed": (
             changed(TRANSPOSE, ("[32][32]", "[32][33]"), ("  __syncthreads();\n", "")),
@@ -99,7 +99,7 @@ WRONG = {
         ),
         "the lowest three bits only": (
             changed(SWIZZLED, ("column;", "column ^ (row % 8);")),
-            "128 wavefronts where 32 would do: 4 lanes",
+            "128 wavefronts, 32 would do: 4 lanes",
         ),
         "leaves its row": (changed(SWIZZLED, ("column;", "column + row;")), "tile"),
         "two numbers in one place": (changed(SWIZZLED, ("column;", "column | row;")), "race"),

@@ -16,6 +16,7 @@ from mini_moe.views.kernels import (
     memory_picture,
     published_ladder,
     threads_picture,
+    time_layer,
 )
 from mini_moe.views.style import summary_of, table
 
@@ -86,3 +87,9 @@ def test_gpu_results_are_read_or_said_to_be_missing(tmp_path):
     assert "Measured on a test, 2026-01-01: python -m x" in text
     assert "step 1: naive | 100 | 2 | 0.4" in text and "out of memory" in text
     assert "gate" not in text
+
+
+def test_every_form_of_the_layer_is_timed_in_every_round():
+    times = time_layer(rounds=2)
+    assert {"definition", "sorted rows"} <= set(times) <= {"definition", "sorted rows", "compiled"}
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())

@@ -1,0 +1,43 @@
+"""The experts' layer timed on this machine's processor, in the forms that the package has."""
+
+import time
+
+import torch
+
+from mini_moe.ops import compiled, moe_experts, reference
+
+SHAPE = (1024, 128, 64, 16, 4)  # tokens, d_model, d_expert, experts, top_k
+
+
+def time_layer(rounds: int = 15) -> dict[str, list[float]]:
+    """Seconds of one forward pass by form; the forms take turns, the first round is left out.
+
+    "definition" computes every expert for every token; "sorted rows" is PyTorch; "compiled" is
+    kernels/cpu/, where it is built.
+    """
+    tokens, d_model, d_expert, experts, top_k = SHAPE
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) / shape[-1] ** 0.5
+
+    ids = torch.rand(tokens, experts, generator=generator).topk(top_k).indices
+    gates = torch.rand(tokens, top_k, generator=generator)
+    weights = random(experts, 2, d_expert, d_model), random(experts, d_model, d_expert)
+    arguments = random(tokens, d_model), ids, gates, *weights
+
+    def sorted_rows(*given: torch.Tensor) -> torch.Tensor:
+        with compiled.switched_off():
+            return moe_experts(*given)
+
+    forms = {"definition": reference.moe_experts, "sorted rows": sorted_rows}
+    if not compiled.WHY_NOT:
+        forms["compiled"] = moe_experts
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for number in range(rounds + 1):
+        for name, form in forms.items():
+            start = time.perf_counter()
+            form(*arguments)
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
