@@ -23,7 +23,7 @@ class Place:
         self.batch, self.new, self.absorbed = batch, new, absorbed
         end = max(starts) + new
         held = cache.numbers[:, :batch, :end]
-        self.held, self.hidden_from = held.unbind(0), None
+        self.held, self.hidden_from = held, None
         self.even = min(starts) == max(starts)
         if absorbed:
             self.keys = held.transpose(-1, -2).unbind(0)
