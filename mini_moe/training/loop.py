@@ -157,8 +157,9 @@ def train_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dic
 
     model.train()
     routings: list[Routing] = []
-    with torch.autocast("cpu", torch.bfloat16, enabled=state.bf16):
-        losses = training_losses(model, batch.tokens, config, routings)
+    device = model.embed_tokens.weight.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=state.bf16):
+        losses = training_losses(model, batch.tokens.to(device), config, routings)
     losses.total.backward()
     most = config.grad_clip or math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)

@@ -9,6 +9,12 @@ PHASES = ("forward", "backward", "optimizer", "other")
 STEP_NAME = f"{STEP} (other)"
 NODE = "autograd::engine::evaluate_function: "
 BACKWARD = "backward"
+KERNEL_KINDS = {  # words in the names of the CUDA kernels in kernels/*.cu
+    "count_rows": "sort",
+    "scan_counts": "sort",
+    "place_rows": "sort",
+    "combine": "combine",
+}
 
 
 class Segment(NamedTuple):
@@ -101,7 +107,18 @@ class _Cutter:
             self.stack.append(_Open(end, *entered, True))
         else:
             self.stack.append(_Open(end, outer.part, outer.phase, False))
-        self.device += sum(kernel.duration for kernel in event.kernels)
+        for kernel in event.kernels:
+            self.add_kernel(kernel)
+
+    def add_kernel(self, kernel: Any) -> None:
+        """Its time belongs to the part that launched it, but for steps inside compiled experts."""
+        here = self.stack[-1]
+        inner = next((kind for word, kind in KERNEL_KINDS.items() if word in kernel.name), None)
+        if inner is None or here.part.kind != "experts":
+            self.device += kernel.duration
+            return
+        part, start = Part(inner, here.part.path), (self.since - self.zero) / 1e6
+        self.segments.append(Segment(part, here.phase, start, 0.0, 0, kernel.duration / 1e6))
 
     def meaning(self, event: Any) -> tuple[Part, str] | None:
         """Part and phase that an event begins; None for an ordinary operation."""

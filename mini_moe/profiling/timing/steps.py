@@ -162,12 +162,13 @@ def profile_call(
     events = profiler.events()
     segments = segments_of(events, record)
     compiled = any(event.name == "mini_moe::experts_forward" for event in events)
+    inside = time_alone(record) if compiled and device.type == "cpu" else {}
     if trace is not None:
         write_trace(profiler, segments, trace)
     return StepProfile(
         name=name, device=device.type, threads=torch.get_num_threads(), bf16=bf16, tokens=tokens,
         seconds=seconds, plain_seconds=plain, segments=segments,
-        alone=time_alone(record) if compiled else {},
+        alone=inside,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 import functools
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from mini_moe import Transformer
 from mini_moe.profiling import profile_step
 from mini_moe.profiling.timing.recording import OTHER, Part, Recording
-from mini_moe.profiling.timing.segments import NODE, STEP_NAME, segments_of
+from mini_moe.profiling.timing.segments import KERNEL_KINDS, NODE, STEP_NAME, segments_of
 from tests.training.small_run import small_model_config, small_train_config
 
 ATTENTION = Part("attention", "layers.0.self_attn")
@@ -19,7 +20,7 @@ def event(name, start, end, node=-1, thread=1, kernels=()):
         name=name, thread=thread, sequence_nr=node, is_async=False,
         time_range=SimpleNamespace(start=float(start), end=float(end)),
         device_type=SimpleNamespace(name="CPU"),
-        kernels=[SimpleNamespace(duration=one) for one in kernels],
+        kernels=[SimpleNamespace(name=name, duration=one) for name, one in kernels],
     )  # fmt: skip
 
 
@@ -81,9 +82,9 @@ def test_a_child_that_outlasts_its_parent_is_cut():
 
 
 def test_kernels_belong_to_the_part_that_launched_them():
-    launched = event("aten::mm", 12, 20, kernels=(500, 250))
+    launched = event("aten::mm", 12, 20, kernels=[("gemm", 500), ("softmax", 250)])
     backward = event(NODE + "Mm", 50, 60, node=7, thread=2)
-    in_backward = event("aten::mm", 51, 59, thread=2, kernels=(300,))
+    in_backward = event("aten::mm", 51, 59, thread=2, kernels=[("gemm", 300)])
     pieces = segments_of([STEP, FORWARD, launched, backward, in_backward], record())
     device = {}
     for piece in pieces:
@@ -91,6 +92,27 @@ def test_kernels_belong_to_the_part_that_launched_them():
         device[key] = device.get(key, 0) + piece.device_seconds
     assert device["attention", "forward"] == pytest.approx(750e-6)
     assert device["attention", "backward"] == pytest.approx(300e-6)
+
+
+def test_kernels_inside_compiled_experts_are_told_apart_by_their_names():
+    made = Recording()
+    experts = Part("experts", "layers.1.mlp.experts")
+    made.parts = {STEP_NAME: OTHER, "layers.1.mlp.experts (experts)": experts}
+    launched = event("mini_moe::experts_forward", 11, 20, kernels=[
+        ("place_rows_kernel", 10), ("grouped_swiglu_tiles", 70), ("combine_kernel<float>", 20),
+    ])  # fmt: skip
+    pieces = segments_of([STEP, event("layers.1.mlp.experts (experts)", 10, 40), launched], made)
+    device = {p.part.kind: p.device_seconds for p in pieces if p.device_seconds}
+    assert device == {"sort": 10e-6, "experts": pytest.approx(70e-6), "combine": 20e-6}
+    assert sum(piece.seconds for piece in pieces) == pytest.approx(100e-6)
+
+
+@pytest.mark.parametrize("word", KERNEL_KINDS)
+def test_words_for_kernels_are_those_of_the_sources(word):
+    sources = "".join(
+        path.read_text() for path in (Path(__file__).parents[3] / "kernels").glob("*.cu")
+    )
+    assert f"{word}_kernel(" in sources
 
 
 def test_segments_of_a_real_step_cover_it_once(profiled):

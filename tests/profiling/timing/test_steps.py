@@ -126,6 +126,15 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(
         profile_step(model, config, corpus, trace=tmp_path / "missing" / "step.json")
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_parts_are_its_kernels_and_the_rest_is_waiting(model, config, corpus):
+    profile = profile_step(model.cuda(), config, corpus, steps=2, warm_up=1)
+    sums = profile.by()
+    assert profile.device == "cuda" and sums["attention"] > 0 and sums["waiting"] >= 0
+    assert sum(sums.values()) == pytest.approx(profile.seconds, rel=0.05)
+    assert {"forward", "backward", "optimizer"} <= set(profile.by("phase"))
+
+
 def test_every_named_module_shows_up(profiled):
     model, profile = profiled
     seen = {segment.part.path for segment in profile.segments}
