@@ -27,7 +27,7 @@ def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
 class Product:
     """x [rows, in] times weight [out, in] transposed.
 
-    Few rows: torch's product, which uses one thread for one row; so the outputs are divided into
+    Few rows: torch's product, which leaves them to one thread; so the outputs are divided into
     parts, one a thread, and multiplied as a batch. From `THIN` rows on the compiled product of the
     experts is faster, which packs the matrix first: one expert, all rows.
     """
@@ -42,18 +42,20 @@ class Product:
         self.divided = self.weight.unflatten(0, (self.parts, -1)).transpose(1, 2)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[0] == 1 and self.parts > 1:
-            return torch.bmm(x.expand(self.parts, 1, -1), self.divided).view(1, -1)
-        if not self.compiled or x.shape[0] < THIN:
+        rows = x.shape[0]
+        if self.compiled and rows >= THIN:
+            return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(rows), self.stack, True)
+        if self.parts == 1 or rows >= THIN:
             return F.linear(x, self.weight)
-        return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(x.shape[0]), self.stack, True)
+        made = torch.bmm(x.expand(self.parts, rows, -1), self.divided)
+        return made.view(1, -1) if rows == 1 else made.transpose(0, 1).reshape(rows, -1)
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         """The product added to `base`."""
         if x.shape[0] == 1 and self.parts > 1:
             lines = base.view(self.parts, 1, -1)
             return torch.baddbmm(lines, x.expand(self.parts, 1, -1), self.divided).view(1, -1)
-        if not self.compiled or x.shape[0] < THIN:
+        if x.shape[0] < THIN and self.parts == 1:
             return torch.addmm(base, x, self.turned)
         return self(x).add_(base)
 
