@@ -37,6 +37,21 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
   m.def(
       "experts_backward(Tensor grad, Tensor x, Tensor expert_ids, Tensor gates, "
       "Tensor gate_up_proj, Tensor down_proj, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "latent_attention(Tensor query, Tensor kv, Tensor key_rope, float scale)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "latent_attention_backward(Tensor grad, Tensor query, Tensor kv, Tensor key_rope,"
+      " Tensor row_sums, float scale) -> (Tensor, Tensor, Tensor)");
+  m.def("rotate(Tensor x, Tensor rotation, bool back) -> Tensor");
+  m.def("rms_norm(Tensor x, Tensor weight, float eps, bool narrow) -> (Tensor, Tensor)");
+  m.def(
+      "rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor shares)"
+      " -> (Tensor, Tensor)");
+  m.def("cross_entropy(Tensor logits, Tensor targets) -> (Tensor, Tensor)");
+  m.def(
+      "cross_entropy_backward(Tensor grad, Tensor logits, Tensor targets, Tensor row_sums)"
+      " -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
@@ -48,6 +63,13 @@ STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
   m.impl("combine", TORCH_BOX(&mini_moe::combine));
   m.impl("experts_forward", TORCH_BOX(&mini_moe::experts_forward));
   m.impl("experts_backward", TORCH_BOX(&mini_moe::experts_backward));
+  m.impl("latent_attention", TORCH_BOX(&mini_moe::latent_attention));
+  m.impl("latent_attention_backward", TORCH_BOX(&mini_moe::latent_attention_backward));
+  m.impl("rotate", TORCH_BOX(&mini_moe::rotate));
+  m.impl("rms_norm", TORCH_BOX(&mini_moe::rms_norm));
+  m.impl("rms_norm_backward", TORCH_BOX(&mini_moe::rms_norm_backward));
+  m.impl("cross_entropy", TORCH_BOX(&mini_moe::cross_entropy));
+  m.impl("cross_entropy_backward", TORCH_BOX(&mini_moe::cross_entropy_backward));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CompositeExplicitAutograd, m) {

@@ -24,4 +24,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> experts_backward(
     const Tensor& grad, const Tensor& x, const Tensor& ids, const Tensor& gates,
     const Tensor& gate_up, const Tensor& down, const Tensor& saved);
 
+std::tuple<Tensor, Tensor> latent_attention(
+    const Tensor& query, const Tensor& kv, const Tensor& key_rope, double scale);
+std::tuple<Tensor, Tensor, Tensor> latent_attention_backward(
+    const Tensor& grad, const Tensor& query, const Tensor& kv, const Tensor& key_rope,
+    const Tensor& row_sums, double scale);
+
+Tensor rotate(const Tensor& x, const Tensor& rotation, bool back);
+
+std::tuple<Tensor, Tensor> rms_norm(
+    const Tensor& x, const Tensor& weight, double eps, bool narrow);
+std::tuple<Tensor, Tensor> rms_norm_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& shares);
+
+std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets);
+Tensor cross_entropy_backward(
+    const Tensor& grad, const Tensor& logits, const Tensor& targets, const Tensor& row_sums);
+
 }  // namespace mini_moe

@@ -85,6 +85,22 @@ ALWAYS_INLINE float sum(Vec value) {
 #endif
 }
 
+ALWAYS_INLINE float largest(Vec value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)value);
+#else
+  float most = value[0];
+  for (int i = 1; i < kLanes; i++) most = value[i] > most ? value[i] : most;
+  return most;
+#endif
+}
+// Lanes from n on become `other`.
+ALWAYS_INLINE Vec first_lanes(Vec value, int64_t n, float other) {
+  Ints lane = {};
+  for (int i = 0; i < kLanes; i++) lane[i] = i;
+  return lane < (int32_t)(n < 0 ? 0 : n) ? value : spread(other);
+}
+
 // e to the x within 1e-7 of its value: 2^n times a polynomial on half a power of two each side.
 ALWAYS_INLINE Vec exponential(Vec x) {
   x = x > 88.0f ? spread(88.0f) : x;  // comparisons with NaN are false, so NaN passes through

@@ -1,0 +1,52 @@
+// A row of logits: its largest and the sum of exp(logit - largest); and the loss's gradient,
+// (softmax - 1 at the target) times the gradient of the row's loss. A row is read while it lies in
+// the L1 cache, and no probability is written but as a gradient.
+#pragma once
+
+#include "packing.h"
+#include "../kernels.h"
+
+namespace mini_moe::MINI_MOE_ISA {
+
+template <class T>
+void cross_entropy(const CrossEntropy& c, int64_t first, int64_t last) {
+  for (int64_t row = first; row < last; row++) {
+    const T* logits = (const T*)c.logits + row * c.vocab;
+    const int64_t whole = c.vocab / kLanes * kLanes;
+    Vec most = spread(-__builtin_inff()), total = {};
+    for (int64_t at = 0; at < whole; at += kLanes) {
+      Vec value = load(logits + at);
+      most = value > most ? value : most;
+    }
+    float top = largest(most);
+    for (int64_t at = whole; at < c.vocab; at++) {
+      const float value = load(logits + at, (int64_t)1)[0];
+      top = value > top ? value : top;
+    }
+    for (int64_t at = 0; at < whole; at += kLanes) total += exponential(load(logits + at) - top);
+    if (whole < c.vocab) {
+      const int64_t n = c.vocab - whole;
+      total += first_lanes(exponential(load(logits + whole, n) - top), n, 0);
+    }
+    c.row_sums[2 * row] = top;
+    c.row_sums[2 * row + 1] = sum(total);
+    c.chosen[row] = load(logits + c.targets[row], (int64_t)1)[0];
+  }
+}
+
+template <class T>
+void cross_entropy_backward(const CrossEntropy& c, int64_t first, int64_t last) {
+  for (int64_t row = first; row < last; row++) {
+    const T* logits = (const T*)c.logits + row * c.vocab;
+    T* out = (T*)c.grad_logits + row * c.vocab;
+    const float top = c.row_sums[2 * row], weight = c.grad[row];
+    const float share = weight / c.row_sums[2 * row + 1];
+    for (int64_t at = 0; at < c.vocab; at += kLanes)
+      store(out + at, exponential(load(logits + at, c.vocab - at) - top) * share, c.vocab - at);
+    const int64_t target = c.targets[row];
+    Vec value = exponential(load(logits + target, (int64_t)1) - top) * share - weight;
+    store(out + target, value, (int64_t)1);
+  }
+}
+
+}  // namespace mini_moe::MINI_MOE_ISA
