@@ -24,6 +24,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
       "topk_gate(Tensor logits, Tensor? bias, int top_k, int n_groups, int top_k_groups,"
       " bool two_best, bool softmax, bool normalise, float route_scale)"
       " -> (Tensor, Tensor, Tensor)");
+  m.def("choose_best(Tensor values, int k) -> Tensor");
   m.def("sort_rows(Tensor expert_ids, int n_experts) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "grouped_swiglu(Tensor x, Tensor token, Tensor offsets, Tensor gate_up_proj, bool keep)"
@@ -44,6 +45,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
       "latent_attention_backward(Tensor grad, Tensor query, Tensor kv, Tensor key_rope,"
       " Tensor row_sums, float scale) -> (Tensor, Tensor, Tensor)");
   m.def("rotate(Tensor x, Tensor rotation, bool back) -> Tensor");
+  m.def("swiglu_product(Tensor gate, Tensor up) -> Tensor");
+  m.def("swiglu_product_backward(Tensor grad, Tensor gate, Tensor up) -> (Tensor, Tensor)");
   m.def("rms_norm(Tensor x, Tensor weight, float eps, bool narrow) -> (Tensor, Tensor)");
   m.def(
       "rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor shares)"
@@ -56,6 +59,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
   m.impl("topk_gate", TORCH_BOX(&mini_moe::topk_gate));
+  m.impl("choose_best", TORCH_BOX(&mini_moe::choose_best));
   m.impl("sort_rows", TORCH_BOX(&mini_moe::sort_rows_op));
   m.impl("grouped_swiglu", TORCH_BOX(&mini_moe::grouped_swiglu));
   m.impl("grouped_gemm", TORCH_BOX(&mini_moe::grouped_gemm));
@@ -66,6 +70,8 @@ STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
   m.impl("latent_attention", TORCH_BOX(&mini_moe::latent_attention));
   m.impl("latent_attention_backward", TORCH_BOX(&mini_moe::latent_attention_backward));
   m.impl("rotate", TORCH_BOX(&mini_moe::rotate));
+  m.impl("swiglu_product", TORCH_BOX(&mini_moe::swiglu_product));
+  m.impl("swiglu_product_backward", TORCH_BOX(&mini_moe::swiglu_product_backward));
   m.impl("rms_norm", TORCH_BOX(&mini_moe::rms_norm));
   m.impl("rms_norm_backward", TORCH_BOX(&mini_moe::rms_norm_backward));
   m.impl("cross_entropy", TORCH_BOX(&mini_moe::cross_entropy));

@@ -85,6 +85,13 @@ struct Rotate {
   void* out;
 };
 
+struct SwiGLU {
+  const void *gate, *up;  // any shape, one after the other
+  void* hidden;
+  const void* grad = nullptr;  // of hidden; from here on for the backward pass
+  void *grad_gate = nullptr, *grad_up = nullptr;
+};
+
 struct Norm {
   int64_t width;
   float eps;
@@ -123,12 +130,16 @@ struct Kernels {
   void (*combine)(const Combine&, int64_t first, int64_t last);
   // Of one token: sigmoid or softmax of n logits.
   void (*scores)(const void* logits, int64_t n, bool softmax, float* out);
+  // Ids of the k largest of n values, best first; of equals the lower id, NaN last. k <= n.
+  void (*best)(const float* values, int64_t n, int64_t k, int64_t* ids);
   // Of one head of one sequence; attention_rope adds up the heads of a sequence.
   void (*attention)(const Attention&, int64_t batch, int64_t head);
   void (*attention_backward)(const Attention&, int64_t batch, int64_t head);
   void (*attention_rope)(const Attention&, int64_t batch);
   // Rows [first, last).
   void (*rotate)(const Rotate&, int64_t first, int64_t last);
+  void (*swiglu_product)(const SwiGLU&, int64_t first, int64_t last);  // of the elements
+  void (*swiglu_gradient)(const SwiGLU&, int64_t first, int64_t last);
   void (*rms_norm)(const Norm&, int64_t first, int64_t last);
   void (*rms_norm_backward)(const Norm&, int64_t first, int64_t last, float* to_weight);
   void (*cross_entropy)(const CrossEntropy&, int64_t first, int64_t last);

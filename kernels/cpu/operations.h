@@ -10,6 +10,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids
 std::tuple<Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits, std::optional<Tensor> bias, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale);
+Tensor choose_best(const Tensor& values, int64_t k);
 std::tuple<Tensor, Tensor> grouped_swiglu(
     const Tensor& x, const Tensor& token, const Tensor& offsets, const Tensor& gate_up, bool keep);
 Tensor grouped_gemm(const Tensor& a, const Tensor& offsets, const Tensor& b, bool transposed);
@@ -31,6 +32,10 @@ std::tuple<Tensor, Tensor, Tensor> latent_attention_backward(
     const Tensor& row_sums, double scale);
 
 Tensor rotate(const Tensor& x, const Tensor& rotation, bool back);
+
+Tensor swiglu_product(const Tensor& gate, const Tensor& up);
+std::tuple<Tensor, Tensor> swiglu_product_backward(
+    const Tensor& grad, const Tensor& gate, const Tensor& up);
 
 std::tuple<Tensor, Tensor> rms_norm(
     const Tensor& x, const Tensor& weight, double eps, bool narrow);

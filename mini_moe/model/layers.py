@@ -1,11 +1,11 @@
 """The two small parts that every block is made of."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mini_moe.ops.rms_norm import normalise, rms_norm
+from mini_moe.ops.swiglu import swiglu_product
 
 __all__ = ["RMSNorm", "SwiGLU", "rms_norm"]
 
@@ -40,4 +40,4 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu_product(self.gate_proj(x), self.up_proj(x)))

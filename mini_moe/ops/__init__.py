@@ -4,12 +4,14 @@ from mini_moe.ops import steps  # noqa: F401 (teaches torch the compiled steps)
 from mini_moe.ops.attention import causal_attention
 from mini_moe.ops.cross_entropy import cross_entropy
 from mini_moe.ops.experts import moe_experts
-from mini_moe.ops.latent_attention import keys_and_values, latent_attention
-from mini_moe.ops.rms_norm import normalise, rms_norm
-from mini_moe.ops.rope import apply_rope, rotate
+from mini_moe.ops.latent_attention import latent_attention
+from mini_moe.ops.rms_norm import normalise
+from mini_moe.ops.rope import rotate
 from mini_moe.ops.sorting import SortedRows, sort_rows
+from mini_moe.ops.swiglu import swiglu_product
+from mini_moe.ops.topk_gate import choose, topk_gate
 
 __all__ = [
-    "SortedRows", "apply_rope", "causal_attention", "cross_entropy", "keys_and_values",
-    "latent_attention", "moe_experts", "normalise", "rms_norm", "rotate", "sort_rows",
+    "SortedRows", "causal_attention", "choose", "cross_entropy", "latent_attention", "moe_experts",
+    "normalise", "rotate", "sort_rows", "swiglu_product", "topk_gate",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a block is made of beside its experts: attention, rotation, norm and loss as kernels."""
+"""What a block is made of beside its experts: attention, norms, activation, loss."""
 
 import pytest
 import torch
@@ -47,17 +47,22 @@ def loss_case(rows, width):
     return lambda x: ops.cross_entropy(x, targets), (3 * normal(rows, width),)
 
 
+def swiglu_case(rows, width):
+    return ops.swiglu_product, (3 * normal(rows, width), normal(rows, width))
+
+
 CASES = [
     *[pytest.param(attention_case, shape, id=f"attention {shape}") for shape in ATTENTION],
     *[pytest.param(rotate_case, shape, id=f"rotate {shape}") for shape in ROTATE],
     *[pytest.param(norm_case, shape, id=f"norm {shape}") for shape in WIDTHS],
     *[pytest.param(loss_case, shape, id=f"loss {shape}") for shape in WIDTHS],
+    *[pytest.param(swiglu_case, shape, id=f"swiglu {shape}") for shape in WIDTHS],
 ]
 ONE_OF_EACH = [
     pytest.param(make, shape, id=make.__name__)
     for make, shape in [
         (attention_case, ATTENTION[4]), (rotate_case, ROTATE[2]), (norm_case, (300, 40)),
-        (loss_case, (130, 200)),
+        (loss_case, (130, 200)), (swiglu_case, (300, 41)),
     ]
 ]  # fmt: skip
 
@@ -127,6 +132,7 @@ def test_operations_obey_the_rules_of_torch(dtype):
     opcheck(kernels.latent_attention, (*heads, 0.3))
     opcheck(kernels.rotate, (leaf(2, 5, 3, 12), torch.randn(5, 4, 2), False))
     opcheck(kernels.rms_norm, (leaf(7, 12), leaf(12), 1e-6, dtype == torch.bfloat16))
+    opcheck(kernels.swiglu_product, (leaf(7, 12), leaf(7, 12)))
     opcheck(kernels.cross_entropy, (leaf(7, 12), torch.randint(12, (7,))))
 
 

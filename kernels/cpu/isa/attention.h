@@ -14,6 +14,12 @@ namespace mini_moe::MINI_MOE_ISA {
 
 constexpr int64_t kQueryBlock = 264;  // queries whose p and ds wait for the gradients of the keys
 
+// Faster than memcpy for the few numbers of a head.
+template <class T>
+ALWAYS_INLINE void copy(const T* from, int64_t n, T* to) {
+  for (int64_t at = 0; at < n; at += kLanes) store(to + at, load(from + at, n - at), n - at);
+}
+
 // Where a head's rows lie, and how far apart.
 template <class T>
 struct Head {
@@ -37,8 +43,8 @@ struct Head {
     const T* nope = (const T*)a.kv + kv_at();
     const T* rope = (const T*)a.key_rope + batch * a.keys * a.d_rope;
     for (int64_t i = 0; i < a.keys; i++) {
-      memcpy(out + i * d_qk, nope + i * kv_stride, a.d_nope * sizeof(T));
-      memcpy(out + i * d_qk + a.d_nope, rope + i * a.d_rope, a.d_rope * sizeof(T));
+      copy(nope + i * kv_stride, a.d_nope, out + i * d_qk);
+      copy(rope + i * a.d_rope, a.d_rope, out + i * d_qk + a.d_nope);
     }
     return out;
   }
@@ -87,13 +93,12 @@ void attention(const Attention& a, int64_t batch, int64_t head) {
       for (int64_t at = 0; at < own; at += kLanes) {
         Vec value = load(s + at) * a.scale;
         if (own - at < kLanes) value = first_lanes(value, own - at, -__builtin_inff());
-        store(s + at, value);
-        most = value > most ? value : most;
+        most = larger(most, value);
       }
       const float top = largest(most);
       for (int64_t at = 0; at < panels * kTileCols; at += kLanes) {
         Vec value = {};
-        if (at < own) value = exponential(load(s + at) - top);
+        if (at < own) value = exponential(load(s + at) * a.scale - top);
         if (own - at < kLanes) value = first_lanes(value, own - at, 0);
         total += value;
         store(p + i * h.wide + at, value);
@@ -217,8 +222,8 @@ void attention_backward(const Attention& a, int64_t batch, int64_t head) {
       store(out + at, load(to_key + key * qk_wide + at), a.d_nope - at);
     for (int64_t at = 0; at < a.d_v; at += kLanes)
       store(out + a.d_nope + at, load(to_value + key * v_wide + at), a.d_v - at);
-    memcpy(a.grad_rope + ((batch * a.heads + head) * a.keys + key) * a.d_rope,
-           to_key + key * qk_wide + a.d_nope, a.d_rope * sizeof(float));
+    copy(to_key + key * qk_wide + a.d_nope, a.d_rope,
+         a.grad_rope + ((batch * a.heads + head) * a.keys + key) * a.d_rope);
   }
 }
 

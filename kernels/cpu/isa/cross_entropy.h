@@ -8,25 +8,28 @@
 
 namespace mini_moe::MINI_MOE_ISA {
 
+constexpr int64_t kGroup = 4 * kLanes;  // independent sums: an addition need not wait for the last
+
 template <class T>
 void cross_entropy(const CrossEntropy& c, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; row++) {
     const T* logits = (const T*)c.logits + row * c.vocab;
-    const int64_t whole = c.vocab / kLanes * kLanes;
-    Vec most = spread(-__builtin_inff()), total = {};
-    for (int64_t at = 0; at < whole; at += kLanes) {
-      Vec value = load(logits + at);
-      most = value > most ? value : most;
-    }
-    float top = largest(most);
+    const int64_t whole = c.vocab / kGroup * kGroup;
+    Vec most[4], totals[4] = {};
+    for (Vec& vec : most) vec = spread(-__builtin_inff());
+    for (int64_t at = 0; at < whole; at += kGroup)
+      for (int i = 0; i < 4; i++) most[i] = larger(most[i], load(logits + at + i * kLanes));
+    float top = largest(larger(larger(most[0], most[1]), larger(most[2], most[3])));
     for (int64_t at = whole; at < c.vocab; at++) {
       const float value = load(logits + at, (int64_t)1)[0];
       top = value > top ? value : top;
     }
-    for (int64_t at = 0; at < whole; at += kLanes) total += exponential(load(logits + at) - top);
-    if (whole < c.vocab) {
-      const int64_t n = c.vocab - whole;
-      total += first_lanes(exponential(load(logits + whole, n) - top), n, 0);
+    for (int64_t at = 0; at < whole; at += kGroup)
+      for (int i = 0; i < 4; i++) totals[i] += exponential(load(logits + at + i * kLanes) - top);
+    Vec total = totals[0] + totals[1] + totals[2] + totals[3];
+    for (int64_t at = whole; at < c.vocab; at += kLanes) {
+      const int64_t n = c.vocab - at;
+      total += first_lanes(exponential(load(logits + at, n) - top), n, 0);
     }
     c.row_sums[2 * row] = top;
     c.row_sums[2 * row + 1] = sum(total);

@@ -7,6 +7,7 @@
 #include "rms_norm.h"
 #include "rotate.h"
 #include "scores.h"
+#include "swiglu.h"
 #include "thin.h"
 #include "weight_gradient.h"
 
@@ -16,8 +17,9 @@ template <class T>
 constexpr Kernels table() {
   return {swiglu<T>,      forward<T>,   backward<T>,        product<T>,
           thin_swiglu<T>, thin_down<T>, weight_gradient<T>, combine<T>,
-          scores<T>,      attention<T>, attention_backward<T>, attention_rope<T>,
-          rotate<T>,      rms_norm<T>,  rms_norm_backward<T>, cross_entropy<T>, cross_entropy_backward<T>};
+          scores<T>,      best,         attention<T>,       attention_backward<T>, attention_rope<T>,
+          rotate<T>,      swiglu_product<T>, swiglu_gradient<T>, rms_norm<T>,
+          rms_norm_backward<T>, cross_entropy<T>, cross_entropy_backward<T>};
 }
 extern const Kernels kTables[2] = {table<float>(), table<bf16>()};
 

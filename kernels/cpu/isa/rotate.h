@@ -31,7 +31,8 @@ void rotate(const Rotate& r, int64_t first, int64_t last) {
       const int64_t at_head = (row * r.heads + head) * r.width;
       const T* x = (const T*)r.x + at_head;
       T* out = (T*)r.out + at_head;
-      memcpy(out, x, still * sizeof(T));
+      for (int64_t at = 0; at < still; at += kLanes)
+        store(out + at, load(x + at, still - at), still - at);
       for (int64_t at = 0; at < turned; at += kLanes) {
         Vec pairs = load(x + still + at, turned - at);
         store(out + still + at,
