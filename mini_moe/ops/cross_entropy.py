@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.ops import compiled
-from mini_moe.ops.registration import register
+from mini_moe.ops.registration import register, serves
 
 
 def cross_entropy(
@@ -18,7 +18,7 @@ def cross_entropy(
     the gradient in the type of the logits; it can't be differentiated again.
     Raises: ValueError (IndexError without the kernel) when a target is out of range.
     """
-    if compiled.serves(logits, logits):
+    if serves(logits):
         with compiled.named_errors():
             return torch.ops.mini_moe.cross_entropy(logits, targets)[0].mean()
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 from mini_moe.ops import compiled
 from mini_moe.ops.attention import causal_attention
 from mini_moe.ops.precision import autocast_dtype
-from mini_moe.ops.registration import register
+from mini_moe.ops.registration import register, serves
 
 
 def latent_attention(
@@ -28,7 +28,7 @@ def latent_attention(
     """
     if dtype := autocast_dtype(query):
         query, kv, key_rope = query.to(dtype), kv.to(dtype), key_rope.to(dtype)
-    if compiled.serves(query, query):
+    if serves(query, kv, key_rope):
         with compiled.named_errors():
             return torch.ops.mini_moe.latent_attention(query, kv, key_rope, scale)[0]
     key, value = keys_and_values(kv, key_rope.to(kv.dtype), query.shape[-1])

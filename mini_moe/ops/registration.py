@@ -1,16 +1,23 @@
-"""Teach torch a compiled operation and its gradient, which can't be differentiated again."""
+"""Operations compiled for the CPU alone: when they serve, and what torch learns of them."""
 
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from mini_moe.ops import compiled
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the library is there, switched on, and takes these types on the CPU."""
+    fits = all(t.device.type == "cpu" and t.dtype in compiled.DTYPES for t in tensors)
+    return fits and compiled._switched_on and not compiled.WHY_NOT
 
 
 def register(
     name: str, fake: Callable, fake_backward: Callable, differentiate: Callable, save: Callable
 ) -> None:
-    """Shapes and derivative of `mini_moe::NAME`, and the shapes of `NAME_backward`.
+    """Shapes and derivative of `mini_moe::NAME`; its `NAME_backward` has no derivative.
 
     Does nothing where the library is not loaded.
     """

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mini_moe.ops import compiled
 from mini_moe.ops.precision import autocast_dtype
-from mini_moe.ops.registration import register
+from mini_moe.ops.registration import register, serves
 
 
 def rms_norm(
@@ -26,7 +26,7 @@ def normalise(
     Compiled where that is possible; its gradients can't be differentiated again.
     """
     dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
-    if compiled.serves(x, weight) and dtype in compiled.DTYPES:
+    if serves(x, weight) and dtype in compiled.DTYPES:
         rows, narrow = x.reshape(-1, x.shape[-1]), dtype == torch.bfloat16
         return torch.ops.mini_moe.rms_norm(rows, weight, eps, narrow)[0].view(x.shape)
     return rms_norm(x, weight, eps).to(dtype)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.ops import compiled
+from mini_moe.ops.registration import serves
 
 
 def apply_rope(
@@ -27,7 +28,7 @@ def rotate(
     x: Float[Tensor, "batch seq heads width"], rotation: Float[Tensor, "seq pairs 2"]
 ) -> Float[Tensor, "batch seq heads width"]:
     """`apply_rope` on the last 2 · pairs channels of every head; those before stay."""
-    if compiled.serves(x, rotation) and rotation.dtype == torch.float32:
+    if serves(x, rotation) and rotation.dtype == torch.float32:
         return torch.ops.mini_moe.rotate(x, rotation, False)
     turned = 2 * rotation.shape[1]
     still, rope = x.split([x.shape[-1] - turned, turned], dim=-1)

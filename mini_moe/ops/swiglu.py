@@ -5,15 +5,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mini_moe.ops import compiled
-from mini_moe.ops.registration import register
+from mini_moe.ops.registration import register, serves
 
 
 def swiglu_product(
     gate: Float[Tensor, "*batch d_ff"], up: Float[Tensor, "*batch d_ff"]
 ) -> Float[Tensor, "*batch d_ff"]:
     """silu(gate) ⊙ up. Compiled in one pass, whose gradients can't be differentiated again."""
-    if compiled.serves(gate, up) and gate.dtype == up.dtype:
+    if serves(gate, up) and gate.dtype == up.dtype:
         return torch.ops.mini_moe.swiglu_product(gate, up)
     return F.silu(gate) * up
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mini_moe.config import ModelConfig
 from mini_moe.ops import compiled
+from mini_moe.ops.registration import serves
 
 MOST_EXPERTS, MOST_CHOSEN = 1024, 32
 
@@ -20,7 +21,7 @@ def topk_gate(
     One pass over the logits: scores, bias, groups, the best, their weights. Like `route`, but NaN
     ranks last and not first.
     """
-    fits = logits.dtype == torch.float32 and compiled.serves(logits, logits)
+    fits = logits.dtype == torch.float32 and serves(logits)
     fits = fits and logits.shape[-1] <= MOST_EXPERTS and config.top_k <= MOST_CHOSEN
     if not fits or (expert_bias is not None and expert_bias.dtype != torch.float32):
         return None
@@ -39,7 +40,7 @@ def topk_gate(
 
 def choose(values: Float[Tensor, "tokens n"], k: int) -> Int[Tensor, "tokens k"]:
     """Indices of the k largest, best first; of equals the lower index wins, on every machine."""
-    if values.dtype == torch.float32 and compiled.serves(values, values):
+    if values.dtype == torch.float32 and serves(values):
         return torch.ops.mini_moe.choose_best(values, k)
     return values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
