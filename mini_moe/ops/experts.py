@@ -73,7 +73,9 @@ def moe_experts(
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if not keep and serves(x, gates) and not torch.compiler.is_compiling():
         # Past torch's bookkeeping, which takes as long as a token's products; it checks as well.
-        return compiled.forward(x, expert_ids, gates, gate_up_proj, down_proj, False)[0]
+        arguments = (x, expert_ids.long(), gates, gate_up_proj, down_proj, False)
+        with compiled.named_errors():
+            return torch.ops.mini_moe.experts_forward(*arguments)[0]
     check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
     return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj, keep)[0]
 

@@ -10,8 +10,12 @@ from mini_moe.ops import compiled
 
 def serves(*tensors: Tensor) -> bool:
     """Whether the library is there, switched on, and takes these types on the CPU."""
-    fits = all(t.device.type == "cpu" and t.dtype in compiled.DTYPES for t in tensors)
-    return fits and compiled._switched_on and not compiled.WHY_NOT
+    if compiled.WHY_NOT or not compiled._switched_on:
+        return False
+    for tensor in tensors:  # a loop, since a generator costs as much as a small kernel
+        if not tensor.is_cpu or tensor.dtype not in compiled.DTYPES:
+            return False
+    return True
 
 
 def register(
