@@ -62,6 +62,58 @@ struct Combine {
   void* out;
 };
 
+// Causal attention of latent heads: a query sees the keys up to its own, the last of them all.
+struct Attention {
+  int64_t heads, queries, keys, d_nope, d_rope, d_v;
+  float scale;
+  const void* query;     // [batch, queries, heads, d_nope + d_rope]
+  const void* kv;        // [batch, keys, heads, d_nope + d_v]
+  const void* key_rope;  // [batch, keys, d_rope], shared by all heads
+  float* row_sums;       // [batch, heads, queries, 2] largest score; 1 / sum of exp(score - largest)
+  void* mixed;           // [batch, queries, heads, d_v]
+  const void* grad;      // of mixed; from here on for the backward pass
+  void *grad_query, *grad_kv, *grad_key_rope;
+  float* grad_rope;      // [batch, heads, keys, d_rope] what each head adds to grad_key_rope
+};
+
+// Heads [rows, heads, width] whose last 2 * pairs channels turn; row r stands at r % positions.
+struct Rotate {
+  int64_t heads, width, pairs, positions;
+  bool back;  // the other way round
+  const float* rotation;  // [positions, pairs, 2] cosine and sine
+  const void* x;
+  void* out;
+};
+
+struct SwiGLU {
+  const void *gate, *up;  // any shape, one after the other
+  void* hidden;
+  const void* grad = nullptr;  // of hidden; from here on for the backward pass
+  void *grad_gate = nullptr, *grad_up = nullptr;
+};
+
+struct Norm {
+  int64_t width;
+  float eps;
+  bool y_is_bf16;       // y and grad; x and grad_x are of the table's type
+  const void* x;        // [rows, width]
+  const float* weight;  // [width]
+  void* y;
+  float* shares;        // [rows] 1 / sqrt(mean of squares + eps)
+  const void* grad;     // of y
+  void* grad_x;
+};
+
+struct CrossEntropy {
+  int64_t vocab;
+  const void* logits;      // [rows, vocab]
+  const int64_t* targets;  // [rows]
+  float* row_sums;         // [rows, 2] largest logit; sum of exp(logit - largest)
+  float* chosen;           // [rows] the target's logit
+  const float* grad;       // [rows] of each row's loss
+  void* grad_logits;
+};
+
 struct Kernels {
   // Rows [begin, end) of one expert, all columns; the caller splits rows among threads.
   void (*swiglu)(const Forward&, int64_t expert, int64_t begin, int64_t end);
@@ -78,6 +130,20 @@ struct Kernels {
   void (*combine)(const Combine&, int64_t first, int64_t last);
   // Of one token: sigmoid or softmax of n logits.
   void (*scores)(const void* logits, int64_t n, bool softmax, float* out);
+  // Ids of the k largest of n values, best first; of equals the lower id, NaN first. k <= n.
+  void (*best)(const float* values, int64_t n, int64_t k, int64_t* ids);
+  // Of one head of one sequence; attention_rope adds up the heads of a sequence.
+  void (*attention)(const Attention&, int64_t batch, int64_t head);
+  void (*attention_backward)(const Attention&, int64_t batch, int64_t head);
+  void (*attention_rope)(const Attention&, int64_t batch);
+  // Rows [first, last).
+  void (*rotate)(const Rotate&, int64_t first, int64_t last);
+  void (*swiglu_product)(const SwiGLU&, int64_t first, int64_t last);  // of the elements
+  void (*swiglu_gradient)(const SwiGLU&, int64_t first, int64_t last);
+  void (*rms_norm)(const Norm&, int64_t first, int64_t last);
+  void (*rms_norm_backward)(const Norm&, int64_t first, int64_t last, float* to_weight);
+  void (*cross_entropy)(const CrossEntropy&, int64_t first, int64_t last);
+  void (*cross_entropy_backward)(const CrossEntropy&, int64_t first, int64_t last);
 };
 
 // Tables of an instruction set: [0] float, [1] bf16. Null where the compiler does not know it.
@@ -89,7 +155,9 @@ namespace avx512_bf16 { extern const Kernels kTables[2]; }
 // Memory of this thread that is kept between calls: a fresh page costs more than the work on it.
 enum Slot {
   kPackedB, kPackedDown, kPackedA, kHiddenBlock, kSums,      // inside kernels
-  kOutputRows, kWeighted, kGradSaved, kGradRows, kRowFloats, kGates, kOffsets,  // of operations
+  kKeyRows, kScores, kPackedValues, kPackedQueries, kGradKeys,  // inside attention
+  kOutputRows, kWeighted, kGradSaved, kGradRows, kRowFloats, kGates, kOffsets,
+  kGradRope,  // of operations
   kSlots
 };
 void* scratch(Slot slot, size_t bytes);

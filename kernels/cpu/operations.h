@@ -10,6 +10,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids
 std::tuple<Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits, std::optional<Tensor> bias, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale);
+Tensor choose_best(const Tensor& values, int64_t k);
 std::tuple<Tensor, Tensor> grouped_swiglu(
     const Tensor& x, const Tensor& token, const Tensor& offsets, const Tensor& gate_up, bool keep);
 Tensor grouped_gemm(const Tensor& a, const Tensor& offsets, const Tensor& b, bool transposed);
@@ -23,5 +24,26 @@ std::tuple<Tensor, Tensor> experts_forward(
 std::tuple<Tensor, Tensor, Tensor, Tensor> experts_backward(
     const Tensor& grad, const Tensor& x, const Tensor& ids, const Tensor& gates,
     const Tensor& gate_up, const Tensor& down, const Tensor& saved);
+
+std::tuple<Tensor, Tensor> latent_attention(
+    const Tensor& query, const Tensor& kv, const Tensor& key_rope, double scale);
+std::tuple<Tensor, Tensor, Tensor> latent_attention_backward(
+    const Tensor& grad, const Tensor& query, const Tensor& kv, const Tensor& key_rope,
+    const Tensor& row_sums, double scale);
+
+Tensor rotate(const Tensor& x, const Tensor& rotation, bool back);
+
+Tensor swiglu_product(const Tensor& gate, const Tensor& up);
+std::tuple<Tensor, Tensor> swiglu_product_backward(
+    const Tensor& grad, const Tensor& gate, const Tensor& up);
+
+std::tuple<Tensor, Tensor> rms_norm(
+    const Tensor& x, const Tensor& weight, double eps, bool narrow);
+std::tuple<Tensor, Tensor> rms_norm_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& shares);
+
+std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets);
+Tensor cross_entropy_backward(
+    const Tensor& grad, const Tensor& logits, const Tensor& targets, const Tensor& row_sums);
 
 }  // namespace mini_moe

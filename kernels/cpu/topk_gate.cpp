@@ -1,7 +1,7 @@
 // Logits -> scores -> + bias -> groups -> top-k -> gates, and back, a token at a time.
 //
-// The bias moves the choice and never the weight. Of equals the lower id wins; NaN ranks lowest,
-// so ids never repeat. Gates are the chosen scores, divided by their sum where `normalise`, times
+// The bias moves the choice and never the weight. Of equals the lower id wins; NaN ranks highest,
+// as in torch.sort, and is chosen once like any other. Gates are the chosen scores, divided by their sum where `normalise`, times
 // route_scale. Source: DeepSeek-V3, arXiv 2412.19437 section 2.1.2, equations 12-16.
 #include <cmath>
 #include <vector>
@@ -18,15 +18,17 @@ struct Ranked {
   int64_t id;
 };
 
+bool better(float a, float b) { return a > b || (std::isnan(a) && !std::isnan(b)); }
+
 // The k best of n, best first: a sorted list into which few values get in.
 void choose(const float* values, const uint8_t* allowed, int64_t n, int64_t k, Ranked* best) {
   int64_t filled = 0;
   for (int64_t i = 0; i < n; i++) {
     if (allowed && !allowed[i]) continue;
-    float value = std::isnan(values[i]) ? -INFINITY : values[i];
-    if (filled == k && !(value > best[k - 1].value)) continue;
+    float value = values[i];
+    if (filled == k && !better(value, best[k - 1].value)) continue;
     int64_t at = filled < k ? filled++ : k - 1;
-    for (; at > 0 && value > best[at - 1].value; at--) best[at] = best[at - 1];
+    for (; at > 0 && better(value, best[at - 1].value); at--) best[at] = best[at - 1];
     best[at] = {value, i};
   }
 }
@@ -107,18 +109,38 @@ std::tuple<Tensor, Tensor, Tensor> topk_gate(
       float* own = score + t * g.experts;
       k.scores(from + t * row, g.experts, softmax, own);
       for (int64_t e = 0; e < g.experts; e++) choice[e] = own[e] + (moved ? moved[e] : 0);
-      if (n_groups > 1) allow_groups(g, choice.data(), allowed.data());
-      choose(choice.data(), n_groups > 1 ? allowed.data() : nullptr, g.experts, top_k, best.data());
-      float sum = 1e-20f;
-      for (int64_t i = 0; i < top_k; i++) sum += own[best[i].id];
-      float scale = normalise ? (float)route_scale / sum : (float)route_scale;
-      for (int64_t i = 0; i < top_k; i++) {
-        id[t * top_k + i] = best[i].id;
-        gate[t * top_k + i] = own[best[i].id] * scale;
+      int64_t* own_id = id + t * top_k;
+      if (n_groups > 1) {
+        allow_groups(g, choice.data(), allowed.data());
+        choose(choice.data(), allowed.data(), g.experts, top_k, best.data());
+        for (int64_t i = 0; i < top_k; i++) own_id[i] = best[i].id;
+      } else {
+        k.best(choice.data(), g.experts, top_k, own_id);
       }
+      float sum = 1e-20f;
+      for (int64_t i = 0; i < top_k; i++) sum += own[own_id[i]];
+      float scale = normalise ? (float)route_scale / sum : (float)route_scale;
+      for (int64_t i = 0; i < top_k; i++) gate[t * top_k + i] = own[own_id[i]] * scale;
     }
   });
   return {gates, ids, scores};
+}
+
+// Ids of the k largest of every row, best first.
+Tensor choose_best(const Tensor& values_, int64_t k) {
+  check_shape("values", values_, {-1, -1});
+  check_type("values", values_, ScalarType::Float);
+  const Tensor values = dense(values_);
+  const int64_t rows = values.size(0), n = values.size(1);
+  require(k >= 1 && k <= n, "k: 1 to ", n, " expected, got ", k);
+  Tensor ids = empty({rows, k}, ScalarType::Long);
+  auto* from = (const float*)values.const_data_ptr();
+  auto* to = (int64_t*)ids.mutable_data_ptr();
+  in_parts(parts_for(rows * n * 4), [&](int64_t part, int64_t parts) {
+    for (int64_t r = rows * part / parts; r < rows * (part + 1) / parts; r++)
+      kernels(false).best(from + r * n, n, k, to + r * k);
+  });
+  return ids;
 }
 
 }  // namespace mini_moe

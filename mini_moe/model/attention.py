@@ -2,15 +2,15 @@
 
 from typing import Protocol, runtime_checkable
 
-import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mini_moe.config import ModelConfig
 from mini_moe.model.layers import RMSNorm
-from mini_moe.model.rope import apply_rope, softmax_scale
-from mini_moe.ops import causal_attention
+from mini_moe.model.rope import softmax_scale
+from mini_moe.ops.latent_attention import keys_and_values, latent_attention
+from mini_moe.ops.rope import rotate
 
 
 @runtime_checkable
@@ -62,13 +62,12 @@ class MultiHeadLatentAttention(nn.Module):
         rotation: Float[Tensor, "seq pairs 2"],
         cache: LatentCache | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        query = self.query(x, rotation)
+        query = rearrange(self.query(x, rotation), "batch heads seq d -> batch seq heads d")
         latent, key_rope = self.compress(x, rotation)
         if cache is not None:
             latent, key_rope = cache.append(self.layer, latent, key_rope)
-        key, value = self.expand(latent, key_rope)
-        mixed = causal_attention(query, key, value, self.scale)
-        return self.o_proj(rearrange(mixed, "batch heads seq d -> batch seq (heads d)"))
+        mixed = latent_attention(query, self.heads(latent), key_rope, self.scale)
+        return self.o_proj(rearrange(mixed, "batch seq heads d -> batch seq (heads d)"))
 
     def query(self, x: Tensor, rotation: Tensor) -> Float[Tensor, "batch heads seq d_qk"]:
         """Queries of all heads, the last qk_rope_head_dim channels rotated."""
@@ -77,29 +76,27 @@ class MultiHeadLatentAttention(nn.Module):
         else:
             query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
         query = rearrange(
-            query, "batch seq (heads d) -> batch heads seq d", heads=self.config.n_heads
+            query, "batch seq (heads d) -> batch seq heads d", heads=self.config.n_heads
         )
-        nope, rope = query.split(
-            [self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], dim=-1
-        )
-        return torch.cat((nope, apply_rope(rope, rotation)), dim=-1)
+        return rearrange(rotate(query, rotation), "batch seq heads d -> batch heads seq d")
 
     def compress(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """What a cache holds: the normalised latent and the rotated key shared by all heads."""
         latent, key_rope = self.kv_a_proj_with_mqa(x).split(
             [self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1
         )
-        return self.kv_a_layernorm(latent), apply_rope(key_rope, rotation)
+        key_rope = rearrange(key_rope, "batch seq d -> batch seq 1 d")
+        return self.kv_a_layernorm(latent), rotate(key_rope, rotation).squeeze(2)
+
+    def heads(self, latent: Tensor) -> Float[Tensor, "batch keys heads d_nope_and_v"]:
+        """The latent projected: of every head the key without its rope part, then the value."""
+        return rearrange(
+            self.kv_b_proj(latent),
+            "batch keys (heads d) -> batch keys heads d",
+            heads=self.config.n_heads,
+        )
 
     def expand(self, latent: Tensor, key_rope: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [batch heads keys d_qk] and values [batch heads keys d_v] from the latent."""
-        heads = rearrange(
-            self.kv_b_proj(latent),
-            "batch keys (heads d) -> batch heads keys d",
-            heads=self.config.n_heads,
-        )
-        nope, value = heads.split([self.config.qk_nope_head_dim, self.config.v_head_dim], dim=-1)
-        shared = repeat(
-            key_rope.to(nope.dtype), "batch keys d -> batch heads keys d", heads=self.config.n_heads
-        )
-        return torch.cat((nope, shared), dim=-1), value
+        heads = self.heads(latent)
+        return keys_and_values(heads, key_rope.to(heads.dtype), self.config.qk_head_dim)

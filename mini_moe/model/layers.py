@@ -1,11 +1,13 @@
 """The two small parts that every block is made of."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.rms_norm import normalise, rms_norm
+from mini_moe.ops.swiglu import swiglu_product
+
+__all__ = ["RMSNorm", "SwiGLU", "rms_norm"]
 
 
 class RMSNorm(nn.Module):
@@ -22,8 +24,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        normed = rms_norm(x, self.weight, self.eps)
-        return normed.to(autocast_dtype(x) or normed.dtype)
+        return normalise(x, self.weight, self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -39,13 +40,4 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-def rms_norm(
-    x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
-) -> Float[Tensor, "*batch width"]:
-    """x / √(mean(x²) + eps), times weight; the division in fp32 whatever x is."""
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps)
-    return weight * normed.to(x.dtype)
+        return self.down_proj(swiglu_product(self.gate_proj(x), self.up_proj(x)))

@@ -3,11 +3,20 @@
 import math
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
+from mini_moe.ops.rope import apply_rope
+
+__all__ = [
+    "apply_rope",
+    "rope_frequencies",
+    "rope_rotation",
+    "softmax_scale",
+    "yarn_frequencies",
+    "yarn_temperature",
+]
 
 
 def rope_frequencies(width: int, theta: float) -> Float[Tensor, "pairs"]:
@@ -72,18 +81,3 @@ def rope_rotation(
             rotation * numerator / yarn_temperature(config.yarn_factor, config.yarn_mscale_all_dim)
         )
     return rotation * yarn_temperature(config.yarn_factor, 1.0)
-
-
-def apply_rope(
-    x: Float[Tensor, "*batch seq width"], rotation: Float[Tensor, "seq pairs 2"]
-) -> Float[Tensor, "*batch seq width"]:
-    """Turn each pair of neighbouring channels (2i, 2i + 1) by its angle, in fp32.
-
-    (a, b) → (a cos − b sin, a sin + b cos). Two rotated vectors' dot product depends only on the
-    distance of their positions. Pairs are neighbours, as in DeepSeek's weights.
-    Source: Su et al., arXiv 2104.09864 §3.4.2.
-    """
-    cos, sin = rotation.to(torch.promote_types(x.dtype, torch.float32)).unbind(-1)
-    first, second = rearrange(x.to(cos.dtype), "... (pairs two) -> two ... pairs", two=2)
-    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
-    return rearrange(turned, "... pairs two -> ... (pairs two)").to(x.dtype)

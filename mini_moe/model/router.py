@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mini_moe.config import ModelConfig
+from mini_moe.ops import topk_gate
 
 
 class Routing(NamedTuple):
@@ -40,7 +41,26 @@ class Router(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
             logits = F.linear(x.to(weight.dtype), weight)
-            return route(logits, self.e_score_correction_bias, self.config)
+            return decide(logits, self.e_score_correction_bias, self.config)
+
+
+def decide(
+    logits: Float[Tensor, "tokens experts"],
+    expert_bias: Float[Tensor, "experts"] | None,
+    config: ModelConfig,
+) -> Routing:
+    """`route`, in one compiled pass where there is one."""
+    decided = topk_gate(logits, expert_bias, config)
+    if decided is None:
+        return route(logits, expert_bias, config)
+    gates, expert_ids, scores = decided
+    choice_scores = scores.detach()
+    if expert_bias is not None:
+        choice_scores = choice_scores + expert_bias
+    if config.n_expert_groups > 1:
+        allowed = allowed_experts(choice_scores, config)
+        choice_scores = choice_scores.masked_fill(~allowed, float("-inf"))
+    return Routing(logits, scores, choice_scores, expert_ids, gates)
 
 
 def route(

@@ -2,7 +2,16 @@
 
 from mini_moe.ops import steps  # noqa: F401 (teaches torch the compiled steps)
 from mini_moe.ops.attention import causal_attention
+from mini_moe.ops.cross_entropy import cross_entropy
 from mini_moe.ops.experts import moe_experts
+from mini_moe.ops.latent_attention import latent_attention
+from mini_moe.ops.rms_norm import normalise
+from mini_moe.ops.rope import rotate
 from mini_moe.ops.sorting import SortedRows, sort_rows
+from mini_moe.ops.swiglu import swiglu_product
+from mini_moe.ops.topk_gate import choose, topk_gate
 
-__all__ = ["SortedRows", "causal_attention", "moe_experts", "sort_rows"]
+__all__ = [
+    "SortedRows", "causal_attention", "choose", "cross_entropy", "latent_attention", "moe_experts",
+    "normalise", "rotate", "sort_rows", "swiglu_product", "topk_gate",
+]  # fmt: skip

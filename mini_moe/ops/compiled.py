@@ -144,13 +144,14 @@ def backward(
         return torch.ops.mini_moe.experts_backward(grad, x, expert_ids.long(), *arguments)
 
 
-@contextmanager
-def named_errors() -> Iterator[None]:
+class named_errors:  # noqa: N801 (called like a function)
     """The library's complaints about arguments, as ValueError."""
-    try:
-        yield
-    except RuntimeError as error:
-        _, ours, text = str(error).partition("mini_moe: ")
-        if not ours:
-            raise
-        raise ValueError(text.splitlines()[0]) from None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError):
+            _, ours, text = str(error).partition("mini_moe: ")
+            if ours:
+                raise ValueError(text.splitlines()[0]) from None

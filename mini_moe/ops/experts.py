@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.ops import compiled, reference, sorted_experts
+from mini_moe.ops.compiled import serves
 from mini_moe.ops.precision import autocast_dtype
 
 FORWARD_SCHEMA = (
@@ -66,11 +67,16 @@ def moe_experts(
 
     Raises: ValueError when shapes don't fit each other or an expert id is out of range.
     """
-    check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
     if dtype := autocast_dtype(x):
         x, gate_up_proj, down_proj = x.to(dtype), gate_up_proj.to(dtype), down_proj.to(dtype)
     inputs = (x, gates, gate_up_proj, down_proj)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    if not keep and serves(x, gates) and not torch.compiler.is_compiling():
+        # Past torch's bookkeeping, which takes as long as a token's products; it checks as well.
+        arguments = (x, expert_ids.long(), gates, gate_up_proj, down_proj, False)
+        with compiled.named_errors():
+            return torch.ops.mini_moe.experts_forward(*arguments)[0]
+    check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
     return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj, keep)[0]
 
 
@@ -101,9 +107,13 @@ def check_shapes(
 
 
 @KERNEL.register_fake
-def _(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
+def _shapes(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
     shape = saved_shape(x, expert_ids, gates, gate_up_proj, keep)
     return x.new_empty(x.shape), x.new_empty(shape)
+
+
+if not compiled.WHY_NOT:
+    torch.library.register_fake("mini_moe::experts_forward", _shapes)
 
 
 @BACKWARD_KERNEL.register_fake

@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.config import TrainConfig
 from mini_moe.model import Routing, Transformer
-from mini_moe.model.router import choose
+from mini_moe.ops import choose
+from mini_moe.ops import cross_entropy as mean_cross_entropy
 
 
 class Losses(NamedTuple):
@@ -62,7 +62,7 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """−ln p(target), averaged over all tokens."""
     logits = rearrange(model.lm_head(hidden), "batch seq vocab -> (batch seq) vocab")
-    return F.cross_entropy(logits, targets.flatten())
+    return mean_cross_entropy(logits, targets.flatten())
 
 
 def balance_loss(routing: Routing, config: TrainConfig, n_sequences: int) -> Float[Tensor, ""]:

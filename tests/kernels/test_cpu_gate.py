@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from mini_moe.model.router import route
+from mini_moe.model.router import Router, route
+from mini_moe.ops import choose, compiled
 from tests.helpers import relative_error, small_config
 from tests.kernels.cpu import NAMES, instructions, needs_library
 
@@ -110,3 +111,46 @@ def test_setting_that_does_not_fit_is_named(change, named):
         torch.ops.mini_moe.topk_gate(
             torch.zeros(3, 8), torch.zeros(7), 2, 1, 1, True, False, True, 1.0
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 5), (16, 4), (17, 3), (100, 32), (256, 8)])
+def test_choice_is_that_of_a_stable_sort(name, n, k):
+    values = torch.randn(40, n).mul(4).round()  # full of ties, zeros of both signs among them
+    values[3] = -torch.inf
+    values[4, ::2] = torch.inf
+    with instructions(name):
+        ids = choose(values, k)
+    assert torch.equal(ids, values.sort(dim=-1, descending=True, stable=True).indices[:, :k])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_is_chosen_first(name):
+    values = torch.full((2, 20), torch.nan)
+    values[0, [4, 9]] = torch.tensor([-torch.inf, 1.0])
+    with instructions(name):
+        assert torch.equal(choose(values, 20), values.sort(descending=True, stable=True).indices)
+        assert choose(values, 4).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("score", ["sigmoid", "softmax"])
+def test_router_decides_compiled_as_it_does_step_by_step(groups, score):
+    config = small_config(
+        n_routed_experts=16,
+        n_expert_groups=groups,
+        top_k_groups=min(groups, 2),
+        score_function=score,
+    )
+    router = Router(config)
+    torch.nn.init.normal_(router.weight)
+    router.e_score_correction_bias.normal_(std=0.1)
+    x = torch.randn(50, config.d_model)
+    x[7] = torch.nan
+    ours = router(x)
+    with compiled.switched_off():
+        expected = router(x)
+    assert torch.equal(ours.expert_ids, expected.expert_ids)
+    for name in ("logits", "scores", "choice_scores", "gates"):
+        one, two = getattr(ours, name), getattr(expected, name)
+        assert torch.allclose(one, two, atol=1e-6, equal_nan=True), name

@@ -121,12 +121,12 @@ def test_every_parameter_receives_a_finite_gradient():
 
 
 def test_autocast_stays_close_to_single_precision():
-    model = small_model()
+    model = small_model(top_k=8)  # all experts: rounding can't send a token to another one
     tokens = random_tokens(model.config)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(tokens)
         logits.float().sum().backward()
-    assert relative_error(logits, model(tokens)) < 0.05
+    assert relative_error(logits, model(tokens)) < 0.02
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
 
 

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 from mini_moe.ops import moe_experts, reference
@@ -204,3 +205,10 @@ def test_whole_operation_compiles_without_a_break():
     assert relative_error(compiled, output) <= TOLERANCE[torch.float32]
     for one, two in zip(gradients(case, compiled), gradients(case, output), strict=True):
         assert relative_error(one, two) <= TOLERANCE[torch.float32]
+
+
+def test_without_gradients_shapes_are_known_without_data():
+    case = random_case(9, 3, 7)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        mixed = moe_experts(*[mode.from_tensor(tensor.detach()) for tensor in case])
+    assert mixed.shape == case[0].shape

@@ -111,7 +111,7 @@ def test_hints_come_one_by_one(capsys):
 def test_the_solution_is_the_packages_source():
     shown = solution("rms_norm")
     assert "torch.rsqrt" in repr(shown)
-    assert shown._repr_markdown_().startswith("`mini_moe/model/layers.py, line ")
+    assert shown._repr_markdown_().startswith("`mini_moe/ops/rms_norm.py, line ")
     assert "61 layers" in repr(solution("kv_bytes"))
 
 

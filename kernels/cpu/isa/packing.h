@@ -53,9 +53,13 @@ ALWAYS_INLINE Bits load_units(const T* row, int64_t k, int64_t k_end) {
   } else {
     constexpr int64_t step = 2 * kLanes;
     if (k_end - k >= step) return *(const BitsAt*)(row + k);
+#if defined(__AVX512F__)
+    return (Bits)_mm512_maskz_loadu_epi16((1u << (k_end - k)) - 1, row + k);
+#else
     Bits some = {};
     memcpy(&some, row + k, 2 * (k_end - k));
     return some;
+#endif
   }
 }
 

@@ -24,4 +24,30 @@ void scores(const void* logits, int64_t n, bool softmax, float* out) {
   for (int64_t i = 0; i < n; i++) out[i] /= total;
 }
 
+// The k largest of n, best first; of equals the lower id, and NaN first. Floats are compared as
+// integers of the same order, so what was taken can rank below everything.
+inline void best(const float* values, int64_t n, int64_t k, int64_t* ids) {
+  constexpr int32_t taken = -__INT32_MAX__ - 1;
+  auto* keys = (int32_t*)scratch(kSums, divide_up(n, kLanes) * kLanes * sizeof(int32_t));
+  Ints lane = {};
+  for (int i = 0; i < kLanes; i++) lane[i] = i;
+  for (int64_t at = 0; at < n; at += kLanes) {
+    Vec value = load(values + at, n - at) + 0.0f;  // makes zeros equal
+    Ints bits = (Ints)value;
+    Ints key = bits ^ ((bits >> 31) & __INT32_MAX__);
+    key = value != value ? Ints{} + __INT32_MAX__ : key;
+    *(IntsAt*)(keys + at) = lane < (int32_t)(n - at) ? key : Ints{} + taken;
+  }
+  for (int64_t i = 0; i < k; i++) {
+    Ints most = Ints{} + taken, where = lane;
+    for (int64_t at = 0; at < n; at += kLanes) {
+      Ints key = *(const IntsAt*)(keys + at);
+      where = key > most ? lane + (int32_t)at : where;
+      most = key > most ? key : most;
+    }
+    ids[i] = first_of_largest(most, where);
+    keys[ids[i]] = taken;
+  }
+}
+
 }  // namespace mini_moe::MINI_MOE_ISA

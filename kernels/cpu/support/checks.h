@@ -49,13 +49,13 @@ inline const char* type_name(ScalarType type) {
 inline void check_shape(
     const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected) {
   bool fits = tensor.dim() == (int64_t)expected.size();
-  std::string text = "[";
   int64_t i = 0;
-  for (int64_t size : expected) {
-    fits = fits && (size < 0 || tensor.size(i) == size);
-    text += (i++ ? ", " : "") + (size < 0 ? std::string("any") : std::to_string(size));
-  }
-  require(fits, name, ": ", text, "] expected, got ", shape_of(tensor));
+  for (int64_t size : expected) fits = fits && (tensor.size(i++) == size || size < 0);
+  if (fits) return;  // words cost more than a small kernel: none unless they are needed
+  std::string text = "[";
+  for (int64_t size : expected)
+    text += (text.size() > 1 ? ", " : "") + (size < 0 ? std::string("any") : std::to_string(size));
+  require(false, name, ": ", text, "] expected, got ", shape_of(tensor));
 }
 
 inline void check_type(const char* name, const Tensor& tensor, ScalarType expected) {

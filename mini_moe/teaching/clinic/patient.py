@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mini_moe import presets
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.model import Routing, Transformer
-from mini_moe.model.router import Router, route
+from mini_moe.model.router import Router
 from mini_moe.routing.intervene import moe_layers
 from mini_moe.teaching.clinic.diseases import Lesion
 from mini_moe.teaching.clinic.sick_code import GAMMA
@@ -62,7 +62,7 @@ class Patient:
 
 
 class SickRouter(Router):
-    """A router that decides by another function than the package's `route`."""
+    """A router that decides step by step, by a function that is given to it."""
 
     def __init__(self, config: ModelConfig, route: Callable) -> None:
         super().__init__(config)
@@ -93,9 +93,10 @@ def train_patient(
 
 
 def operate(model: Transformer, lesion: Lesion) -> None:
-    """Put the sick router, with the same weights, in the place of each healthy one."""
-    if lesion.route is route:
-        return
+    """Routers that decide by the lesion's function, or by the healthy `route`, step by step.
+
+    The compiled gate rounds otherwise; twins that differ in nothing else must have the same bits.
+    """
     for moe in moe_layers(model).values():
         sick = SickRouter(model.config, lesion.route)
         sick.load_state_dict(moe.gate.state_dict())

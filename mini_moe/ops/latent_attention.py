@@ -1,0 +1,75 @@
+"""`mini_moe::latent_attention`: heads whose keys and values one projection of a latent made."""
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from mini_moe.ops import compiled
+from mini_moe.ops.attention import causal_attention
+from mini_moe.ops.compiled import serves
+from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.registration import register
+
+
+def latent_attention(
+    query: Float[Tensor, "batch queries heads d_qk"],
+    kv: Float[Tensor, "batch keys heads d_nope_and_v"],
+    key_rope: Float[Tensor, "batch keys d_rope"],
+    scale: float,
+) -> Float[Tensor, "batch queries heads d_v"]:
+    """Causal attention whose keys are [nope | rope]: nope from `kv`, before the head's value.
+
+    The rope part of a key is shared by all heads. Where the compiled kernel serves, the keys are
+    never put together in memory and no weight is kept for the backward pass. Gradients can't be
+    differentiated again there. Under autocast all of it runs in its type.
+
+    Raises: ValueError when shapes don't fit, or for more queries than keys.
+    """
+    if dtype := autocast_dtype(query):
+        query, kv, key_rope = query.to(dtype), kv.to(dtype), key_rope.to(dtype)
+    if serves(query, kv, key_rope):
+        with compiled.named_errors():
+            return torch.ops.mini_moe.latent_attention(query, kv, key_rope, scale)[0]
+    key, value = keys_and_values(kv, key_rope.to(kv.dtype), query.shape[-1])
+    heads_first = rearrange(query, "batch queries heads d -> batch heads queries d")
+    mixed = causal_attention(heads_first, key, value, scale)
+    return rearrange(mixed, "batch heads queries d -> batch queries heads d")
+
+
+def keys_and_values(
+    kv: Float[Tensor, "batch keys heads d_nope_and_v"],
+    key_rope: Float[Tensor, "batch keys d_rope"],
+    d_qk: int,
+) -> tuple[Float[Tensor, "batch heads keys d_qk"], Float[Tensor, "batch heads keys d_v"]]:
+    """Every head's keys, the shared part repeated, and its values."""
+    heads = rearrange(kv, "batch keys heads d -> batch heads keys d")
+    d_nope = d_qk - key_rope.shape[-1]
+    nope, value = heads.split([d_nope, heads.shape[-1] - d_nope], dim=-1)
+    shared = repeat(key_rope, "batch keys d -> batch heads keys d", heads=heads.shape[1])
+    return torch.cat((nope, shared), dim=-1), value
+
+
+def _forward(query, kv, key_rope, scale):
+    batch, queries, heads, d_qk = query.shape
+    d_v = kv.shape[-1] - d_qk + key_rope.shape[-1]
+    row_sums = query.new_empty(batch, heads, queries, 2, dtype=torch.float32)
+    return query.new_empty(batch, queries, heads, d_v), row_sums
+
+
+def _backward(grad, query, kv, key_rope, row_sums, scale):
+    return tuple(t.new_empty(t.shape) for t in (query, kv, key_rope))
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _differentiate(ctx, grad, _grad_row_sums):
+    backward = torch.ops.mini_moe.latent_attention_backward
+    return *backward(grad, *ctx.saved_tensors, ctx.scale), None
+
+
+register("latent_attention", _forward, _backward, _differentiate, _save)

@@ -1,0 +1,56 @@
+"""`mini_moe::rms_norm`: the norm before every product, in one pass over memory."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mini_moe.ops import compiled
+from mini_moe.ops.compiled import serves
+from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.registration import register
+
+
+def rms_norm(
+    x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
+) -> Float[Tensor, "*batch width"]:
+    """x / √(mean(x²) + eps), times weight; the division in fp32 whatever x is."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
+
+
+def normalise(
+    x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
+) -> Float[Tensor, "*batch width"]:
+    """`rms_norm`; under autocast the result has its type, so that projections don't round it again.
+
+    Compiled where that is possible; its gradients can't be differentiated again.
+    """
+    dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
+    if serves(x, weight) and dtype in compiled.DTYPES:
+        rows, narrow = x.reshape(-1, x.shape[-1]), dtype == torch.bfloat16
+        return torch.ops.mini_moe.rms_norm(rows, weight, eps, narrow)[0].view(x.shape)
+    return rms_norm(x, weight, eps).to(dtype)
+
+
+def _forward(x, weight, eps, narrow):
+    y = x.new_empty(x.shape, dtype=torch.bfloat16 if narrow else torch.float32)
+    return y, x.new_empty(len(x), dtype=torch.float32)
+
+
+def _backward(grad, x, weight, shares):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape, dtype=torch.float32)
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*inputs[:2], output[1])
+
+
+def _differentiate(ctx, grad, _grad_shares):
+    x, weight, shares = ctx.saved_tensors
+    grad_x, grad_weight = torch.ops.mini_moe.rms_norm_backward(grad, x, weight, shares)
+    return grad_x, grad_weight.to(weight.dtype), None, None
+
+
+register("rms_norm", _forward, _backward, _differentiate, _save)

@@ -1,0 +1,51 @@
+"""`mini_moe::rotate`: rotary positions on the last channels of every head."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from mini_moe.ops import compiled
+from mini_moe.ops.compiled import serves
+
+
+def apply_rope(
+    x: Float[Tensor, "*batch seq width"], rotation: Float[Tensor, "seq pairs 2"]
+) -> Float[Tensor, "*batch seq width"]:
+    """Turn each pair of neighbouring channels (2i, 2i + 1) by its angle, in fp32.
+
+    (a, b) → (a cos − b sin, a sin + b cos). Two rotated vectors' dot product depends only on the
+    distance of their positions. Pairs are neighbours, as in DeepSeek's weights.
+    Source: Su et al., arXiv 2104.09864 §3.4.2.
+    """
+    cos, sin = rotation.to(torch.promote_types(x.dtype, torch.float32)).unbind(-1)
+    first, second = rearrange(x.to(cos.dtype), "... (pairs two) -> two ... pairs", two=2)
+    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return rearrange(turned, "... pairs two -> ... (pairs two)").to(x.dtype)
+
+
+def rotate(
+    x: Float[Tensor, "batch seq heads width"], rotation: Float[Tensor, "seq pairs 2"]
+) -> Float[Tensor, "batch seq heads width"]:
+    """`apply_rope` on the last 2 · pairs channels of every head; those before stay."""
+    if serves(x, rotation) and rotation.dtype == torch.float32:
+        return torch.ops.mini_moe.rotate(x, rotation, False)
+    turned = 2 * rotation.shape[1]
+    still, rope = x.split([x.shape[-1] - turned, turned], dim=-1)
+    rope = apply_rope(rearrange(rope, "batch seq heads d -> batch heads seq d"), rotation)
+    rope = rearrange(rope, "batch heads seq d -> batch seq heads d")
+    return torch.cat((still, rope), dim=-1)
+
+
+def _save(ctx, inputs, output) -> None:
+    _, ctx.rotation, ctx.back = inputs
+
+
+def _differentiate(ctx, grad):
+    """The gradient turns the other way."""
+    return torch.ops.mini_moe.rotate(grad, ctx.rotation, not ctx.back), None, None
+
+
+if not compiled.WHY_NOT:
+    torch.library.register_fake("mini_moe::rotate", lambda x, rotation, back: x.new_empty(x.shape))
+    torch.library.register_autograd("mini_moe::rotate", _differentiate, setup_context=_save)

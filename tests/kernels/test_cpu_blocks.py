@@ -1,0 +1,192 @@
+"""What a block is made of beside its experts: attention, norms, activation, loss."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from mini_moe import ops
+from mini_moe.ops import compiled
+from tests.helpers import TOLERANCE, relative_error, without_shape_hook
+from tests.kernels.cpu import NAMES, instructions, needs_library, threads
+
+pytestmark = needs_library
+DTYPES = [torch.float32, torch.bfloat16]
+# batch, queries, keys, heads, nope, rope, value
+ATTENTION = [
+    (2, 7, 7, 3, 6, 2, 4), (2, 1, 9, 2, 32, 16, 32), (1, 130, 130, 2, 32, 16, 32),
+    (2, 29, 300, 3, 8, 4, 8), (1, 300, 600, 1, 5, 3, 7), (1, 40, 41, 2, 0, 4, 33),
+]  # fmt: skip
+ROTATE = [(2, 5, 3, 10, 4), (1, 1, 1, 16, 8), (3, 7, 2, 70, 35)]  # batch, seq, heads, width, pairs
+WIDTHS = [(1, 2), (5, 17), (130, 64), (3, 256), (70, 33)]  # rows, width
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def attention_case(batch, queries, keys, heads, nope, rope, value):
+    query, kv = normal(batch, queries, heads, nope + rope), normal(batch, keys, heads, nope + value)
+    return lambda q, kv, r: ops.latent_attention(q, kv, r, 0.3), (
+        query, kv, normal(batch, keys, rope),
+    )  # fmt: skip
+
+
+def rotate_case(batch, seq, heads, width, pairs):
+    rotation = torch.randn(seq, pairs, 2)
+    return lambda x: ops.rotate(x, rotation.to(torch.promote_types(x.dtype, rotation.dtype))), (
+        normal(batch, seq, heads, width),
+    )
+
+
+def norm_case(rows, width):
+    return lambda x, w: ops.normalise(x, w, 1e-6), (normal(rows, width), 1 + normal(width) / 9)
+
+
+def loss_case(rows, width):
+    targets = torch.randint(width, (rows,))
+    return lambda x: ops.cross_entropy(x, targets), (3 * normal(rows, width),)
+
+
+def swiglu_case(rows, width):
+    return ops.swiglu_product, (3 * normal(rows, width), normal(rows, width))
+
+
+CASES = [
+    *[pytest.param(attention_case, shape, id=f"attention {shape}") for shape in ATTENTION],
+    *[pytest.param(rotate_case, shape, id=f"rotate {shape}") for shape in ROTATE],
+    *[pytest.param(norm_case, shape, id=f"norm {shape}") for shape in WIDTHS],
+    *[pytest.param(loss_case, shape, id=f"loss {shape}") for shape in WIDTHS],
+    *[pytest.param(swiglu_case, shape, id=f"swiglu {shape}") for shape in WIDTHS],
+]
+ONE_OF_EACH = [
+    pytest.param(make, shape, id=make.__name__)
+    for make, shape in [
+        (attention_case, ATTENTION[4]), (rotate_case, ROTATE[2]), (norm_case, (300, 40)),
+        (loss_case, (130, 200)), (swiglu_case, (300, 41)),
+    ]
+]  # fmt: skip
+
+
+def evaluate(function, leaves):
+    """The output, and gradients of a loss in which every element counts differently."""
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    output = function(*leaves)
+    weights = torch.linspace(0.5, -1, output.numel()).view(output.shape)
+    return output, *torch.autograd.grad((output * weights).sum(), leaves)
+
+
+@pytest.mark.parametrize(("make", "shape"), CASES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernel_equals_the_definition_in_double(make, shape, dtype):
+    function, leaves = make(*shape)
+    leaves = [leaf.to(dtype) for leaf in leaves]
+    wide = evaluate(function, [leaf.double() for leaf in leaves])
+    for ours, expected in zip(evaluate(function, leaves), wide, strict=True):
+        assert relative_error(ours, expected) <= 2 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("make", "shape"), ONE_OF_EACH)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_instruction_set_computes_the_same(name, make, shape, dtype):
+    function, leaves = make(*shape)
+    leaves = [leaf.to(dtype) for leaf in leaves]
+    with compiled.switched_off():
+        expected = evaluate(function, leaves)
+    with instructions(name):
+        for ours, theirs in zip(evaluate(function, leaves), expected, strict=True):
+            assert ours.dtype == theirs.dtype or ours.dtype == torch.float32
+            assert relative_error(ours, theirs) <= 2 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("make", "shape"), ONE_OF_EACH)
+def test_bits_are_the_same_with_any_number_of_threads(make, shape):
+    function, leaves = make(*shape)
+    leaves = [leaf.bfloat16() for leaf in leaves]
+    results = []
+    for number in (1, 2, 3, 7):
+        with threads(number):
+            results.append(evaluate(function, leaves))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("make", "shape"), ONE_OF_EACH[:1] + ONE_OF_EACH[2:])
+def test_second_derivative_is_refused(make, shape):
+    function, leaves = make(*shape)
+    leaves = [leaf.float().requires_grad_() for leaf in leaves]
+    loss = function(*leaves).square().sum()
+    gradient = torch.autograd.grad(loss, leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="can't be differentiated again"):
+        torch.autograd.grad(gradient[0].sum(), leaves)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_operations_obey_the_rules_of_torch(dtype):
+    def leaf(*shape):
+        return torch.randn(*shape).to(dtype).requires_grad_()
+
+    kernels = torch.ops.mini_moe
+    heads = leaf(2, 5, 3, 12), leaf(2, 9, 3, 16), leaf(2, 9, 4)
+    opcheck(kernels.latent_attention, (*heads, 0.3))
+    opcheck(kernels.rotate, (leaf(2, 5, 3, 12), torch.randn(5, 4, 2), False))
+    opcheck(kernels.rms_norm, (leaf(7, 12), leaf(12), 1e-6, dtype == torch.bfloat16))
+    opcheck(kernels.swiglu_product, (leaf(7, 12), leaf(7, 12)))
+    opcheck(kernels.cross_entropy, (leaf(7, 12), torch.randint(12, (7,))))
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(("make", "shape"), ONE_OF_EACH)
+def test_kernel_compiles_without_a_break(make, shape):
+    function, leaves = make(*shape)
+    leaves = [leaf.float() for leaf in leaves]
+    expected = evaluate(function, leaves)
+    ours = evaluate(torch.compile(function, fullgraph=True), leaves)
+    for one, two in zip(ours, expected, strict=True):
+        assert relative_error(one, two) <= TOLERANCE[torch.float32]
+
+
+def test_norm_under_autocast_has_its_type_and_rounds_once():
+    x, weight = torch.randn(9, 40), torch.rand(40)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = ops.normalise(x, weight, 1e-6)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, ops.normalise(x, weight, 1e-6).bfloat16())
+
+
+def test_logits_without_end_give_the_losses_that_torch_gives():
+    logits = torch.randn(5, 20)
+    logits[0, 3] = torch.inf
+    logits[1, 4] = -torch.inf
+    logits[2, 5] = torch.nan
+    logits[3] = 1e30
+    for target in (3, 4, 7):
+        for row in logits:
+            targets = torch.tensor([target])
+            ours, theirs = (
+                ops.cross_entropy(row[None], targets),
+                torch.nn.functional.cross_entropy(row[None], targets),
+            )
+            assert torch.allclose(ours, theirs, equal_nan=True), (row, target)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: ops.cross_entropy(torch.zeros(2, 5), torch.tensor([0, 5])), r"targets.*\[0, 5\)"),
+        (lambda: ops.cross_entropy(torch.zeros(2, 5), torch.tensor([0])), "targets: "),
+        (lambda: attention_bad(queries=4, keys=3), "query: at most as many as the 3 keys"),
+        (lambda: attention_bad(rope=13), "key_rope: at most the 12"),
+        (lambda: attention_bad(kv=8), "kv: more than 8 channels"),
+        (lambda: attention_bad(batch=1), "kv: "),
+    ],
+)
+def test_argument_that_does_not_fit_is_named(call, named):
+    with without_shape_hook(), pytest.raises(ValueError, match=named):
+        call()
+
+
+def attention_bad(queries=3, keys=3, rope=4, kv=16, batch=2):
+    heads = torch.zeros(2, queries, 3, 12), torch.zeros(batch, keys, 3, kv)
+    ops.latent_attention(*heads, torch.zeros(batch, keys, rope), 1.0)
