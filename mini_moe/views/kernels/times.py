@@ -10,8 +10,9 @@ SHAPE = (1024, 128, 64, 16, 4)  # tokens, d_model, d_expert, experts, top_k
 
 
 def time_layer(rounds: int = 15) -> dict[str, list[float]]:
-    """Seconds of one forward pass by form; the forms take turns, the first round is left out.
+    """Seconds of one forward pass on one thread; forms take turns, the first round is left out.
 
+    The thread's own time counts: other work on the machine then disturbs little.
     "definition" computes every expert for every token; "sorted rows" is PyTorch; "compiled" is
     kernels/cpu/, where it is built.
     """
@@ -34,10 +35,15 @@ def time_layer(rounds: int = 15) -> dict[str, list[float]]:
     if not compiled.WHY_NOT:
         forms["compiled"] = moe_experts
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for number in range(rounds + 1):
-        for name, form in forms.items():
-            start = time.perf_counter()
-            form(*arguments)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for number in range(rounds + 1):
+            for name, form in forms.items():
+                start = time.thread_time()
+                form(*arguments)
+                if number:
+                    seconds[name].append(time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     return seconds
