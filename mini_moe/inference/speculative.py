@@ -130,7 +130,7 @@ class Drafter:
         if not decoder.model.mtp:
             raise ValueError(
                 f"ahead={ahead}: an MTP module expected, but this model has n_mtp_layers=0; "
-                "train one with `python -m mini_moe.training --n_mtp_layers 1`"
+                "`python -m mini_moe.training.add_mtp` adds one"
             )
         self.decoder, self.ahead, module = decoder, ahead, decoder.model.mtp[0]
         self.layers, self.norm = [LayerStep(module.block)], norm_of(module.norm)
