@@ -73,7 +73,7 @@ def pass_curve(
     figure = new_figure(
         f"{sizes[0]} token takes {1e3 * one:.2f} ms, {sizes[-1]} tokens {1e3 * last:.2f} ms: "
         f"{sizes[-1] / sizes[0]:.0f} times the tokens in {last / one:.1f} times the time.",
-        width=800, height=430, title_text=title, margin_r=190, showlegend=False,
+        width=830, height=430, title_text=title, margin_r=215, showlegend=False,
     )  # fmt: skip
     lines = {"measured": [seconds[size] for size in sizes], **floors}
     names = []
