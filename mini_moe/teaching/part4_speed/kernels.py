@@ -14,7 +14,7 @@ def run_student(source: str, **launch: object) -> Run:
     try:
         return run_cuda(source, **launch)
     except CompileError as error:
-        raise Mistake(f"the compiler, g++, does not accept your kernel:\n{error}") from None
+        raise Mistake(f"your kernel does not compile:\n{error}") from None
     except CheckerError as error:
         raise Mistake(told(error.reports[0], source)) from None
     except ValueError as error:
@@ -188,7 +188,8 @@ swizzled = kernel_exercise(
     "swizzled",
     SWIZZLED.replace("return column", "return column ^ row"),
     SWIZZLED,
-    where="`kernels/` pads its tiles by 16 bytes instead; CUTLASS and DeepGEMM swizzle.",
+    where="Steps 3 and 4 of `kernels/ladder/` pad their tiles by 16 bytes a row; step 5 and "
+    "`kernels/tensor_core_tiles.cuh` swizzle, 16 bytes at a time.",
     difficulty=4,
     importance=3,
     minutes=8,

@@ -37,7 +37,7 @@ class Step(NamedTuple):
     correct: bool | None  # None where the run was only recalled
 
 
-def climb(rows: int = 64, width: int = 64) -> list[Step]:
+def climb(rows: int = 128, width: int = 128) -> list[Step]:
     """Run every file of kernels/ladder/ under the checker, for one expert: [rows, width]².
 
     Raises: NoCompiler.
@@ -113,7 +113,9 @@ def published_ladder() -> go.Figure:
         f"{shares['naive']:.1f} % of cuBLAS, coalesced {shares['coalesced']:.1f} %, tiles in "
         f"shared memory {shares['shared memory']:.1f} %, warptiling {shares['warptiling']:.1f} %."
     )
-    figure = new_figure(summary, width=820, height=430, title_text="fp32 matmul on an A6000")
+    figure = new_figure(
+        summary, width=820, height=430, title_text="fp32 matmul on an A6000 (S. Boehm)"
+    )
     figure.add_bar(
         x=list(shares.values()), y=list(shares), orientation="h", name="% of cuBLAS",
         text=[f"{value:.1f} %" for value in shares.values()], textposition="outside",

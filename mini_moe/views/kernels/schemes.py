@@ -47,7 +47,7 @@ def memory_picture() -> go.Figure:
     """Three memories: registers of a thread, shared memory of a block, global memory of all."""
     summary = (
         "Each thread has its registers; the threads of a block share a fast memory; all blocks "
-        f"share the global one. An H100 has {H100['sms']} such processors, {H100['shared_kb']} KB "
+        f"share the global one. An H100 has {H100['sms']} processors (SMs), {H100['shared_kb']} KB "
         f"of shared memory in each, and {H100['gb']} GB behind {H100['terabytes_a_second']} TB/s."
     )
     figure = new_figure(summary, width=820, height=370)
@@ -84,16 +84,16 @@ def _box(
 
 
 def barrier_picture(stores: tuple[int | float, ...] = (1, 3, 1.5, 4, 2)) -> go.Figure:
-    """Threads that store and then read their neighbour's number; without a barrier, and with one.
+    """Warps that store and then read their neighbour's numbers; without a barrier, and with one.
 
-    `stores` is when each thread has stored. A read is too early where the neighbour had not yet.
+    `stores` is when each warp has stored. A read is too early where the neighbour had not yet.
     """
-    threads, last = len(stores), max(stores)
+    warps, last = len(stores), max(stores)
     early = sum(
-        stores[t] + 0.6 < stores[t - 1] for t in range(1, threads)
-    )  # thread t reads what thread t - 1 stores
+        stores[t] + 0.6 < stores[t - 1] for t in range(1, warps)
+    )  # warp t reads what warp t - 1 stores
     summary = (
-        f"Without a barrier {early} of {threads - 1} threads read before their neighbour has "
+        f"Without a barrier {early} of {warps - 1} warps read before their neighbour has "
         "stored; with one, all wait for the slowest and no read is early."
     )
     figure = new_figure(summary, width=820, height=330, showlegend=True)
@@ -121,8 +121,8 @@ def barrier_picture(stores: tuple[int | float, ...] = (1, 3, 1.5, 4, 2)) -> go.F
     figure.update_xaxes(title_text="time →", showticklabels=False, range=[0.3, 12.2], ticks="",
                         showgrid=False)  # fmt: skip
     figure.update_yaxes(
-        tickvals=list(range(threads)), ticktext=[f"thread {t}" for t in range(threads)],
-        range=[threads - 0.5, -1.4], showgrid=False,
+        tickvals=list(range(warps)), ticktext=[f"warp {t}" for t in range(warps)],
+        range=[warps - 0.5, -1.4], showgrid=False,
     )  # fmt: skip
     figure.update_layout(
         margin_t=20,

@@ -5,18 +5,27 @@ import html
 from mini_moe.checker import Run, Traffic
 from mini_moe.views.style import Html
 
-HEAD = ("line", "memory", "access", "warps", "asked, bytes", "moved, bytes", "wavefronts", "score")
+HEAD = ("line", "memory", "access", "times", "asked, bytes", "moved, bytes", "wavefronts", "score")
+WAVES = HEAD.index("wavefronts")
 
 
 def score(*runs: Run) -> Html:
-    """A table: one row a line of source and buffer. A score of 100 % moves nothing in vain."""
+    """A table: one row a line of source and buffer. A score of 100 % moves nothing in vain.
+
+    `times` is how often a warp did it; wavefronts are left out where nothing is shared.
+    """
     rows = [_row(t) for ran in runs for t in sorted(ran.traffic, key=_order)]
-    text = "\n".join("  ".join(f"{c:>12}" for c in row) for row in [HEAD, *rows])
+    names = HEAD
+    if not any(row[WAVES] for row in rows):
+        names, *rows = [row[:WAVES] + row[WAVES + 1 :] for row in [HEAD, *rows]]
+    text = "\n".join("  ".join(f"{c:>12}" for c in row) for row in [names, *rows])
     cells = "".join(
-        "<tr>" + "".join(_cell("td", c, n, row[-1]) for n, c in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(_cell("td", c, n, n == len(row) - 1 and c != "100%") for n, c in enumerate(row))
+        + "</tr>"
         for row in rows
     )
-    head = "".join(_cell("th", name, n, "") for n, name in enumerate(HEAD))
+    head = "".join(_cell("th", name, n, False) for n, name in enumerate(names))
     style = "border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums"
     return Html(f'<table style="{style}"><thead><tr>{head}</tr></thead>{cells}</table>', text)
 
@@ -37,9 +46,8 @@ def _row(t: Traffic) -> tuple[str, ...]:
         f"{32 * t.sectors:,}", "", f"{share:.0%}"  # fmt: skip
 
 
-def _cell(tag: str, text: str, column: int, score_text: str) -> str:
+def _cell(tag: str, text: str, column: int, bad: bool) -> str:
     align = "left" if column < 3 else "right"
-    bad = tag == "td" and column == len(HEAD) - 1 and score_text != "100%"
     weight = "font-weight:700;color:#A03000;" if bad else ""
     return (
         f'<{tag} style="{weight}padding:2px 10px;text-align:{align};white-space:nowrap">'

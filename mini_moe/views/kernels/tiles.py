@@ -13,25 +13,26 @@ SMALL = 8  # banks and lanes in the picture, in place of 32
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 
-def bank_tiles(column: int = 2) -> go.Figure:
-    """The same tile kept in three ways, as if there were 8 banks: the framed column's banks.
+def bank_tiles(column: int = 2, *, swizzle: bool = True) -> go.Figure:
+    """The same tile kept in several ways, as if there were 8 banks: the framed column's banks.
 
-    Plain rows of 8; rows of 9; rows of 8 whose columns are swizzled by `column ^ row`.
+    Plain rows of 8; rows of 9; with `swizzle` also rows of 8 whose columns are `column ^ row`.
     """
     ways = {
         "rows of 8": lambda r, c: (SMALL * r + c) % SMALL,
         "rows of 9": lambda r, c: ((SMALL + 1) * r + c) % SMALL,
-        "rows of 8, column ^ row": lambda r, c: (SMALL * r + (c ^ r)) % SMALL,
     }
+    if swizzle:
+        ways["rows of 8, column ^ row"] = lambda r, c: (SMALL * r + (c ^ r)) % SMALL
     banks = {name: [len({way(r, column) for r in range(SMALL)})] for name, way in ways.items()}
     titles = [
         f"{name}<br>a column: {SMALL // n} turn{'s' if n < SMALL else ''}"
         for name, (n,) in banks.items()
     ]
-    figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.05)
+    figure = make_subplots(1, len(ways), subplot_titles=titles, horizontal_spacing=0.05)
     told = "; ".join(f"{name}: {n} of 8 banks" for name, (n,) in banks.items())
-    base = new_figure(f"Banks that column {column} of a tile lies in: {told}.", width=820,
-                      height=350)  # fmt: skip
+    base = new_figure(f"Banks that column {column} of a tile lies in: {told}.",
+                      width=60 + 253 * len(ways), height=350)  # fmt: skip
     figure.update_layout(base.layout)
     for n, way in enumerate(ways.values(), start=1):
         bank = [[way(r, c) for c in range(SMALL)] for r in range(SMALL)]

@@ -49,7 +49,7 @@ def step_warp(steps: list[Instruction], number: int, source: str) -> Html:
         raise ValueError(f"number={number}: 1 to {len(steps)} expected")
     one = steps[number - 1]
     line = int(one.place.rpartition(":")[2])
-    text = f"{number} of {len(steps)}: {one.title}, time {one.time + 1}. {cost(one)}"
+    text = f"{number} of {len(steps)}: {one.title}, time={one.time}. {cost(one)}"
     body = (
         f'<div style="margin:4px 0"><b>{html.escape(text)}</b></div>'
         f"{_source(source, line)}{_memory(one)}"
