@@ -3,13 +3,16 @@
 12.3 million parameters (`presets.small()`), batches of 16 × 256 tokens, AdamW (fused) for all.
 Every model lives in a process of its own, and they take steps in turn. transformers is measured
 with each of its two expert implementations, in float32 and under bfloat16 autocast; the best of
-them is what ours is held to. "compiled" has `layer.compile()` called on every block, ours and
-theirs, which needs a C++ compiler and half a minute before the first step.
+them is what ours is held to. Ours is also measured without the compiled kernels. "compiled" has
+`layer.compile()` called on every block, ours and theirs, which needs a C++ compiler and half a
+minute before the first step.
 """
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import cycle
 from multiprocessing.connection import Connection
 
 import torch
@@ -20,11 +23,14 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 from mini_moe import Transformer, presets
 from mini_moe.config import TrainConfig
 from mini_moe.hf_config import config_to_hf
+from mini_moe.ops import compiled
 from mini_moe.training.losses import training_losses
 from mini_moe.training.speed import flops_per_token, keep_freed_memory, matmul_peak
 from tests.benchmarks.common import report, spread
 
 BATCH, SEQ = 16, 256
+BATCHES = 20  # different ones: a single batch would be learnt by heart, with extreme logits
+WITHOUT_KERNELS = "mini_moe without compiled kernels"
 
 
 def main(rounds: int = 9) -> None:
@@ -32,7 +38,9 @@ def main(rounds: int = 9) -> None:
     peak = {"fp32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)}
     kinds = ("fp32", "bf16", "bf16 compiled")
     names = ("mini_moe", "transformers eager", "transformers grouped_mm")
-    seconds = steps_in_turn([(name, kind) for name in names for kind in kinds], rounds)
+    peers = [(name, kind) for name in names for kind in kinds]
+    peers[3:3] = [(WITHOUT_KERNELS, kind) for kind in kinds[:2]]
+    seconds = steps_in_turn(peers, rounds)
     speeds = {name: spread([BATCH * SEQ / s for s in values]) for name, values in seconds.items()}
     best = max(v["median"] for name, v in speeds.items() if name.startswith("transformers"))
     flops = flops_per_token(Transformer(presets.small()), SEQ)
@@ -82,35 +90,36 @@ def work(connection: Connection, name: str, kind: str) -> None:
     transformers.logging.set_verbosity_error()
     keep_freed_memory()
     torch.manual_seed(0)
-    tokens = torch.randint(presets.small().vocab_size, (BATCH, SEQ + 1))
-    if name == "mini_moe":
+    batches = torch.randint(presets.small().vocab_size, (BATCHES, BATCH, SEQ + 1)).unbind()
+    if name.startswith("mini_moe"):
         model = Transformer(presets.small())
-        step = ours(model, tokens, kind != "fp32")
+        step = ours(model, cycle(batches), kind != "fp32")
         blocks = model.layers
     else:
         model = reference_model(name.removeprefix("transformers "))
-        step = theirs(model, tokens, kind != "fp32")
+        step = theirs(model, cycle(batches), kind != "fp32")
         blocks = model.model.layers
     if kind.endswith("compiled"):
         for block in blocks:
             block.compile()
-    for _ in range(3):
-        step()
-    connection.send("ready")
-    while connection.recv() == "step":
-        start = time.perf_counter()
-        step()
-        connection.send(time.perf_counter() - start)
+    with compiled.switched_off() if name == WITHOUT_KERNELS else nullcontext():
+        for _ in range(3):
+            step()
+        connection.send("ready")
+        while connection.recv() == "step":
+            start = time.perf_counter()
+            step()
+            connection.send(time.perf_counter() - start)
 
 
-def ours(model: Transformer, tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
+def ours(model: Transformer, batches: Iterator[torch.Tensor], bf16: bool) -> Callable[[], None]:
     """One training step of this package, the balance loss and the routing record included."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     config = TrainConfig()
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = training_losses(model, tokens, config, []).total
+            loss = training_losses(model, next(batches), config, []).total
         finish(loss, optimizer)
 
     return step
@@ -125,11 +134,14 @@ def reference_model(experts: str) -> DeepseekV3ForCausalLM:
     )
 
 
-def theirs(model: DeepseekV3ForCausalLM, tokens: torch.Tensor, bf16: bool) -> Callable[[], None]:
+def theirs(
+    model: DeepseekV3ForCausalLM, batches: Iterator[torch.Tensor], bf16: bool
+) -> Callable[[], None]:
     """One training step of transformers' model."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
+        tokens = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(input_ids=tokens[:, :-1]).logits
             loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
