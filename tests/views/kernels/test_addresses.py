@@ -106,6 +106,11 @@ def test_score_has_a_row_a_line_and_buffer():
     assert "100%" in score(copied(stride=0)).text.splitlines()[1]
 
 
+def test_wavefronts_are_left_out_of_a_score_without_shared_memory():
+    assert "wavefronts" in score(transposed()).text
+    assert "wavefronts" not in score(copied()).text
+
+
 def test_stepper_walks_through_all_instructions_of_a_warp():
     stepper = WarpStepper(transposed(), TRANSPOSE)
     assert stepper.slider.max == 16

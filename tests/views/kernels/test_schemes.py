@@ -49,6 +49,11 @@ def test_padding_and_swizzle_spread_a_column_over_all_banks():
     assert "rows of 8: 1 of 8 banks; rows of 9: 8 of 8 banks; rows of 8, column ^ row: 8" in told
 
 
+def test_the_swizzle_can_be_kept_back_until_it_was_asked_for():
+    assert "^" not in summary_of(bank_tiles(swizzle=False))
+    assert len(bank_tiles(swizzle=False).data) == 2
+
+
 def test_fragment_shows_lane_and_register():
     lanes = torch.arange(128).view(16, 8) // 4
     figure = fragment_picture(lanes, torch.arange(128).view(16, 8) % 4, "C", (9, 5))
