@@ -32,6 +32,11 @@ struct Layer {
 };
 
 __device__ inline float swiglu(float g, float u) { return g / (1 + expf(-g)) * u; }
+// The same in a few instructions, wrong by a few units in the last place of an fp32: bf16 keeps 8
+// of its 24 bits.
+__device__ inline float fast_swiglu(float g, float u) {
+  return __fdividef(g, 1 + __expf(-g)) * u;
+}
 
 // kN / 2 columns of gate, then the same columns of up. A warp takes half of its own from each.
 template <class T>
@@ -73,7 +78,7 @@ __global__ void __launch_bounds__(T::kThreads)
   column += sums.warp_n() / 2;
   auto g = [&](int i, int j, int c) { return sums.of[i][j][c]; };
   auto u = [&](int i, int j, int c) { return sums.of[i][j + kColumns / 8][c]; };
-  auto h = [&](int i, int j, int c) { return swiglu(g(i, j, c), u(i, j, c)); };
+  auto h = [&](int i, int j, int c) { return fast_swiglu(g(i, j, c), u(i, j, c)); };
   if (p.saved) {
     bf16* saved = p.saved + row * 2 * p.d_expert + column;
     store_rows<T::kWarpM, kColumns>(g, saved, 2 * p.d_expert, n_rows, p.d_expert - column);
