@@ -63,11 +63,11 @@ __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks) plain_kernel(
   GradientTile tile = find_tile(p, plain::kTile, plain::kTile);
   SourceRows a_rows{p.a_row, tile.first, p.n_a, tile.count};
   SourceRows b_rows{p.b_row, tile.first, p.n_b, tile.count};
-  auto a = [&](int row, int64_t k) {
+  auto a = [&](int, int row, int64_t k) {
     int source = tile.row + row < p.m ? a_rows.find(int(k)) : -1;
     return source < 0 ? 0.f : to_float(p.a[int64_t(source) * p.m + tile.row + row]);
   };
-  auto b = [&](int column, int64_t k) {
+  auto b = [&](int, int column, int64_t k) {
     int source = tile.column + column < p.n ? b_rows.find(int(k)) : -1;
     return source < 0 ? 0.f : to_float(p.b[int64_t(source) * p.n + tile.column + column]);
   };

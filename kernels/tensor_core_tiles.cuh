@@ -174,6 +174,9 @@ template <class T>
 struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2 + c) is in
   float of[T::kWarpM / 16][T::kWarpN / 8][4];  // of[i][j][2 h + c]
   __device__ static int warp_m() { return threadIdx.x / kWarp / T::kWarpsN * T::kWarpM; }
+  __device__ static bool has_any_of(int n_rows) {  // of a tile that has at least one
+    return T::kWarpM == T::kM || warp_m() < n_rows;
+  }
   __device__ static int warp_n() { return threadIdx.x / kWarp % T::kWarpsN * T::kWarpN; }
 
   __device__ void add(const Fragments<T>& x) {
@@ -188,8 +191,9 @@ struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2
 };
 
 // sums += a b, over n_steps · kK. Steps behind the last one are fetched as zeros, and never used.
+// A warp none of whose rows are there copies and waits with the others, and adds nothing.
 template <class T, class A, class B>
-__device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
+__device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_rows = true) {
   constexpr int kAhead = T::kStages - 1, kStageSize = A::Tile::kSize + B::Tile::kSize;
   bf16* stages = dynamic_shared<bf16>();
   auto fetch = [&](int step) {
@@ -218,7 +222,7 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
       bool last = k == T::kK - 16;
       if (last) wait_for_next_step();
       load((k / 16 + 1) % 2, last ? step + 1 : step, last ? 0 : k + 16);
-      sums.add(fragments[k / 16 % 2]);
+      if (has_rows) sums.add(fragments[k / 16 % 2]);
       if (k == 0) fetch(step + kAhead);  // into the buffer of the step before
     }
   }
