@@ -97,7 +97,9 @@ ALWAYS_INLINE int __popc(unsigned x) { return __builtin_popcount(x); }
 ALWAYS_INLINE int __ffs(int x) { return __builtin_ffs(x); }
 ALWAYS_INLINE int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 ALWAYS_INLINE float __expf(float x) { return expf(x); }
-ALWAYS_INLINE float __fdividef(float a, float b) { return a / b; }
+ALWAYS_INLINE float __fdividef(float a, float b) {  // 0 for a finite b beyond 2^126
+  return fabsf(b) > 0x1p126f && fabsf(b) < INFINITY ? 0 * a : a / b;
+}
 ALWAYS_INLINE float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 ALWAYS_INLINE float rsqrtf(float x) { return 1 / sqrtf(x); }
 template <class T>

@@ -115,7 +115,9 @@ struct AsDeclared {
 };
 #ifdef __CUDACC__
 inline const char* check(const char* name, cudaError_t error) {
-  return error == cudaSuccess ? nullptr : fail("%s: %s", name, cudaGetErrorString(error));
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();  // forgets it, so that the next launch is not blamed
+  return fail("%s: %s", name, cudaGetErrorString(error));
 }
 constexpr size_t kSharedAtOnce = 48 << 10;  // more has to be asked for, kernel by kernel
 template <class... Parameters>

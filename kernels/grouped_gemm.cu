@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(T::kThreads)
     Along<T, T::kM, true> a(p.a, p.k, source);
     if constexpr (kTransposed) {
       Along<T, T::kN, false> b(weights, p.k, {nullptr, column, 0, p.n - column});
-      multiply_tiles<T>(a, b, n_steps, sums);
+      multiply_tiles<T>(a, b, n_steps, sums, sums.has_any_of(rows.count));
     } else {
       Down<T, T::kN, false> b(weights, p.n, column, {nullptr, 0, 0, p.k});
-      multiply_tiles<T>(a, b, n_steps, sums);
+      multiply_tiles<T>(a, b, n_steps, sums, sums.has_any_of(rows.count));
     }
   }
   int64_t row = rows.first + sums.warp_m();
@@ -64,11 +64,13 @@ __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
   int first_column = place.column_tile * plain::kTile;
   const T* weights = p.b + int64_t(rows.expert) * p.k * p.n;
   SourceRows source_rows{p.a_row, rows.first, p.n_source_rows, rows.count};
-  auto a = [&](int row, int64_t k) {
-    int source = k < p.k ? source_rows.find(row) : -1;
-    return source < 0 ? 0.f : to_float(p.a[int64_t(source) * p.k + k]);
+  int source[plain::kMine];
+#pragma unroll
+  for (int i = 0; i < plain::kMine; ++i) source[i] = source_rows.find(plain::my_row(i));
+  auto a = [&](int i, int, int64_t k) {
+    return source[i] < 0 || k >= p.k ? 0.f : to_float(p.a[int64_t(source[i]) * p.k + k]);
   };
-  auto b = [&](int j, int64_t k) {
+  auto b = [&](int, int j, int64_t k) {
     int column = first_column + j;
     if (column >= p.n || k >= p.k) return 0.f;
     return to_float(weights[kTransposed ? int64_t(column) * p.k + k : k * p.n + column]);

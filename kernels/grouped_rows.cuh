@@ -6,6 +6,8 @@
 // leaves it ⌊offsets[e + 1] / height⌋ - ⌊offsets[e] / height⌋ + 1 slots, never fewer than its rows
 // need, at most one too many. So a block finds its expert by a search, the counts stay on the
 // device, and the host knows the number of slots: rows / height + experts + 1.
+// A few rows for many experts need fewer: then there is a slot for every row, and the first row of
+// a tile has the block that takes it; the other rows' blocks have nothing to do.
 // Rows behind all experts belong to expert `n_experts`, which has no weights: they become 0.
 // Offsets that do not fit are clamped into [0, n_rows]: wrong numbers, but never foreign memory.
 #pragma once
@@ -18,26 +20,38 @@ struct RowShare {  // of a block; count 0: nothing to do
 
 __device__ inline int64_t clamped(int64_t x, int64_t most) { return min(max(x, int64_t(0)), most); }
 
-// All lanes of a warp search together: 32 experts a look, 2 looks for 1024. Every thread must call.
+__host__ __device__ inline int64_t slots_by_height(int64_t n_rows, int64_t n_experts,
+                                                   int64_t height) {
+  return n_rows / height + n_experts + 1;
+}
+// Slots that there are: as many as tiles may need, or one a row where that is less.
+inline int64_t slots_of(int64_t n_rows, int64_t n_experts, int64_t height) {
+  int64_t slots = slots_by_height(n_rows, n_experts, height);
+  return slots < n_rows ? slots : n_rows;
+}
+
+// All lanes of a warp search together: 32 experts a look, 2 looks for 256, 3 for 1024. Every thread
+// must call.
 __device__ inline RowShare find_rows(const int64_t* offsets, int n_experts, int64_t n_rows,
                                      int height, int64_t slot) {
+  bool slot_is_row = n_rows <= slots_by_height(n_rows, n_experts, height);
+  auto first_slot = [&](int e) {
+    int64_t begin = clamped(offsets[e], n_rows);
+    return slot_is_row ? begin : begin / height + e;
+  };
   int expert = 0, step = 1;  // the last expert whose first slot is at or below `slot`
   while (step * kWarp <= n_experts) step *= kWarp;
   for (; step > 0; step /= kWarp) {
     int e = expert + int(threadIdx.x % kWarp) * step;
-    bool below = e <= n_experts && clamped(offsets[e], n_rows) / height + e <= slot;
+    bool below = e <= n_experts && first_slot(e) <= slot;
     int found = __popc(__ballot_sync(kAllLanes, below));
     if (found) expert += (found - 1) * step;
   }
   int64_t begin = clamped(offsets[expert], n_rows);
   int64_t end = expert < n_experts ? clamped(offsets[expert + 1], n_rows) : n_rows;
-  int64_t first = begin + (slot - begin / height - expert) * height;
-  if (first < begin || first >= end) return {expert, 0, 0};
+  int64_t first = slot_is_row ? slot : begin + (slot - first_slot(expert)) * height;
+  if (first < begin || first >= end || (first - begin) % height) return {expert, 0, 0};
   return {expert, int(min(end - first, int64_t(height))), first};
-}
-
-inline int64_t slots_of(int64_t n_rows, int64_t n_experts, int64_t height) {
-  return n_rows / height + n_experts + 1;
 }
 
 // Blocks run roughly in their order, some 264 at a time on an H100. Groups of 16 slots keep those

@@ -32,6 +32,11 @@ struct Layer {
 };
 
 __device__ inline float swiglu(float g, float u) { return g / (1 + expf(-g)) * u; }
+// The same in a few instructions, wrong by a few units in the last place of an fp32: bf16 keeps 8
+// of its 24 bits.
+__device__ inline float fast_swiglu(float g, float u) {
+  return __fdividef(g, 1 + __expf(-g)) * u;
+}
 
 // kN / 2 columns of gate, then the same columns of up. A warp takes half of its own from each.
 template <class T>
@@ -65,7 +70,8 @@ __global__ void __launch_bounds__(T::kThreads)
     SourceRows columns{nullptr, column, 0, p.d_expert - column};
     Along<T, T::kM, true> x(p.x, p.d_model, {p.token, rows.first, p.n_tokens, rows.count});
     GateAndUp<T> weights{{gate, p.d_model, columns}, {up, p.d_model, columns}};
-    multiply_tiles<T>(x, weights, (p.d_model + T::kK - 1) / T::kK, sums);
+    int n_steps = (p.d_model + T::kK - 1) / T::kK;
+    multiply_tiles<T>(x, weights, n_steps, sums, sums.has_any_of(rows.count));
   }
   constexpr int kColumns = T::kWarpN / 2;
   int64_t row = rows.first + sums.warp_m();
@@ -73,7 +79,7 @@ __global__ void __launch_bounds__(T::kThreads)
   column += sums.warp_n() / 2;
   auto g = [&](int i, int j, int c) { return sums.of[i][j][c]; };
   auto u = [&](int i, int j, int c) { return sums.of[i][j + kColumns / 8][c]; };
-  auto h = [&](int i, int j, int c) { return swiglu(g(i, j, c), u(i, j, c)); };
+  auto h = [&](int i, int j, int c) { return fast_swiglu(g(i, j, c), u(i, j, c)); };
   if (p.saved) {
     bf16* saved = p.saved + row * 2 * p.d_expert + column;
     store_rows<T::kWarpM, kColumns>(g, saved, 2 * p.d_expert, n_rows, p.d_expert - column);
@@ -95,11 +101,13 @@ __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks)
   int first_column = place.column_tile * kColumns;
   const T* weights = p.gate_up + int64_t(rows.expert) * 2 * p.d_expert * p.d_model;
   SourceRows tokens{p.token, rows.first, p.n_tokens, rows.count};
-  auto x = [&](int row, int64_t k) {
-    int token = k < p.d_model ? tokens.find(row) : -1;
-    return token < 0 ? 0.f : to_float(p.x[int64_t(token) * p.d_model + k]);
+  int token[plain::kMine];
+#pragma unroll
+  for (int i = 0; i < plain::kMine; ++i) token[i] = tokens.find(plain::my_row(i));
+  auto x = [&](int i, int, int64_t k) {
+    return token[i] < 0 || k >= p.d_model ? 0.f : to_float(p.x[int64_t(token[i]) * p.d_model + k]);
   };
-  auto w = [&](int j, int64_t k) {  // 32 columns of gate, then 32 of up
+  auto w = [&](int, int j, int64_t k) {  // 32 columns of gate, then 32 of up
     int column = first_column + j % kColumns;
     if (column >= p.d_expert || k >= p.d_model) return 0.f;
     int64_t row = int64_t(j / kColumns) * p.d_expert + column;

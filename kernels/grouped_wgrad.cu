@@ -6,8 +6,8 @@
 //
 // Idea: what is summed up lies below each other in both operands, so ldmatrix transposes both. A
 // block owns its tile of out and walks through all rows of its expert: no atomics, the same bits on
-// every run, and an expert without rows costs its zeros. The rows' numbers of the next step are
-// fetched while this one is multiplied.
+// every run, and an expert without rows costs its zeros. Where there is an index, the rows' numbers
+// of the next step are on their way while this one is multiplied.
 // Thread → data: the pipeline of tensor_core_tiles.cuh; fp32, and bf16 that is not aligned:
 // plain_tiles.cuh.
 // Bytes, with bf16 and everything read once: 2 rows (m + n), 16 a row for indices, 2 experts · m · n.
@@ -44,12 +44,12 @@ __device__ GradientTile find_tile(const Gradient<T>& p, int height, int width) {
           int(max(end - first, int64_t(0))), expert, first};
 }
 
-template <class T>
+template <class T, bool kIndexA, bool kIndexB>
 __global__ void __launch_bounds__(T::kThreads) tensor_core_kernel(Gradient<bf16> p) {
   GradientTile tile = find_tile(p, T::kM, T::kN);
   Sums<T> sums = {};
-  Down<T, T::kM, true> a(p.a, p.m, tile.row, {p.a_row, tile.first, p.n_a, tile.count});
-  Down<T, T::kN, true> b(p.b, p.n, tile.column, {p.b_row, tile.first, p.n_b, tile.count});
+  Down<T, T::kM, kIndexA> a(p.a, p.m, tile.row, {p.a_row, tile.first, p.n_a, tile.count});
+  Down<T, T::kN, kIndexB> b(p.b, p.n, tile.column, {p.b_row, tile.first, p.n_b, tile.count});
   multiply_tiles<T>(a, b, int((int64_t(tile.count) + T::kK - 1) / T::kK), sums);
   int row = tile.row + sums.warp_m(), column = tile.column + sums.warp_n();
   auto value = [&](int i, int j, int c) { return sums.of[i][j][c]; };
@@ -63,11 +63,11 @@ __global__ void __launch_bounds__(plain::kThreads, plain::kBlocks) plain_kernel(
   GradientTile tile = find_tile(p, plain::kTile, plain::kTile);
   SourceRows a_rows{p.a_row, tile.first, p.n_a, tile.count};
   SourceRows b_rows{p.b_row, tile.first, p.n_b, tile.count};
-  auto a = [&](int row, int64_t k) {
+  auto a = [&](int, int row, int64_t k) {
     int source = tile.row + row < p.m ? a_rows.find(int(k)) : -1;
     return source < 0 ? 0.f : to_float(p.a[int64_t(source) * p.m + tile.row + row]);
   };
-  auto b = [&](int column, int64_t k) {
+  auto b = [&](int, int column, int64_t k) {
     int source = tile.column + column < p.n ? b_rows.find(int(k)) : -1;
     return source < 0 ? 0.f : to_float(p.b[int64_t(source) * p.n + tile.column + column]);
   };
@@ -95,8 +95,11 @@ const char* start_plain(Gradient<T> p, int64_t n_experts, void* stream) {
 }
 template <class T>
 const char* start_tensor_cores(Gradient<bf16> p, int64_t n_experts, void* stream) {
-  return start(tensor_core_kernel<T>, T::kM, T::kN, T::kThreads, T::kSharedBytes, p, n_experts,
-               stream);
+  constexpr void (*kKernels[2][2])(Gradient<bf16>) = {
+      {tensor_core_kernel<T, false, false>, tensor_core_kernel<T, false, true>},
+      {tensor_core_kernel<T, true, false>, tensor_core_kernel<T, true, true>}};
+  auto kernel = kKernels[p.a_row != nullptr][p.b_row != nullptr];
+  return start(kernel, T::kM, T::kN, T::kThreads, T::kSharedBytes, p, n_experts, stream);
 }
 
 using Start = const char* (*)(Gradient<bf16>, int64_t, void*);

@@ -16,22 +16,28 @@ using Tile = float[kTile][kDepth + 1];
 __device__ inline int row_of(int i) { return threadIdx.x / kSide + kSide * i; }
 __device__ inline int column_of(int j) { return threadIdx.x % kSide + kSide * j; }
 
-// Neighbouring threads fetch neighbours in memory: along the depth, or across it.
+// Neighbouring threads fetch neighbours in memory: along the depth, or across it. `element` also
+// gets which of its own elements a thread fetches; along the depth the i-th one is in the same row
+// of every tile, so what is known of that row may be kept.
+constexpr int kMine = kTile * kDepth / kThreads;
+__device__ inline int my_row(int i) { return threadIdx.x / kDepth + i * (kThreads / kDepth); }
 template <bool kAlongDepth, class Element>
 __device__ void fetch(Tile& tile, Element element) {
-  for (int i = threadIdx.x; i < kTile * kDepth; i += kThreads) {
-    int outer = kAlongDepth ? i / kDepth : i % kTile, k = kAlongDepth ? i % kDepth : i / kTile;
-    tile[outer][k] = element(outer, k);
+#pragma unroll(kAlongDepth ? kMine : kMine / 2)  // across the depth registers are fewer
+  for (int i = 0; i < kMine; ++i) {
+    int at = threadIdx.x + i * kThreads;
+    int outer = kAlongDepth ? my_row(i) : at % kTile, k = kAlongDepth ? at % kDepth : at / kTile;
+    tile[outer][k] = element(i, outer, k);
   }
 }
 
-// sum[i][j] += Σ_k a(row, k) b(column, k) for k < depth; a and b give 0 where there is nothing.
+// sum[i][j] += Σ_k a(i, row, k) b(i, column, k) for k < depth; a and b give 0 where there is nothing.
 template <bool kADepth, bool kBDepth, class A, class B>
 __device__ void multiply(Tile& a_tile, Tile& b_tile, int64_t depth, A a, B b,
                          float (&sum)[kSums][kSums]) {
   for (int64_t first = 0; first < depth; first += kDepth) {
-    fetch<kADepth>(a_tile, [&](int row, int k) { return a(row, first + k); });
-    fetch<kBDepth>(b_tile, [&](int column, int k) { return b(column, first + k); });
+    fetch<kADepth>(a_tile, [&](int i, int outer, int k) { return a(i, outer, first + k); });
+    fetch<kBDepth>(b_tile, [&](int i, int outer, int k) { return b(i, outer, first + k); });
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kDepth; ++k) {

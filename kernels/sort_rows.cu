@@ -59,10 +59,17 @@ __global__ void __launch_bounds__(kMaxExperts)
   __shared__ int64_t warp_totals[kMaxExperts / kWarp];
   int e = threadIdx.x, lane = e % kWarp;
   int64_t count = 0;
-  for (int b = 0; e < n_experts && b < n_blocks; ++b) {
-    int here = block_counts[int64_t(b) * n_experts + e];
-    block_counts[int64_t(b) * n_experts + e] = int(count);
-    count += here;
+  constexpr int kAtOnce = 8;  // counts that are asked for together
+  for (int first = 0; e < n_experts && first < n_blocks; first += kAtOnce) {
+    int here[kAtOnce];
+#pragma unroll
+    for (int b = 0; b < kAtOnce; ++b)
+      here[b] = first + b < n_blocks ? block_counts[int64_t(first + b) * n_experts + e] : 0;
+#pragma unroll
+    for (int b = 0; b < kAtOnce; ++b) {
+      if (first + b < n_blocks) block_counts[int64_t(first + b) * n_experts + e] = int(count);
+      count += here[b];
+    }
   }
   if (e < n_experts) counts[e] = count;
   int64_t padded = (count + multiple - 1) / multiple * multiple, sum = padded;
@@ -109,6 +116,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   unsigned lanes_below = (1u << lane) - 1;
+  int64_t end = offsets[n_experts];
   for (int round = 0; round < rounds; ++round) {
     int64_t row = first + round * kWarp;
     int id = read_id(expert_ids, row, n_rows, n_experts);
@@ -119,6 +127,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncwarp();
     if (row < n_rows) place[row] = here;
     if (id >= 0) token[here] = row / top_k;
+    if (row < n_rows && row >= end) token[row] = 0;  // nobody's place
   }
 }
 
@@ -169,8 +178,10 @@ extern "C" const char* sort_rows(const int64_t* expert_ids, int64_t* token, int6
   TRY(launch("sort_rows: scan", scan_counts_kernel, 1, ceil_div(n_experts, kWarp) * kWarp, 0,
              stream, workspace, counts, offsets, n_blocks, experts, multiple));
   if (!n_rows) return nullptr;
-  size_t room = sort_rows_room(n_rows, n_experts, multiple);
-  TRY(fill_bytes(token, 0, room * sizeof(int64_t), stream));
+  if (multiple > 1) {
+    size_t room = sort_rows_room(n_rows, n_experts, multiple);
+    TRY(fill_bytes(token, 0, room * sizeof(int64_t), stream));
+  }
   return launch("sort_rows: place", place_rows_kernel, n_blocks, kThreads,
                 kWarps * experts * sizeof(int), stream, expert_ids, workspace, offsets, place,
                 token, n_rows, experts, int(top_k), rounds);

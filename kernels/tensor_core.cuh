@@ -28,6 +28,16 @@ __device__ inline void copy_async16(void* shared, const void* global, bool exist
                "l"(global), "r"(exists ? 16 : 0)
                : "memory");
 }
+// *from, or −1, for which `from` is not read. No branch: nothing waits for it until it is used.
+__device__ inline int64_t load_if(const int64_t* from, bool exists) {
+  int64_t x;
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\nmov.b64 %0, -1;\n"
+      "@p ld.global.nc.b64 %0, [%1];\n}\n"
+      : "=&l"(x)
+      : "l"(from), "r"(int(exists)));
+  return x;
+}
 __device__ inline void commit_async_copies() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
@@ -69,6 +79,7 @@ __device__ inline void copy_async16(void* shared, const void* global) {
 __device__ inline void copy_async16(void* shared, const void* global, bool exists) {
   checker::copy_later(shared, exists ? global : nullptr, 16);
 }
+__device__ inline int64_t load_if(const int64_t* from, bool exists) { return exists ? *from : -1; }
 __device__ inline void commit_async_copies() { checker::commit_copies(); }
 template <int kGroupsLeft>
 __device__ inline void wait_for_async_copies() {

@@ -54,6 +54,12 @@ struct Copies {
   }
 };
 
+// What an index says of its i-th row, or −1; whether there is such a row is not yet known.
+__device__ inline int64_t asked(const SourceRows& rows, int i) {
+  if (!rows.index) return i < rows.count ? rows.first + i : -1;
+  return load_if(rows.index + rows.first + i, i < rows.count);
+}
+
 // Operand [rows, width], summed over its columns. The rows stay, step after step: those of an index
 // are looked up once, others lie at equal distances.
 template <class T, int kOuter, bool kIndexed>
@@ -67,10 +73,15 @@ struct Along {
 
   __device__ Along(const bf16* from, int width, const SourceRows& rows)
       : width(width), count(rows.count) {
+    constexpr int kCount = kIndexed ? Mine::kCount : 1;
+    int64_t row[kCount];
 #pragma unroll
-    for (int i = 0; i < (kIndexed ? Mine::kCount : 1); ++i) {
-      int64_t row = kIndexed ? rows.find(Mine::row(i)) : rows.first + Mine::row(i);
-      source[i] = row < 0 ? nullptr : from + row * width + Mine::chunk() * 8;
+    for (int i = 0; i < kCount; ++i)  // all are asked for before one is used
+      row[i] = kIndexed ? asked(rows, Mine::row(i)) : rows.first + Mine::row(i);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      bool exists = !kIndexed || (row[i] >= 0 && row[i] < rows.n_there);
+      source[i] = exists ? from + row[i] * width + Mine::chunk() * 8 : nullptr;
     }
   }
   __device__ void fetch(bf16* tile, int step) {
@@ -85,7 +96,7 @@ struct Along {
 };
 
 // Operand [rows, width], summed over its rows: those of the next step. An index in memory is asked
-// one step ahead, so that no copy waits for it.
+// one step ahead and judged when it is used, so that nothing waits for it.
 template <class T, int kOuter, bool kIndexed>
 struct Down {
   using Tile = Swizzled<T::kK, kOuter>;
@@ -95,7 +106,7 @@ struct Down {
   const bf16* from;  // this thread's column; without an index in its first row of the next step
   int width;
   SourceRows rows;  // `first` and `count` move on
-  int source[Mine::kCount];
+  int64_t next[kIndexed ? Mine::kCount : 1];  // rows of the next step, as memory has them
 
   __device__ Down(const bf16* from, int width, int column, const SourceRows& rows)
       : from(from + column + Mine::chunk() * 8), width(width), rows(rows) {
@@ -107,14 +118,15 @@ struct Down {
   }
   __device__ void find_next() {
 #pragma unroll
-    for (int i = 0; i < Mine::kCount; ++i) source[i] = rows.find(Mine::row(i));
+    for (int i = 0; i < Mine::kCount; ++i)
+      next[i] = load_if(rows.index + rows.first + Mine::row(i), Mine::row(i) < rows.count);
     rows.first += T::kK, rows.count -= T::kK;
   }
   __device__ void fetch(bf16* tile, int) {
 #pragma unroll
     for (int i = 0; i < Mine::kCount; ++i) {
-      bool exists = kIndexed ? source[i] >= 0 : Mine::row(i) < rows.count;
-      int64_t row = kIndexed ? source[i] : i * Mine::kRowsAtOnce;
+      bool exists = kIndexed ? next[i] >= 0 && next[i] < rows.n_there : Mine::row(i) < rows.count;
+      int64_t row = kIndexed ? int(next[i]) : i * Mine::kRowsAtOnce;  // what exists fits
       Mine::start(tile, i, from + row * width, exists);
     }
     if (kIndexed)
@@ -162,6 +174,9 @@ template <class T>
 struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2 + c) is in
   float of[T::kWarpM / 16][T::kWarpN / 8][4];  // of[i][j][2 h + c]
   __device__ static int warp_m() { return threadIdx.x / kWarp / T::kWarpsN * T::kWarpM; }
+  __device__ static bool has_any_of(int n_rows) {  // of a tile that has at least one
+    return T::kWarpM == T::kM || warp_m() < n_rows;
+  }
   __device__ static int warp_n() { return threadIdx.x / kWarp % T::kWarpsN * T::kWarpN; }
 
   __device__ void add(const Fragments<T>& x) {
@@ -176,8 +191,9 @@ struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2
 };
 
 // sums += a b, over n_steps · kK. Steps behind the last one are fetched as zeros, and never used.
+// A warp none of whose rows are there copies and waits with the others, and adds nothing.
 template <class T, class A, class B>
-__device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
+__device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_rows = true) {
   constexpr int kAhead = T::kStages - 1, kStageSize = A::Tile::kSize + B::Tile::kSize;
   bf16* stages = dynamic_shared<bf16>();
   auto fetch = [&](int step) {
@@ -206,7 +222,7 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums) {
       bool last = k == T::kK - 16;
       if (last) wait_for_next_step();
       load((k / 16 + 1) % 2, last ? step + 1 : step, last ? 0 : k + 16);
-      sums.add(fragments[k / 16 % 2]);
+      if (has_rows) sums.add(fragments[k / 16 % 2]);
       if (k == 0) fetch(step + kAhead);  // into the buffer of the step before
     }
   }

@@ -61,13 +61,38 @@ __device__ unsigned group_worth(const unsigned (&key)[kPerLane], int group, cons
   return in_order(from_order(first) + from_order(second));
 }
 
+// The same where group i is key[i] of all lanes, as in DeepSeek-V3: 256 experts in 8 groups.
+__device__ inline unsigned whole_group_worth(unsigned key, const Gate& gate, int lane) {
+  unsigned first = __reduce_max_sync(kAllLanes, key);
+  if (!gate.two_best) return first;
+  int best = __ffs(__ballot_sync(kAllLanes, key == first)) - 1;
+  unsigned second = __reduce_max_sync(kAllLanes, lane == best ? kTaken : key);
+  return in_order(from_order(first) + from_order(second));
+}
+
+// What group number `lane` is worth.
 template <int kPerLane>
-__device__ void exclude_groups(unsigned (&key)[kPerLane], const Gate& gate, int lane) {
-  unsigned worth[1] = {kTaken};  // of group number `lane`
+__device__ unsigned my_group_worth(const unsigned (&key)[kPerLane], const Gate& gate, int lane) {
+  unsigned mine = kTaken;
+  if (gate.n_experts / gate.n_groups == kWarp) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (i >= gate.n_groups) break;
+      unsigned here = whole_group_worth(key[i], gate, lane);
+      if (lane == i) mine = here;
+    }
+    return mine;
+  }
   for (int group = 0; group < gate.n_groups; ++group) {
     unsigned here = group_worth(key, group, gate, lane);
-    if (lane == group) worth[0] = here;
+    if (lane == group) mine = here;
   }
+  return mine;
+}
+
+template <int kPerLane>
+__device__ void exclude_groups(unsigned (&key)[kPerLane], const Gate& gate, int lane) {
+  unsigned worth[1] = {my_group_worth(key, gate, lane)};
   unsigned kept = 0, unused;
   for (int round = 0; round < gate.top_k_groups; ++round) {
     int group = largest_id(worth, lane, unused);
@@ -77,8 +102,8 @@ __device__ void exclude_groups(unsigned (&key)[kPerLane], const Gate& gate, int 
   int size = gate.n_experts / gate.n_groups;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
-    int expert = i * kWarp + lane;
-    if (expert < gate.n_experts && !(kept >> expert / size & 1)) key[i] = kMinusInfinity;
+    int expert = i * kWarp + lane, group = size == kWarp ? i : expert / size;
+    if (expert < gate.n_experts && !(kept >> group & 1)) key[i] = kMinusInfinity;
   }
 }
 

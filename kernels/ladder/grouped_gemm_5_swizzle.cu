@@ -107,6 +107,7 @@ __global__ void __launch_bounds__(kThreads) swizzle_kernel(Product p) {
       if (k == 0) fetch_step(step + kStages - 1);  // into the buffer of the step before
     }
   }
+  wait_for_async_copies<0>();  // nothing is on its way when the block ends
 #pragma unroll
   for (int i = 0; i < kWarpM / 16 * kWarpN / 8 * 2; ++i) {  // two neighbours at a time, 4 bytes
     int64_t row = tile.first + warp_m + i / 16 * 16 + lane / 4 + i % 2 * 8;

@@ -48,7 +48,7 @@ class BlockwiseAttention(torch.autograd.Function):
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         outputs, weights = [], []
         scaled = query * scale
-        mask = torch.full((QUERY_BLOCK, QUERY_BLOCK), float("-inf")).triu(1).to(query)
+        mask = query.new_full((QUERY_BLOCK, QUERY_BLOCK), float("-inf")).triu(1)
         for rows, seen in query_blocks(query.shape[-2], key.shape[-2]):
             scores = scaled[..., rows, :] @ key[..., :seen, :].transpose(-1, -2)
             n_rows = rows.stop - rows.start

@@ -90,6 +90,13 @@ class TestBothTypes:
         counts[0], counts[31], counts[33], counts[1023], counts[1099] = 1, 2, 70, 1, 3
         assert_product(kernels, counts, 8, 8, transposed, dtype=dtype, behind=1)
 
+    @pytest.mark.parametrize("behind", [0, 1, 12, 70])
+    def test_few_rows_for_many_experts_get_a_block_a_row(self, kernels, behind, transposed, dtype):
+        """As in decoding: 256 experts, and rows of one go past a tile of any height."""
+        counts = [0] * 256
+        counts[0], counts[7], counts[8], counts[255] = 2, 16, 1, 130
+        assert_product(kernels, counts, 16, 8, transposed, dtype=dtype, behind=behind)
+
     @pytest.mark.parametrize(("counts", "behind"), [([0, 0], 0), ([0, 0], 5), ([1], 0)])
     def test_smallest(self, kernels, counts, behind, transposed, dtype):
         assert_product(kernels, counts, 8, 8, transposed, dtype=dtype, behind=behind)
@@ -105,16 +112,26 @@ class TestBothTypes:
 @TRANSPOSED
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "offsets", [[0, 9, 4, 12], [0, -7, 40, 99], [5, 5, 12, 12], [-(2**62), 2**62, 3, -1]]
+    "offsets",
+    [
+        [0, 9, 4, 12],
+        [0, -7, 40, 99],
+        [5, 5, 12, 12],
+        [-(2**62), 2**62, 3, -1],
+        [4, *[9] * 5, 2, *[-1] * 6, 2**62, *[12] * 6],  # a block a row
+    ],
+    ids=str,
 )
 def test_offsets_that_do_not_fit_stay_inside_the_buffers(kernels, offsets, transposed, dtype):
-    a, b = random(12, 16, dtype=dtype), random(3, 16, 24, dtype=dtype)
+    experts = len(offsets) - 1
+    a, b = random(12, 16, dtype=dtype), random(experts, 16, 24, dtype=dtype)
     out = kernels.output("out", (12, 24), dtype)
     a_, b_, offsets_ = inputs(kernels, a=a, b=b, offsets=torch.tensor(offsets))
     try:
         kernels.call(
-            "grouped_gemm", a_, type_of(a), None, 12, b_, offsets_, out, 12, 3, 16, 24, transposed
-        )
+            "grouped_gemm", a_, type_of(a), None, 12, b_, offsets_, out, 12, experts, 16, 24,
+            transposed,
+        )  # fmt: skip
     except AssertionError as error:  # two experts may claim one row: a race, but in its own place
         assert {report.kind for report in error.reports} == {"race"}
 

@@ -18,6 +18,8 @@ CASES = [  # experts, top_k, other fields of the config
     (64, 6, {"score_function": "softmax", "route_scale": 1.0}),
     (60, 5, dict(n_expert_groups=6, top_k_groups=2)),
     (100, 7, dict(n_expert_groups=5, top_k_groups=3, group_score="max")),
+    (64, 6, dict(n_expert_groups=2, top_k_groups=1)),
+    (96, 7, dict(n_expert_groups=3, top_k_groups=2, group_score="max")),
     (128, 8, {"score_function": "softmax"}),
     (160, 6, dict(n_expert_groups=8, top_k_groups=3, group_score="max", score_function="softmax")),
     (256, 8, V3),
@@ -105,7 +107,7 @@ def test_bias_of_bf16(kernels):
     assert_same_routing(kernels, torch.randn(9, 16), bias, config_for(16, 6, {}))
 
 
-@pytest.mark.parametrize("fields", [{}, dict(n_expert_groups=8, top_k_groups=2)])
+@pytest.mark.parametrize("fields", [{}, *(dict(n_expert_groups=n, top_k_groups=2) for n in (2, 8))])
 def test_lower_id_wins_ties(kernels, fields):
     """Scores of three values only: nearly everything is a tie."""
     logits = torch.randint(0, 3, (40, 64)).float()
@@ -119,14 +121,15 @@ def test_all_equal_gives_the_first_ids(kernels):
 
 @pytest.mark.parametrize("score_function", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("groups", [{}, dict(n_expert_groups=4, top_k_groups=2)])
-def test_nan_and_infinity_never_repeat_an_id(kernels, score_function, groups):
-    logits = torch.randn(12, 32)
+@pytest.mark.parametrize("experts", [32, 128])  # groups of 8, and of all lanes
+def test_nan_and_infinity_never_repeat_an_id(kernels, score_function, groups, experts):
+    logits = torch.randn(12, experts)
     logits[0] = torch.nan
     logits[1, 5] = torch.nan
     logits[2, ::3] = torch.nan
     logits[3] = -torch.inf
     logits[4, 7], logits[5, 9] = torch.inf, -torch.inf
-    config = config_for(32, 8, {"score_function": score_function, **groups})
+    config = config_for(experts, 8, {"score_function": score_function, **groups})
     assert_same_routing(kernels, logits, None, config)
     _, ids, _ = run_gate(kernels, logits, None, config)
     assert all(len(row.unique()) == 8 for row in ids)

@@ -23,5 +23,5 @@ combine, grouped_gemm, layer, ladder, training), `case` (sizes, and what else te
 routing, loads, operation, pass, mode), `peer`, and either `why_not`, or `ms`, `ms_low`, `ms_high`
 (median and quartiles) with `runs`, and where they mean something `tflop_s`, `gb_s`, `tokens_s` and
 `error` (‖out − expected‖ / ‖expected‖). A layer's mode is "call", timed as Python calls it, or
-"graph", its launches replayed at once.
+"graph", its launches replayed at once; "fp32" is called like the first.
 """

@@ -5,7 +5,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,8 +62,8 @@ def lacking() -> str:
     """Why nothing can be measured here, or ""."""
     if not torch.cuda.is_available():
         return "there is no NVIDIA GPU that torch can use on this machine, so nothing was measured"
-    if not shutil.which("nvcc"):
-        return "there is no nvcc on the path, so the kernels cannot be built here"
+    if libraries.find_nvcc() is None:
+        return "there is no nvcc, so the kernels cannot be built here"
     return ""
 
 

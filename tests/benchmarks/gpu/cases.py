@@ -85,8 +85,16 @@ def layer_bytes(shape: Shape, expert_ids: Tensor) -> int:
     return weight_bytes(shape, expert_ids) + rows + 2 * shape.tokens * shape.d_model * BF16
 
 
-def permute_bytes(tokens: int, rows: int, width: int) -> int:
-    """Gathering or mixing: each of the tokens and each of the rows crosses once."""
+def gather_bytes(rows: int, width: int) -> int:
+    """Rows read and rows written: a token is read again for each of its rows.
+
+    They lie far apart in the order of the experts, so by then the cache has lost the token.
+    """
+    return 2 * rows * width * BF16
+
+
+def combine_bytes(tokens: int, rows: int, width: int) -> int:
+    """Mixing: each of the rows is read once and each of the tokens written once."""
     return (tokens + rows) * width * BF16
 
 

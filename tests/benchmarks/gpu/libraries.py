@@ -1,7 +1,7 @@
 """Builds what is measured, and calls the launchers of kernels/*.cu without torch in between."""
 
 import ctypes
-import shutil
+import importlib.util
 import subprocess
 import sys
 import time
@@ -28,6 +28,14 @@ def build(capability: tuple[int, int], seconds: float = 240.0) -> dict:
         return {"extension": extension.result(), "launchers": launchers.result()}
 
 
+def find_nvcc() -> str | None:
+    """Where build.py finds it: on the path, in $CUDA_HOME, in /usr/local/cuda."""
+    spec = importlib.util.spec_from_file_location("kernels_build", KERNELS / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.find_nvcc()
+
+
 def with_cuda(said: str) -> str:
     """What build.py said. Raises: RuntimeError where it left the CUDA kernels out."""
     if "CUDA: none" in said or "not built" in said:
@@ -51,7 +59,8 @@ def build_launchers(capability: tuple[int, int], files: list[Path], library: Pat
 
     Raises: RuntimeError with the compiler's words.
     """
-    if not shutil.which("nvcc"):
+    nvcc = find_nvcc()
+    if nvcc is None:
         raise RuntimeError("there is no nvcc")
     target = "90a" if capability == (9, 0) else "{}{}".format(*capability)
     flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", f"-I{KERNELS}", "-lineinfo"]
@@ -61,11 +70,11 @@ def build_launchers(capability: tuple[int, int], files: list[Path], library: Pat
     objects = [folder / f"{path.stem}.o" for path in files]
 
     def translate(path: Path, to: Path) -> None:
-        run(["nvcc", *flags, "-c", str(path), "-o", str(to)])
+        run([nvcc, *flags, "-c", str(path), "-o", str(to)])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(translate, files, objects))
-    run(["nvcc", "-shared", *flags[-1:], *map(str, objects), "-o", str(library)])
+    run([nvcc, "-shared", *flags[-1:], *map(str, objects), "-o", str(library)])
     return f"{len(files)} files for sm_{target}"
 
 

@@ -75,8 +75,10 @@ def product_target(rows: list[dict]) -> dict:
 
 def layer_target(rows: list[dict]) -> dict:
     case = {"routing": "uniform", "pass": "forward", "mode": "call", **TEACHING._asdict()}
-    ours, theirs = (find(rows, "layer", peer, **case) for peer in (OURS, "grouped_mm"))
-    got = theirs[0]["ms"] / ours[0]["ms"] if ours and theirs else None
+    ways = ("grouped_mm", "grouped_mm, bag")  # the faster one counts
+    ours = find(rows, "layer", OURS, **case)
+    theirs = [row["ms"] for way in ways for row in find(rows, "layer", way, **case)]
+    got = min(theirs) / ours[0]["ms"] if ours and theirs else None
     met = None if got is None else got >= 4
     return target("layer, times grouped_mm's speed", "≥ 4", got, met, str(tuple(TEACHING)))
 
@@ -145,11 +147,11 @@ def layer_table(rows: list[dict]) -> str:
         ours, dense = (peers.get(name, {}) for name in (OURS, "dense"))
         share = 100 * dense["ms"] / ours["ms"] if "ms" in ours and "ms" in dense else None
         words = "fwd" if case["pass"] == "forward" else "fwd+bwd"
-        graph = ", graph" if case["mode"] == "graph" else ""
+        mode = "" if case["mode"] == "call" else f", {case['mode']}"
         shape = ", ".join(str(case[name]) for name in TEACHING._fields)
         rates = [number(ours.get(rate), 0) for rate in ("tflop_s", "gb_s")]
         times = [cell(peers.get(name)) for name in names]
-        lines.append([shape, case["routing"], words + graph, *times, *rates, number(share, 0)])
+        lines.append([shape, case["routing"], words + mode, *times, *rates, number(share, 0)])
     columns = ["ms: tokens, d, d_expert, experts, top_k", "routing", "pass", *names]
     return table([*columns, "TFLOP/s", "GB/s", "% of dense"], lines)
 

@@ -12,7 +12,8 @@ from tests.benchmarks.gpu.cases import (
     TEACHING,
     Shape,
     choose_experts,
-    permute_bytes,
+    combine_bytes,
+    gather_bytes,
 )
 from tests.benchmarks.gpu.parts.bench import Bench
 from tests.benchmarks.gpu.peers.layers import mix, sorted_rows
@@ -83,7 +84,7 @@ def move(bench: Bench, shape: Shape, routing: str) -> None:
     bench.measure(
         "sort", case, sorts, expected=list(known), unchecked=("torch, nothing on the host",)
     )
-    n_bytes = permute_bytes(shape.tokens, shape.rows, shape.d_model)
+    n_bytes = gather_bytes(shape.rows, shape.d_model)
     gathers = {
         "mini_moe": lambda: ops.combine(x, rows.token[:, None], None),
         "torch index": lambda: x[rows.token],
@@ -98,5 +99,6 @@ def move(bench: Bench, shape: Shape, routing: str) -> None:
             rows.place, gathered, per_sample_weights=narrow, mode="sum"
         ),
     }
+    n_bytes = combine_bytes(shape.tokens, shape.rows, shape.d_model)
     expected = [mix(gathered, rows.place, gates)]
     bench.measure("combine", case, mixes, n_bytes=n_bytes, expected=expected)

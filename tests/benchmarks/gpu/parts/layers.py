@@ -19,7 +19,13 @@ from tests.benchmarks.gpu.peers.layers import Layer
 
 TINY = Shape(24, 64, 32, 16, 2)
 REFERENCE = "cuBLAS loop"  # nothing is fused or grouped in it
-LAUNCH_ONLY = ("mini_moe", "grouped_mm", "Triton", "dense")  # never wait for the GPU
+LAUNCH_ONLY = (
+    "mini_moe",
+    "grouped_mm",
+    "grouped_mm, bag",
+    "Triton",
+    "dense",
+)  # never wait for the GPU
 PASSES = {False: "forward", True: "forward and backward"}
 
 
@@ -27,13 +33,14 @@ def run(bench: Bench) -> None:
     """The shape of the issue's bar in every way, then decoding."""
     shape = TINY if bench.size == "tiny" else TEACHING
     measure(bench, shape, "uniform", backward=False)
-    measure(bench, shape, "uniform", backward=False, graph=True)
+    measure(bench, shape, "uniform", backward=False, mode="graph")
     measure(bench, shape, "uniform", backward=True)
+    measure(bench, shape, "uniform", backward=True, mode="fp32")
     for backward in (False, True):
         measure(bench, shape, "zipf", backward)
     for decode in bench.cases(DECODE, 1, [TINY._replace(tokens=1)]):
-        for graph in (True, False):
-            measure(bench, decode, "uniform", backward=False, graph=graph)
+        for mode in ("graph", "call"):
+            measure(bench, decode, "uniform", backward=False, mode=mode)
 
 
 def run_shapes(bench: Bench) -> None:
@@ -45,26 +52,29 @@ def run_shapes(bench: Bench) -> None:
             measure(bench, shape, routing, backward)
 
 
-def measure(bench: Bench, shape: Shape, routing: str, backward: bool, graph: bool = False) -> None:
-    """One case. "graph": the launches of a call replayed at once, so the host costs nothing."""
-    case = {**shape._asdict(), "routing": routing, "pass": PASSES[backward]}
-    case["mode"] = "graph" if graph else "call"
+def measure(bench: Bench, shape: Shape, routing: str, backward: bool, mode: str = "call") -> None:
+    """One case. "graph": the launches of a call replayed at once, so the host costs nothing.
+
+    "fp32": without tensor cores in ours; everything else is bf16.
+    """
+    case = {**shape._asdict(), "routing": routing, "pass": PASSES[backward], "mode": mode}
+    dtype = torch.float32 if mode == "fp32" else torch.bfloat16
     try:
-        layer = Layer(shape, routing, bench.device)
+        layer = Layer(shape, routing, bench.device, dtype)
         calls = layer.calls(backward)
         expected = [tensor.clone() for tensor in tensors(calls[REFERENCE]())]
     except torch.OutOfMemoryError:
         bench.write({"left_out": f"layer {case}: does not fit the memory"})
         bench.clock.forget()
         return
-    if graph:
+    if mode == "graph":
         calls = {name: bench.clock.replay(calls[name]) for name in LAUNCH_ONLY}
     bench.measure(
         "layer",
         case,
         calls,
         flops=layer_flops(shape, backward),
-        n_bytes=0 if backward else layer_bytes(shape, layer.ids),
+        n_bytes=0 if backward or mode == "fp32" else layer_bytes(shape, layer.ids),
         expected=expected,
         unchecked=("dense",),
     )

@@ -16,6 +16,7 @@ from tests.benchmarks.gpu.parts.bench import Bench
 from tests.benchmarks.gpu.peers.layers import swiglu
 
 TINY = [Product(4, 24, 16, 32)]
+CHOICES = 4  # rows that a token has where rows are taken by token
 OTHERS = 2  # cases that the two other kernels are timed on, of the list below
 LARGE = [PRODUCTS[0], PRODUCTS[4], PRODUCTS[2]]
 
@@ -66,8 +67,11 @@ def run(bench: Bench) -> None:
         for product in bench.cases(PRODUCTS, 3, TINY):
             grouped_gemm(bench, product, loads)
     for product in bench.cases(LARGE, 1, TINY):
-        for operation in (down_gradient, gate_up_product, weight_gradient):
-            operation(bench, product)
+        gate_up_product(bench, product)
+        for by_token in (False, True):
+            down_gradient(bench, product, by_token)
+        for side in ("", "a", "b"):
+            weight_gradient(bench, product, side)
 
 
 def run_ladder(bench: Bench) -> None:
@@ -159,20 +163,37 @@ def grouped_gemm(bench: Bench, product: Product, loads: str) -> None:
     )
 
 
-def down_gradient(bench: Bench, product: Product) -> None:
-    """[rows, n] back through b [experts, n, k]: the same kernel, b not transposed."""
+def by_tokens(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """A source with a row a token, and the token of each row: every one of them CHOICES times."""
+    token = torch.randperm(len(rows), device=rows.device) // CHOICES
+    return rows[: int(token.max()) + 1], token
+
+
+def down_gradient(bench: Bench, product: Product, by_token: bool) -> None:
+    """[rows, n] back through b [experts, n, k]: the same kernel, b not transposed.
+
+    The layer calls it by token for the gradient of hidden, and as it is for that of x.
+    """
     data = Operands(product, "even", bench.device)
-    back = torch.randn_like(data.out)
+    n_rows = len(data.a)
+    source, token = torch.randn_like(data.out), None
+    if by_token:
+        source, token = by_tokens(source)
     out = torch.empty_like(data.a)
-    sizes = (len(back), len(data.b), product.n, product.k)
-    a = (back, DTYPES[back.dtype], None, len(back))
+    sizes = (n_rows, len(data.b), product.n, product.k)
+    a = (source, DTYPES[source.dtype], token, len(source))
     arguments = (*a, data.b, data.offsets, out, *sizes, 0)
+
+    def back() -> Tensor:
+        return source[token] if by_token else source
+
+    dense = back()
     calls = every_configuration(bench, "grouped_gemm", arguments, out)
-    calls["grouped_mm"] = lambda: F.grouped_mm(back, data.b, offs=data.ends)
-    calls["cuBLAS, dense"] = lambda: back @ data.dense
-    pairs = zip(back.split(data.counts), data.b, strict=True)
+    calls["grouped_mm"] = lambda: F.grouped_mm(back(), data.b, offs=data.ends)
+    calls["cuBLAS, dense"] = lambda: dense @ data.dense
+    pairs = zip(dense.split(data.counts), data.b, strict=True)
     expected = [torch.cat([part @ b for part, b in pairs])]
-    measure_other(bench, "a b", product, calls, expected)
+    measure_other(bench, "a[token] b" if by_token else "a b", product, calls, expected)
 
 
 def gate_up_product(bench: Bench, product: Product) -> None:
@@ -192,19 +213,36 @@ def gate_up_product(bench: Bench, product: Product) -> None:
     measure_other(bench, "swiglu(a bᵀ)", product, calls, expected)
 
 
-def weight_gradient(bench: Bench, product: Product) -> None:
-    """Of every expert: [n, rows] times [rows, k]."""
+def weight_gradient(bench: Bench, product: Product, side: str) -> None:
+    """Of every expert: [n, rows] times [rows, k]. `side`: which of the two is taken by token.
+
+    The layer calls it with "a" for the down-projection, with "b" for gate and up.
+    """
     data = Operands(product, "even", bench.device)
-    back = torch.randn_like(data.out)
+    sides, index = {"a": torch.randn_like(data.out), "b": data.a}, {"a": None, "b": None}
+    n_rows = len(data.a)
+    if side:
+        sides[side], index[side] = by_tokens(sides[side])
+    (a, b), (a_row, b_row) = sides.values(), index.values()
     out = torch.empty_like(data.b)
-    kind, sizes = DTYPES[back.dtype], (len(back), len(data.b), product.n, product.k)
-    operands = (back, None, len(back), data.a, None, len(data.a), kind, data.offsets, out)
+    kind, sizes = DTYPES[a.dtype], (n_rows, len(data.b), product.n, product.k)
+    operands = (a, a_row, len(a), b, b_row, len(b), kind, data.offsets, out)
+
+    def rows() -> list[Tensor]:
+        return [sides[name] if index[name] is None else sides[name][index[name]] for name in "ab"]
+
+    def grouped() -> Tensor:
+        one, other = rows()
+        return F.grouped_mm(one.T, other, offs=data.ends)
+
+    one, other = rows()
     calls = every_configuration(bench, "grouped_wgrad", (*operands, *sizes), out)
-    calls["grouped_mm"] = lambda: F.grouped_mm(back.T, data.a, offs=data.ends)
-    calls["cuBLAS, dense"] = lambda: back.T @ data.a
-    pairs = zip(back.split(data.counts), data.a.split(data.counts), strict=True)
-    expected = [torch.stack([one.T @ other for one, other in pairs])]
-    measure_other(bench, "aᵀ b", product, calls, expected)
+    calls["grouped_mm"] = grouped
+    calls["cuBLAS, dense"] = lambda: one.T @ other
+    pairs = zip(one.split(data.counts), other.split(data.counts), strict=True)
+    expected = [torch.stack([left.T @ right for left, right in pairs])]
+    operation = {"": "aᵀ b", "a": "a[token]ᵀ b", "b": "aᵀ b[token]"}[side]
+    measure_other(bench, operation, product, calls, expected)
 
 
 def measure_other(

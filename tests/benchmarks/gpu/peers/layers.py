@@ -1,10 +1,11 @@
-"""The layer of experts in eight ways, and the dense network of equal cost that none can beat.
+"""The layer of experts in nine ways, and the dense network of equal cost that none can beat.
 
 Ids and gates are given: the router is timed by itself. Every way is a function of the same tensors,
 x [tokens, d_model], gate_up [experts, 2 · d_expert, d_model], down [experts, d_model, d_expert].
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from mini_moe.ops import compiled, moe_experts
 from tests.benchmarks.gpu.cases import Shape, choose_experts
 
+Mixing = Callable[[Tensor, Tensor, Tensor], Tensor]
 MOST_PADDING = 4  # times the rows that are there; beyond that padding is out
 
 
@@ -50,6 +52,7 @@ class Layer:
             "mini_moe": ours,
             "PyTorch path": pytorch_path,
             "grouped_mm": grouped_mm,
+            "grouped_mm, bag": grouped_mm_with_bag,
             "cuBLAS loop": one_by_one,
             "padded bmm": padded_bmm,
             "Triton": triton,
@@ -112,6 +115,11 @@ def mix(rows: Tensor, place: Tensor, gates: Tensor) -> Tensor:
     return torch.bmm(gates[:, None].to(rows.dtype), rows[place])[:, 0]
 
 
+def bag(rows: Tensor, place: Tensor, gates: Tensor) -> Tensor:
+    """The same in one kernel that writes no gathered rows, as the package's PyTorch path does."""
+    return F.embedding_bag(place, rows, per_sample_weights=gates.to(rows.dtype), mode="sum")
+
+
 def ours(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """What the models of this package call. Raises: ValueError without kernels for the GPU."""
     if x.is_cuda and not compiled.serves_experts(x, gates, len(down)):
@@ -125,13 +133,18 @@ def pytorch_path(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: T
         return moe_experts(x, ids, gates, gate_up.unflatten(1, (2, -1)), down)
 
 
-def grouped_mm(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def grouped_mm(
+    x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, mixing: Mixing = mix
+) -> Tensor:
     """torch's grouped products around torch's sort, gather and mixing."""
     rows = sorted_rows(ids, len(down))
     ends = rows.offsets[1:].int()
     both = F.grouped_mm(x[rows.token], gate_up.transpose(1, 2), offs=ends)
     out = F.grouped_mm(swiglu(both), down.transpose(1, 2), offs=ends)
-    return mix(out, rows.place, gates)
+    return mixing(out, rows.place, gates)
+
+
+grouped_mm_with_bag = partial(grouped_mm, mixing=bag)
 
 
 def one_by_one(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from tests.benchmarks.gpu.cases import (
     Product,
     Shape,
     choose_experts,
+    combine_bytes,
+    gather_bytes,
     layer_bytes,
     layer_flops,
-    permute_bytes,
     product_flops,
     weight_bytes,
 )
@@ -48,8 +49,12 @@ def test_a_token_of_deepseek_v3_reads_eight_experts():
     assert weights < layer_bytes(shape, ids) < 1.001 * weights
 
 
-def test_permuting_moves_every_token_and_every_row_once():
-    assert permute_bytes(tokens=3, rows=6, width=10) == (3 * 10 + 6 * 10) * 2
+def test_gathering_reads_a_token_for_each_of_its_rows():
+    assert gather_bytes(rows=6, width=10) == (6 * 10 + 6 * 10) * 2
+
+
+def test_mixing_moves_every_token_and_every_row_once():
+    assert combine_bytes(tokens=3, rows=6, width=10) == (3 * 10 + 6 * 10) * 2
 
 
 @pytest.mark.parametrize("routing", ["uniform", "zipf"])

@@ -15,6 +15,7 @@ PEERS = (
     "mini_moe",
     "PyTorch path",
     "grouped_mm",
+    "grouped_mm, bag",
     "cuBLAS loop",
     "padded bmm",
     "transformers grouped_mm",

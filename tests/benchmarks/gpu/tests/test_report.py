@@ -76,6 +76,11 @@ def test_targets_are_met_or_not_with_their_figures():
     }
 
 
+def test_the_layer_is_compared_with_the_faster_way_around_grouped_mm():
+    faster = row("layer", LAYER, "grouped_mm, bag", 0.5)
+    assert by_name([*ROWS, faster])["layer"]["got"] == pytest.approx(2.5)
+
+
 def test_the_worst_shape_with_many_rows_decides():
     slow = row("grouped_gemm", PRODUCT | {"n": 7168}, "mini_moe", 1, tflop_s=98.9)
     found = by_name([*ROWS, slow])["grouped_gemm"]
