@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 from tests.benchmarks import (
     decoding,
+    growth,
     moe_layer,
     optimizers,
     routing_memory,
@@ -21,6 +22,7 @@ from tests.benchmarks import (
 NAMES = (
     "moe_layer",
     "training_speed",
+    "growth",
     "decoding",
     "speculation",
     "start_up",
@@ -46,6 +48,8 @@ def main() -> None:
         moe_layer.main()
     if "training_speed" in chosen:
         training_speed.main()
+    if "growth" in chosen:
+        growth.main()
     if "decoding" in chosen:
         decoding.main()
     if "speculation" in chosen:
