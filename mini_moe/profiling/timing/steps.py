@@ -115,9 +115,9 @@ def profile_inference(
             model(ids, cache=cache)
 
     training = model.training
-    model.eval()
     options = {"bf16": bf16, "steps": steps, "warm_up": warm_up}
     try:
+        model.eval()
         prefill = profile_call(
             model, lambda: run(tokens, KeyValueCache()), name="prefill", tokens=tokens.numel(),
             **options,
