@@ -13,7 +13,16 @@ import torch
 os.environ["MINI_MOE_KERNELS"] = "off"  # the usual library stays where it is
 from mini_moe.ops import compiled, steps  # noqa: E402
 
+
+def serves_experts(x, gates, n_experts) -> bool:
+    """As on CUDA; what only the CPU has stays with PyTorch, since WHY_NOT says off."""
+    fits = x.dtype in compiled.DTYPES and gates.dtype in compiled.DTYPES
+    return fits and n_experts <= compiled.MOST_EXPERTS_ON_CUDA
+
+
+off = compiled.WHY_NOT
 torch.ops.load_library(os.environ["MINI_MOE_REHEARSAL"])
 compiled.WHY_NOT = compiled.CUDA_WHY_NOT = ""
 importlib.reload(steps)
 steps.on_cuda = lambda tensor: True
+compiled.WHY_NOT, compiled.serves_experts = off, serves_experts

@@ -119,7 +119,7 @@ def test_a_build_that_fails_says_what_the_compiler_said(tmp_path):
     action = libraries.build_launchers
     outcome = libraries.timed(lambda: action((9, 0), [wrong], tmp_path / "build" / "wrong.so"))
     assert not outcome["ok"]
-    assert ("error" if shutil.which("nvcc") else "there is no nvcc") in outcome["text"]
+    assert ("error" if libraries.find_nvcc() else "there is no nvcc") in outcome["text"]
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
