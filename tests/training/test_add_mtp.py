@@ -61,7 +61,7 @@ def test_the_command_saves_what_it_made(corpus, finished, tmp_path, monkeypatch,
     arguments = ["--checkpoint", str(tmp_path / "old"), "--save", str(tmp_path / "new")]
     assert main([*arguments, "--steps", "20", "--batch_size", "2", "--seq_len", "16"]) == 0
     assert "step 20  MTP loss" in capsys.readouterr().out
-    old, new = load_hf(tmp_path / "old"), load_hf(tmp_path / "new")
+    old, new = load_hf(tmp_path / "old"), load_hf(tmp_path / "new", mtp=True)
     assert new.config.n_mtp_layers == 1
     assert all(torch.equal(new.state_dict()[n], t) for n, t in old.state_dict().items())
     assert len((tmp_path / "new" / "mtp_log.jsonl").read_text().splitlines()) == 2
