@@ -32,7 +32,7 @@ def acceptance_bars(
     figure = new_figure(
         f"Accepted: {best} {rates[best]:.0%}, {worst} {rates[worst]:.0%}, all together "
         f"{everything.acceptance:.0%} or {everything.tokens_per_pass:.2f} tokens a pass.",
-        width=860, height=150 + 44 * len(rates), title_text=title, margin_r=270,
+        width=800, height=150 + 44 * len(rates), title_text=title, margin_r=230,
     )  # fmt: skip
     ends = {name: wilson(*counts[name]) for name in rates}
     figure.add_bar(
@@ -44,11 +44,11 @@ def acceptance_bars(
             "arrayminus": [rate - ends[name][0] for name, rate in rates.items()],
         },
     )  # fmt: skip
-    for name, rate in rates.items():
+    for name in rates:
         figure.add_annotation(
             x=1.01, xref="paper", xanchor="left", y=name, showarrow=False,
-            text=f"{counts[name][0]:,} of {counts[name][1]:,}, {rate:.0%}: "
-            f"{told[name].tokens_per_pass:.2f} tokens a pass",
+            text="{:,} of {:,}: ".format(*counts[name])
+            + f"{told[name].tokens_per_pass:.2f} tokens a pass",
         )  # fmt: skip
     for name, (low, high) in (published or {}).items():
         figure.add_vrect(x0=low, x1=high, fillcolor=QUIET, opacity=0.25, line_width=0)
