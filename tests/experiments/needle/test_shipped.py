@@ -7,7 +7,8 @@ import torch
 from transformers import DeepseekV3ForCausalLM
 
 from mini_moe import load_hf
-from mini_moe.experiments.needle import needle_grid, stretched
+from mini_moe.experiments.needle import needle_example, needle_grid, retrieves, stretched
+from mini_moe.inference import Sampling, complete
 from mini_moe.text import data_folder, load_corpus
 from mini_moe.training.context.__main__ import BASE, LONGER
 
@@ -31,6 +32,20 @@ def test_tuned_finds_needles_at_eight_times_the_length_where_plain_rope_does_not
     assert needle_grid(base, corpus, [256], DEPTHS, 4).retrieved.mean() >= 0.9
     assert needle_grid(plain, corpus, [2048], DEPTHS, 2).retrieved.mean() <= 0.2
     assert needle_grid(tuned, corpus, [2048], DEPTHS, 2).retrieved.mean() >= 0.8
+
+
+def test_greedy_writing_gives_the_answers_that_one_pass_counts(tuned):
+    corpus, greedy = load_corpus(), Sampling(temperature=0.0)
+    for kind in ("passkey", "fact"):
+        examples = [needle_example(corpus, 700, 0.3, seed, kind) for seed in range(3)]
+        prompts = [example.tokens.tolist() for example in examples]
+        longest = max(len(example.answer) for example in examples)
+        written = complete(tuned, prompts, longest, sampling=greedy)
+        same = [
+            one.tokens[: len(example.answer)] == example.answer
+            for one, example in zip(written, examples, strict=True)
+        ]
+        assert same == retrieves(tuned, examples) and any(same)
 
 
 def test_they_are_one_model_before_and_after_yarn(base, tuned):
