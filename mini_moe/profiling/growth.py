@@ -9,6 +9,7 @@ import torch
 
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.profiling.counting import predict_memory
+from mini_moe.profiling.counting.memory import check_device
 from mini_moe.profiling.timing.steps import seconds_of
 from mini_moe.text import Corpus, load_corpus, sample_batch
 from mini_moe.training.loop import check_fit, fresh_state, train_step
@@ -95,15 +96,17 @@ def measure_growth(
     what: str = "training step",
     rounds: int = 4,
     memory: bool = True,
+    device: str = "cpu",
 ) -> Growth:
     """Time a training step (or a forward pass) at several values of one axis of `AXES`.
 
     All sizes are built first and then take turns, so that a slow moment of the machine falls on
-    each of them; the fastest of `rounds` counts, after WARM_UP turns. Memory is foretold, which
-    takes a second or two a value, unless `memory` is False.
+    each of them; the fastest of `rounds` counts, after WARM_UP turns. On `device="cuda"` the clock
+    waits for the work that was started. Memory is foretold, which takes a second or two a value,
+    unless `memory` is False.
 
-    Raises: ValueError for an unknown axis, fewer than three values, no rounds, or a value that
-    makes no model.
+    Raises: ValueError for an unknown axis, fewer than three values, no rounds, a device that is not
+    here, or a value that makes no model.
     """
     if axis not in AXES:
         raise ValueError(f"axis={axis!r}: one of {', '.join(AXES)} expected")
@@ -114,12 +117,15 @@ def measure_growth(
             f"values: at least 3 different ones, and rounds of at least 1, expected; "
             f"got {list(values)}, rounds={rounds}"
         )
+    check_device(device)
     corpus = load_corpus() if corpus is None else corpus
     base = TrainConfig(batch_size=4, seq_len=128) if train_config is None else train_config
     sizes = [sized(config, base, axis, value) for value in values]
     for model_config, size in sizes:
         check_fit(model_config, size, corpus)
     states = [fresh_state(*one, corpus) for one in sizes]
+    for state in states:
+        state.model.to(device)  # in place: the optimizers, still without state, keep their weights
     training = what == "training step"
     calls = [
         _step(state, size, corpus) if training else _forward(state, size, corpus)
@@ -128,10 +134,12 @@ def measure_growth(
     best = [math.inf] * len(values)
     for turn in range(WARM_UP + rounds):
         for place, call in enumerate(calls):
-            seconds = seconds_of(call, torch.device("cpu"))
+            seconds = seconds_of(call, torch.device(device))
             if turn >= WARM_UP:
                 best[place] = min(best[place], seconds)
-    peaks = [predict_memory(*one).peak for one in sizes] if training and memory else []
+    peaks = (
+        [predict_memory(*one, device=device).peak for one in sizes] if training and memory else []
+    )
     return Growth(
         axis=axis, what=what, values=tuple(values), seconds=tuple(best), n_bytes=tuple(peaks)
     )
@@ -170,9 +178,10 @@ def _step(state, size: TrainConfig, corpus: Corpus):
 
 def _forward(state, size: TrainConfig, corpus: Corpus):
     batch = sample_batch(corpus.train, batch=size.batch_size, length=size.seq_len, seed=0, step=0)
+    tokens = batch.tokens.to(state.model.embed_tokens.weight.device)
 
     def run() -> None:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=state.bf16):
-            state.model(batch.tokens)
+        with torch.no_grad(), torch.autocast(tokens.device.type, torch.bfloat16, state.bf16):
+            state.model(tokens)
 
     return run

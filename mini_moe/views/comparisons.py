@@ -14,9 +14,11 @@ Points = tuple[Sequence[Any], Sequence[Any]]  # x and y: numbers
 
 def compare_curves(
     curves: Mapping[str, Points], *, x_title: str, y_title: str, title: str = "",
-    log_y: bool = False, markers: bool = False,
+    log_x: bool = False, log_y: bool = False, markers: bool = False,
 ) -> go.Figure:  # fmt: skip
     """One line per name from (x, y); told apart by colour and dash, named at their ends.
+
+    On a logarithmic x every point of the first curve has its number written below it.
 
     Raises: ValueError for a curve without points or with x and y of different length.
     """
@@ -39,6 +41,9 @@ def compare_curves(
     longest = max(len(note.text) for note in figure.layout.annotations)
     figure.update_layout(margin_r=max(150, 20 + 8 * longest), margin_t=60 if title else 20)
     figure.update_xaxes(title_text=x_title)
+    if log_x:
+        points = figure.data[0].x
+        figure.update_xaxes(type="log", tickvals=points, ticktext=[f"{x:,g}" for x in points])
     figure.update_yaxes(title_text=y_title, type="log" if log_y else "linear")
     last = "; ".join(f"{name} ends at {value:.4g}" for name, value, _ in ends)
     set_summary(figure, f"{y_title} against {x_title}: {last}.")

@@ -4,6 +4,7 @@ import random
 import pytest
 
 from mini_moe.profiling import fit_power, measure_growth
+from mini_moe.profiling import growth as growth_module
 from mini_moe.profiling.growth import AXES, Growth, sized
 from tests.training.small_run import small_model_config, small_train_config
 
@@ -69,9 +70,32 @@ def test_a_training_step_has_its_memory_too(corpus):
     assert growth.time.error >= 0 and growth.memory.exponent > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", ["training step", "forward pass"])
+def test_growth_on_the_gpu_waits_for_its_work(corpus, what, monkeypatch):
+    devices, timed = [], growth_module.seconds_of
+    monkeypatch.setattr(
+        growth_module,
+        "seconds_of",
+        lambda call, device: devices.append(device.type) or timed(call, device),
+    )
+    growth = measure_growth(
+        small_model_config(corpus), "top_k", (1, 2, 4), train_config=small_train_config(),
+        corpus=corpus, what=what, rounds=1, device="cuda",
+    )  # fmt: skip
+    assert set(devices) == {"cuda"} and min(growth.seconds) > 0
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"axis": "depth"}, {"values": (1, 2)}, {"rounds": 0}, {"what": "both"}, {"values": (3, 3, 3)}],
+    [
+        {"axis": "depth"},
+        {"values": (1, 2)},
+        {"rounds": 0},
+        {"what": "both"},
+        {"values": (3, 3, 3)},
+        {"device": "tpu"},
+    ],
 )
 def test_bad_requests_are_named(corpus, wrong):
     asked = {"axis": "top_k", "values": (1, 2, 4)} | wrong

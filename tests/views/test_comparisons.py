@@ -23,6 +23,13 @@ def test_names_at_the_ends_do_not_overlap():
     assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 0.02
 
 
+def test_on_a_logarithmic_axis_points_have_their_numbers():
+    curves = {"a": ([1, 2, 1024], [3, 4, 5])}
+    figure = compare_curves(curves, x_title="users", y_title="bytes", log_x=True)
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.ticktext) == ["1", "2", "1,024"]
+
+
 def test_curves_without_points_are_refused():
     for curves in ({}, {"a": ([], [])}, {"a": ([1], [1, 2])}):
         with pytest.raises(ValueError, match="curves"):

@@ -230,13 +230,18 @@ def _by_kind(config: ModelConfig, by_path: dict[str, int]) -> dict[str, int]:
 
 def _checked(shape: ModelConfig, config: TrainConfig, device: str) -> bool:
     """Whether products run in bfloat16, after a look at lengths and device."""
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"device: 'cpu', or 'cuda' where there is one, expected, got {device!r}")
+    check_device(device)
     if config.seq_len > shape.max_seq_len:
         raise ValueError(
             f"seq_len: at most max_seq_len={shape.max_seq_len} expected, got {config.seq_len}"
         )
     return bf16_is_faster() if config.bf16 is None else config.bf16
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError for a device that is not here."""
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(f"device: 'cpu', or 'cuda' where there is one, expected, got {device!r}")
 
 
 def _batch_shape(shape: ModelConfig, config: TrainConfig) -> tuple[int, int]:

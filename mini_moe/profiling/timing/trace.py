@@ -75,6 +75,9 @@ def with_modules(content: dict[str, Any], segments: Iterable[Segment]) -> dict[s
     events = [e | {"dur": nanoseconds(e["dur"])} if "dur" in e else e for e in events]
     root = next(e for e in events if e.get("name") == STEP_NAME and e.get("ph") == "X")
     row, zero = {"pid": root["pid"], "tid": TRACK}, root["ts"]
+    for event in events:
+        if event.get("name") == "thread_name" and event.get("tid") == root["tid"]:
+            event["args"] = {"name": "operations"}
     added = [
         {"ph": "M", "name": "thread_name", "args": {"name": "modules"}, **row},
         {"ph": "M", "name": "thread_sort_index", "args": {"sort_index": -1}, **row},

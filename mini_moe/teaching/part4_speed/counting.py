@@ -37,6 +37,8 @@ def _(value):
         whole / 2: "that is one FLOP for each multiplication; the addition counts as well",
         whole - core: "these are the projections; queries, keys and values are multiplied, too",
         core: "these are only the pairs of queries and keys; four matrices come before and after",
+        2 * whole: "twice too much; 2 FLOPs a weight are already a multiplication and an addition",
+        whole - core / 2: "a pair's numbers, too, take an addition for each multiplication",
         square: "all 256 · 256 pairs are counted; a query sees only what lies before it",
         3 * whole: "that is training, forward and backward; the forward pass is asked for",
         whole * 1e6: "these are FLOPs; in millions, please",

@@ -78,12 +78,15 @@ def _name_curves(figure: go.Figure, ends: list[tuple[float, str, str]]) -> None:
 def memory_bars(
     foretold: StepMemory, measured: StepMemory | None = None, title: str = ""
 ) -> go.Figure:
-    """Megabytes of a training step by what they hold, foretold and measured, and the peak."""
+    """Megabytes of a training step by what they hold, foretold and measured, and the peak.
+
+    The summary says which bars the peak is the sum of: `temporary` is the rest of that moment.
+    """
     columns = {"foretold": foretold} | ({"measured": measured} if measured else {})
-    names = ["weights", "optimizer", "gradients", "activations", "peak"]
+    names = ["weights", "optimizer", "gradients", "activations", "temporary", "peak"]
     figure = new_figure(
-        "", height=190 + 40 * len(names), title_text=title, barmode="group", margin_r=60,
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
+        "", width=660, height=190 + 40 * len(names), title_text=title, barmode="group", margin_r=80,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
     for n, (column, memory) in enumerate(columns.items()):
         sizes = [getattr(memory, name) / MEGA for name in names]
@@ -98,7 +101,18 @@ def memory_bars(
     if measured:
         off = foretold.peak / measured.peak - 1
         summary += f", measured {measured.peak / MEGA:,.1f} MB ({off:+.1%})"
-    set_summary(figure, summary + "; activations and gradients are never all there at once.")
-    figure.update_xaxes(title_text="megabytes")
+    set_summary(figure, f"{summary}. {_sum_in_words(measured or foretold)}")
+    most = max(memory.peak for memory in columns.values()) / MEGA
+    figure.update_xaxes(title_text="megabytes", range=[0, 1.02 * most])
     figure.update_yaxes(autorange="reversed")
     return figure
+
+
+def _sum_in_words(memory: StepMemory) -> str:
+    """Which bars the fullest moment is made of; the batch, some kilobytes, has none."""
+    phase = max(memory.peaks, key=memory.peaks.__getitem__)
+    held = "gradients" if phase == "optimizer" else "activations"
+    return (
+        f"The fullest moment is in the {phase} phase: "
+        f"weights, optimizer, {held} and temporary ones."
+    )

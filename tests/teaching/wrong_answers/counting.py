@@ -3,6 +3,8 @@
 WRONG = {
     "attention_megaflops": {
         "multiply-adds": (34.4, "the addition counts"),
+        "multiply-adds twice": (137.5, "already a multiplication and an addition"),
+        "pairs without additions": (58.24, "a pair's numbers, too"),
         "projections only": (47.7, "queries, keys and values are multiplied, too"),
         "pairs only": (21.05, "four matrices come before and after"),
         "the whole square": (89.65, "only what lies before it"),

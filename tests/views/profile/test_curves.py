@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from mini_moe.profiling import Growth, StepMemory
@@ -48,6 +50,19 @@ def test_foretold_stands_beside_measured():
     assert rows["foretold", "peak"] == 10 and rows["measured", "peak"] == 8
     assert rows["measured", "activations"] == 5
     assert "(+25.0%)" in summary_of(figure)
+
+
+@pytest.mark.parametrize(
+    ("phase", "held"), [("backward", "activations"), ("optimizer", "gradients")]
+)
+def test_bars_that_the_summary_names_add_up_to_the_peak(phase, held):
+    full = {"forward": 1, "backward": 2, "optimizer": 3} | {phase: 12_000_100}
+    step = dataclasses.replace(memory(0), peaks=full)
+    figure = memory_bars(step)
+    size = {row["y"]: row["x"] for row in table(figure)}
+    parts = sum(size[name] for name in ("weights", "optimizer", held, "temporary"))
+    assert parts + step.batch / 1e6 == pytest.approx(size["peak"])
+    assert f"in the {phase} phase: weights, optimizer, {held} and temp" in summary_of(figure)
 
 
 def test_foretold_alone_is_enough():
