@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.inference.cache import LatentCache
-from mini_moe.inference.engine.decoder import CHUNK, Decoder, LayerStep
+from mini_moe.inference.engine.decoder import CHUNK, Decoder, Stack
 from mini_moe.inference.engine.layers import Product, norm_of
 from mini_moe.inference.rows import Generation, Prompt, Row, make_rows
 from mini_moe.inference.sampling import (
@@ -133,7 +133,7 @@ class Drafter:
                 "`python -m mini_moe.training.add_mtp` adds one"
             )
         self.decoder, self.ahead, module = decoder, ahead, decoder.model.mtp[0]
-        self.layers, self.norm = [LayerStep(module.block)], norm_of(module.norm)
+        self.stack = Stack([module.block], module.norm, decoder.rotation)
         self.norms = norm_of(module.enorm), norm_of(module.hnorm)
         self.join = Product(module.eh_proj.weight)
         self.cache: LatentCache | None = None
@@ -183,7 +183,7 @@ class Drafter:
         parts = (embedded.flatten(0, 1), hidden.flatten(0, 1))
         joined = torch.cat([norm(x) for norm, x in zip(self.norms, parts, strict=True)], dim=-1)
         x = self.join(joined).view(hidden.shape)
-        return self.decoder.run(self.layers, x, self.cache, self.norm)
+        return self.decoder.run(self.stack, x, self.cache)
 
 
 @torch.inference_mode()
