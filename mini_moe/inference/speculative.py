@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from mini_moe.inference.engine.layers import Product, norm_of
 from mini_moe.inference.rows import Generation, Prompt, Row, make_rows
 from mini_moe.inference.sampling import (
     Sampling,
+    greedy_tokens,
     log_probability,
     next_probabilities,
     next_token,
@@ -155,11 +155,11 @@ class Drafter:
         vector = self.read_all(hidden, follow)
         known = self.cache.lengths
         for _ in range(ahead):
-            logits = decoder.logits(vector[0, -1])[: row.readable]
+            logits = decoder.logits(vector[0, -1:])[:, : row.readable]
             if greedy:
-                token = next_token(logits, row.sampling, seen=seen + proposed)
+                token = chosen(logits, row.sampling, seen + proposed, [])[0]
             else:
-                likely.append(next_probabilities(logits, row.sampling, seen + proposed))
+                likely.append(next_probabilities(logits[0], row.sampling, seen + proposed))
                 token = draw(likely[-1], row.generator)
             proposed.append(token)
             if len(proposed) < ahead:
@@ -179,7 +179,7 @@ class Drafter:
         self, hidden: Float[Tensor, "1 new d_model"], tokens: Int[Tensor, "1 new"]
     ) -> Float[Tensor, "1 new d_model"]:
         """`MultiTokenPrediction` with a cache: vectors that the head turns into proposals."""
-        embedded = F.embedding(tokens, self.decoder.embedding)
+        embedded = torch.embedding(self.decoder.embedding, tokens)
         parts = (embedded.flatten(0, 1), hidden.flatten(0, 1))
         joined = torch.cat([norm(x) for norm, x in zip(self.norms, parts, strict=True)], dim=-1)
         x = self.join(joined).view(hidden.shape)
@@ -197,15 +197,26 @@ def judge(
     """
     logits, seen, sampling = logits[:, : row.readable], row.seen(), row.sampling
     if sampling.temperature == 0:
-        for place, own in enumerate(logits):
-            token = next_token(own, sampling, seen=seen + proposed[:place])
-            if place == len(proposed) or token != proposed[place]:
-                return place, token
+        wanted = chosen(logits, sampling, seen, proposed)
+        stand = [own == token for own, token in zip(proposed, wanted, strict=False)]
+        accepted = (stand + [False]).index(False)
+        return accepted, wanted[accepted]
     wanted = [
         next_probabilities(own, sampling, seen + proposed[:place])
         for place, own in enumerate(logits)
     ]
     return accept(wanted, likely, proposed, row.generator)
+
+
+def chosen(
+    logits: Float[Tensor, "passes vocab"], sampling: Sampling, seen: list[int], proposed: list[int]
+) -> list[int]:
+    """The greedy token after each proposal, whether or not those before it stand."""
+    if sampling.is_argmax:
+        return greedy_tokens(logits)
+    return [
+        next_token(own, sampling, seen=seen + proposed[:place]) for place, own in enumerate(logits)
+    ]
 
 
 def accept(

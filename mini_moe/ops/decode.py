@@ -7,7 +7,7 @@ than the arithmetic. Where the compiled library serves, all of it is one operati
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
@@ -61,6 +61,16 @@ def decode(
         return torch.ops.mini_moe.decode.default(
             x, numbers, lengths, rotation, layers, norm, *settings
         )
+
+
+def likeliest(
+    logits: Float[Tensor, "rows vocab"],
+) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
+    """The largest logit of every row, NaN if there is one, and its token."""
+    if logits.dtype != torch.float32 or not compiled.serves(logits):
+        return tuple(logits.max(dim=-1))
+    tokens = torch.ops.mini_moe.choose_best.default(logits, 1)
+    return logits.gather(1, tokens)[:, 0], tokens[:, 0]
 
 
 def settings_of(config: ModelConfig, scale: float) -> tuple:

@@ -8,6 +8,7 @@
 namespace mini_moe::MINI_MOE_ISA {
 
 constexpr int kSumsAtOnce = 16;
+constexpr int64_t kAhead = 16;  // rows of w that are asked for before their turn
 
 // The sums over the lanes of sixteen vectors.
 ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
@@ -45,7 +46,9 @@ void few_dots(const FewRows& p, const float* const* x, float* const* out, const 
     for (int r = 0; r < R; r++) left[r] = load(x[r] + at, n);
 #pragma GCC unroll 16
     for (int f = 0; f < F; f++) {
-      const Vec right = load(w + f * p.w_stride + at, n);
+      const T* from = w + f * p.w_stride + at;
+      __builtin_prefetch(from + kAhead * p.w_stride);
+      const Vec right = load(from, n);
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) total[r * F + f] += left[r] * right;
     }

@@ -8,14 +8,13 @@ stand in a table, and the cache is written in place.
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.engine.absorption import absorbed_is_cheaper
 from mini_moe.inference.engine.attention import AttentionStep, Place
-from mini_moe.inference.engine.fused import FEW, FusedLayers
+from mini_moe.inference.engine.fused import FusedLayers
 from mini_moe.inference.engine.layers import MixtureStep, Product, SwiGLUStep, norm_of
 from mini_moe.model import Transformer
 from mini_moe.model.layers import RMSNorm
@@ -59,10 +58,15 @@ class Decoder:
                 return self.read(tokens, cache)
         batch, new = tokens.shape
         self.check(batch, new, cache)
-        even = all(length == cache.lengths[0] for length in cache.lengths)
-        absorbed = not even or absorbed_is_cheaper(self.config, new, cache.lengths[0] + new)
-        embedded = F.embedding(tokens, self.embedding)
-        return self.run(self.stack, embedded, cache, absorbed)
+        embedded = torch.embedding(self.embedding, tokens)
+        return self.run(self.stack, embedded, cache, self.absorbs(new, cache.lengths))
+
+    def absorbs(self, new: int, lengths: list[int]) -> bool:
+        """Whether `new` more tokens of every row attend to the latents themselves."""
+        if self.stack.fused.takes(new * len(lengths)):
+            return True
+        even = min(lengths) == max(lengths)
+        return not even or absorbed_is_cheaper(self.config, new, lengths[0] + new)
 
     def check(self, batch: int, new: int, cache: LatentCache) -> None:
         """Raise ValueError unless the cache belongs to this model and has room."""
@@ -119,7 +123,7 @@ class Decoder:
     def run(self, stack: "Stack", x: Tensor, cache: LatentCache, absorbed: bool = True) -> Tensor:
         """A stack's output for embedded tokens [batch, new, d_model], normed; the cache grows."""
         batch, new, _ = x.shape
-        if absorbed and stack.fused.serves and batch * new <= FEW:
+        if absorbed and stack.fused.takes(batch * new):
             y = stack.fused(x, cache)
         else:
             place = Place(cache, new, self.rotation, absorbed)

@@ -28,6 +28,10 @@ class FusedLayers:
             self.rotation = torch.view_as_real(rotation).contiguous()
             self.settings = settings_of(config, attention.scale)
 
+    def takes(self, tokens: int) -> bool:
+        """Whether a pass over so many tokens is one call."""
+        return self.serves and tokens <= FEW
+
     def __call__(self, x: Tensor, cache: LatentCache) -> Tensor:
         return decode(
             x, cache.numbers, cache.lengths, self.rotation, self.layers, self.norm, self.settings
