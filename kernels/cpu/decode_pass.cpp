@@ -6,27 +6,16 @@
 // what is between them is little and done by one thread. Every sum is over one row of a matrix, in
 // an order that no thread changes. Everything but matrices and cache is float.
 #include <algorithm>
-#include <utility>
 
 #include "decode.h"
+#include "decode_memory.h"
 #include "rows.h"
 #include "support/phases.h"
 
 namespace mini_moe {
 namespace {
 
-constexpr int64_t kPhases = 6, kHeadsAtOnce = 4;
-
-// Memory of a pass, cut from one block.
-struct Memory {
-  float *x, *normed, *shares, *ones;     // [rows, d_model] twice; [rows]
-  float *made, *small, *query, *mixed;   // what attention's products make, a row a token
-  float *hidden, *up;                    // [rows * top_k, d_expert], behind it [rows, d_ff]
-  float *logits, *scores, *gates, *row_gates;
-  int64_t *ids, *offsets, *token, *place;
-  float* own;  // of each thread: a group of heads' queries, their scores and what they mix
-  int64_t own_size;
-};
+constexpr int64_t kPhases = 6;
 
 // Rows of floats, all of them or those that an index names.
 struct Lines {
@@ -43,15 +32,14 @@ struct Columns {
 
 class Pass {
  public:
-  Pass(const Decode& d, int64_t parts) : d_(d), k_(kernels(d.bf16)), floats_(kernels(false)),
-                                         pieces_(parts == 1 ? 1 : 2 * parts),
-                                         phases_(kPhases * (int64_t)d.layers.size()) {
-    const int64_t rows = d.rows(), groups = std::max<int64_t>(1, pieces_ / rows);
+  Pass(const Decode& d, int64_t parts)
+      : d_(d), k_(kernels(d.bf16)), floats_(kernels(false)), pieces_(parts),
+        phases_(kPhases * (int64_t)d.layers.size()), m_(d, parts) {
+    const int64_t rows = d.rows(), groups = (pieces_ + rows - 1) / rows;
     together_ = std::clamp<int64_t>((d.heads + groups - 1) / groups, 1, kHeadsAtOnce);
-    lay_out(parts);
     load(d.x, m_.x, rows * d.d_model);
     std::fill(m_.ones, m_.ones + rows, 1.0f);
-    normalise(d.layers.empty() ? d.norm : d.layers[0].input_norm);
+    normalise(d.layers[0].input_norm);
   }
 
   // Called by every thread.
@@ -73,40 +61,8 @@ class Pass {
   const int64_t pieces_;
   int64_t together_;  // heads that one piece of attention takes
   Phases phases_;
-  Memory m_;
+  const DecodeMemory m_;
   Sorted sorted_;
-
-  // ------------------------------------------------------------------ memory
-
-  void lay_out(int64_t parts) {
-    int64_t q_rank = 0, d_ff = 0, experts = 0, d_expert = 0;
-    for (const Layer& layer : d_.layers) {
-      q_rank = std::max(q_rank, layer.q_rank), d_ff = std::max(d_ff, layer.d_ff);
-      experts = std::max(experts, layer.experts), d_expert = std::max(d_expert, layer.d_expert);
-    }
-    const int64_t rows = d_.rows(), choices = experts ? rows * d_.gate.top_k : 0;
-    const int64_t queries = d_.heads * d_.d_qk(), longest = d_.longest();
-    m_.own_size = padded(kHeadsAtOnce * (d_.width() + d_.rank + longest + 16));
-    int64_t total = 0;
-    auto floats = [&](int64_t n) { return std::exchange(total, total + padded(n)); };
-    const int64_t at[] = {
-        floats(rows * d_.d_model), floats(rows * d_.d_model), floats(rows), floats(rows),
-        floats(rows * (q_rank + d_.width())), floats(rows * q_rank), floats(rows * queries),
-        floats(rows * d_.heads * d_.d_v), floats(choices * d_expert + rows * d_ff),
-        floats(choices * d_expert + rows * d_ff), floats(rows * experts), floats(rows * experts),
-        floats(choices), floats(choices), floats(2 * choices), floats(2 * (experts + 1)),
-        floats(2 * choices), floats(2 * choices), floats(parts * m_.own_size)};
-    auto* base = (float*)scratch(kDecode, total * sizeof(float));
-    float** parts_of[] = {&m_.x, &m_.normed, &m_.shares, &m_.ones, &m_.made, &m_.small, &m_.query,
-                          &m_.mixed, &m_.hidden, &m_.up, &m_.logits, &m_.scores, &m_.gates,
-                          &m_.row_gates};
-    for (int64_t i = 0; i < 14; i++) *parts_of[i] = base + at[i];
-    m_.ids = (int64_t*)(base + at[14]), m_.offsets = (int64_t*)(base + at[15]);
-    m_.token = (int64_t*)(base + at[16]), m_.place = (int64_t*)(base + at[17]);
-    m_.own = base + at[18];
-  }
-
-  static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
   void load(const void* from, float* to, int64_t n) const {
     if (!d_.bf16) return (void)std::memcpy(to, from, n * sizeof(float));
@@ -132,8 +88,6 @@ class Pass {
   const void* skip(const void* matrix, int64_t numbers) const {
     return (const char*)matrix + numbers * d_.size();
   }
-
-  // ------------------------------------------------------------------ parts of a layer
 
   // normed = x normalised, for whatever comes next.
   void normalise(const float* weight) {

@@ -8,7 +8,7 @@
 namespace mini_moe::MINI_MOE_ISA {
 
 constexpr int kSumsAtOnce = 16;
-constexpr int64_t kAhead = 16;  // rows of w that are asked for before their turn
+constexpr int64_t kAhead = 16;  // rows of w, asked for before their turn where x has several
 
 // The sums over the lanes of sixteen vectors.
 ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
@@ -37,8 +37,10 @@ ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
 // R rows of x with F rows of w. Sum r * F + f is theirs.
 template <int R, int F, class T>
 void few_dots(const FewRows& p, const float* const* x, float* const* out, const float* scale,
-              int64_t column) {
+              int64_t column, int64_t end) {
   const T* w = (const T*)p.w + column * p.w_stride;
+  const int64_t left_over = end - F - column;
+  const int64_t ahead = (left_over < kAhead ? left_over : kAhead) * p.w_stride;
   Vec total[kSumsAtOnce] = {};
   auto step = [&](int64_t at, int64_t n) __attribute__((always_inline)) {
     Vec left[R];
@@ -47,7 +49,7 @@ void few_dots(const FewRows& p, const float* const* x, float* const* out, const 
 #pragma GCC unroll 16
     for (int f = 0; f < F; f++) {
       const T* from = w + f * p.w_stride + at;
-      __builtin_prefetch(from + kAhead * p.w_stride);
+      if constexpr (R > 1) __builtin_prefetch(from + ahead);
       const Vec right = load(from, n);
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) total[r * F + f] += left[r] * right;
@@ -74,13 +76,14 @@ void few_dots(const FewRows& p, const float* const* x, float* const* out, const 
 }
 
 template <int R, class T>
-void few_dots_of_rows(const FewRows& p, int64_t row, int64_t first, int64_t last) {
+void few_dots_of_rows(const FewRows& p, int64_t row, int64_t first, int64_t last, int64_t end) {
   constexpr int F = R == 3 ? 4 : kSumsAtOnce / R;
   const float* scale = p.scale ? p.scale + row : nullptr;
   int64_t column = first;
   for (; column + F <= last; column += F)
-    few_dots<R, F, T>(p, p.x + row, p.out + row, scale, column);
-  for (; column < last; column++) few_dots<R, 1, T>(p, p.x + row, p.out + row, scale, column);
+    few_dots<R, F, T>(p, p.x + row, p.out + row, scale, column, end);
+  for (; column < last; column++)
+    few_dots<R, 1, T>(p, p.x + row, p.out + row, scale, column, end);
 }
 
 // out[r][n] = <x[r], w_n> for n in [first, last), or scale[r] times that added to it. Sixteen rows
@@ -93,10 +96,10 @@ void few_rows(const FewRows& p, int64_t first, int64_t last) {
     const int64_t to = from + step < last ? from + step : last;
     for (int64_t row = 0; row < p.rows; row += 4) {
       switch (p.rows - row) {
-        case 1: few_dots_of_rows<1, T>(p, row, from, to); break;
-        case 2: few_dots_of_rows<2, T>(p, row, from, to); break;
-        case 3: few_dots_of_rows<3, T>(p, row, from, to); break;
-        default: few_dots_of_rows<4, T>(p, row, from, to);
+        case 1: few_dots_of_rows<1, T>(p, row, from, to, last); break;
+        case 2: few_dots_of_rows<2, T>(p, row, from, to, last); break;
+        case 3: few_dots_of_rows<3, T>(p, row, from, to, last); break;
+        default: few_dots_of_rows<4, T>(p, row, from, to, last);
       }
     }
   }

@@ -15,6 +15,7 @@ pytestmark = needs_library
 KINDS = {
     "plain": {},
     "compressed queries": {"q_lora_rank": 12},
+    "wide queries": {"q_lora_rank": 50},
     "groups": {"n_expert_groups": 4, "top_k_groups": 2},
     "softmax": {"score_function": "softmax", "expert_bias": False, "norm_topk_prob": False},
     "nothing shared": {"n_shared_experts": 0},
