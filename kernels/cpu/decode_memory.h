@@ -36,7 +36,9 @@ struct DecodeMemory {
     own_size = padded(kHeadsAtOnce * (d.width() + d.rank + padded(d.longest())));
     int64_t used = 0;
     auto floats = [&](float*& to, int64_t n) { to = from + used, used += padded(n); };
-    auto numbers = [&](int64_t*& to, int64_t n) { to = (int64_t*)(from + used), used += padded(2 * n); };
+    auto numbers = [&](int64_t*& to, int64_t n) {
+      to = (int64_t*)(from + used), used += padded(2 * n);
+    };
     floats(x, rows * d.d_model), floats(normed, rows * std::max(d.d_model, q_rank));
     floats(shares, rows), floats(ones, rows);
     floats(made, rows * d.width()), floats(small, rows * q_rank);

@@ -6,6 +6,7 @@
 // what is between them is little and done by one thread. Every sum is over one row of a matrix, in
 // an order that no thread changes. Everything but matrices and cache is float.
 #include <algorithm>
+#include <bit>
 
 #include "decode.h"
 #include "decode_memory.h"
@@ -64,24 +65,18 @@ class Pass {
   const DecodeMemory m_;
   Sorted sorted_;
 
+  // Floats from the type of x, and to that of the cache.
   void load(const void* from, float* to, int64_t n) const {
     if (!d_.bf16) return (void)std::memcpy(to, from, n * sizeof(float));
     auto* halves = (const uint16_t*)from;
-    for (int64_t i = 0; i < n; i++) {
-      const uint32_t bits = (uint32_t)halves[i] << 16;
-      std::memcpy(to + i, &bits, 4);
-    }
+    for (int64_t i = 0; i < n; i++) to[i] = std::bit_cast<float>((uint32_t)halves[i] << 16);
   }
-
-  // In the type of the cache: rounded to the nearest, ties to even.
   void keep(const float* from, char* to, int64_t n) const {
     if (!d_.bf16) return (void)std::memcpy(to, from, n * sizeof(float));
     for (int64_t i = 0; i < n; i++) {
-      uint32_t bits;
-      std::memcpy(&bits, from + i, 4);
-      const auto half = (uint16_t)(from[i] != from[i] ? 0x7fc0
-                                                      : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-      std::memcpy(to + 2 * i, &half, 2);
+      const auto bits = std::bit_cast<uint32_t>(from[i]);
+      const bool nan = from[i] != from[i];  // otherwise to the nearest, ties to even
+      ((uint16_t*)to)[i] = nan ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     }
   }
 
@@ -115,7 +110,7 @@ class Pass {
   }
   static void multiply(const Kernels& kernels, const Lines& x, int64_t rows, int64_t k,
                        const void* w, const Lines& out, Columns columns, const float* scale) {
-    constexpr int64_t most = 64;
+    constexpr int64_t most = 64;  // rows at a time
     for (int64_t at = 0; at < rows; at += most) {
       const int64_t n = std::min(most, rows - at);
       float *from[most], *to[most];
@@ -277,7 +272,8 @@ class Pass {
         multiply({m_.hidden + choices * f, ff}, rows, ff, layer.down_proj, {m_.x, d}, own,
                  m_.ones);
     }, [&] {
-      if (number + 1 < (int64_t)d_.layers.size()) return normalise(d_.layers[number + 1].input_norm);
+      const int64_t next = number + 1;
+      if (next < (int64_t)d_.layers.size()) return normalise(d_.layers[next].input_norm);
       norm_rows(m_.x, d_.norm, d, d_.norm_eps, d_.y, d_.bf16, rows);
     });
   }

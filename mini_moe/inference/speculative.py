@@ -170,6 +170,8 @@ class Drafter:
     def read_all(self, hidden: Tensor, follow: list[int]) -> Tensor:
         """`read`, a chunk at a time; the last chunk's vectors."""
         tokens = self.decoder.as_tokens([follow])
+        if len(follow) <= CHUNK:
+            return self.read(hidden, tokens)
         parts = zip(hidden.split(CHUNK, dim=1), tokens.split(CHUNK, dim=1), strict=True)
         for vectors, own in parts:
             last = self.read(vectors, own)
