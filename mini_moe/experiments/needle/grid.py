@@ -35,7 +35,7 @@ def needle_grid(
     trials: int,
     seed: int = 0,
     kind: str = "passkey",
-    distractors: int = 3,
+    distractors: int = 0,
 ) -> NeedleGrid:
     """Try every length and depth; the same seed asks every model the same questions.
 
