@@ -114,6 +114,16 @@ struct CrossEntropy {
   void* grad_logits;
 };
 
+// A few rows of floats with rows of a matrix; rows are given one by one, as they may lie anywhere.
+struct FewRows {
+  int64_t rows, k;
+  const float* const* x;  // [rows] pointers to k floats; for mix, to n
+  const void* w;          // rows of k
+  int64_t w_stride;
+  float* const* out;      // [rows] pointers to as many floats as w has rows; for mix, to k
+  const float* scale = nullptr;  // [rows] added with this weight; null: written
+};
+
 struct Kernels {
   // Rows [begin, end) of one expert, all columns; the caller splits rows among threads.
   void (*swiglu)(const Forward&, int64_t expert, int64_t begin, int64_t end);
@@ -132,6 +142,10 @@ struct Kernels {
   void (*scores)(const void* logits, int64_t n, bool softmax, float* out);
   // Ids of the k largest of n values, best first; of equals the lower id, NaN first. k <= n.
   void (*best)(const float* values, int64_t n, int64_t k, int64_t* ids);
+  // out[r][n] = <x[r], w_n> for n in [first, last).
+  void (*few_rows)(const FewRows&, int64_t first, int64_t last);
+  void (*mix)(const FewRows&, int64_t n);  // out[r] = sum over n of x[r][n] w_n
+  void (*softmax)(float* values, int64_t n, float scale);  // of scale times values, in place
   // Of one head of one sequence; attention_rope adds up the heads of a sequence.
   void (*attention)(const Attention&, int64_t batch, int64_t head);
   void (*attention_backward)(const Attention&, int64_t batch, int64_t head);
@@ -157,7 +171,7 @@ enum Slot {
   kPackedB, kPackedDown, kPackedA, kHiddenBlock, kSums,      // inside kernels
   kKeyRows, kScores, kPackedValues, kPackedQueries, kGradKeys,  // inside attention
   kOutputRows, kWeighted, kGradSaved, kGradRows, kRowFloats, kGates, kOffsets,
-  kGradRope,  // of operations
+  kGradRope, kDecode,  // of operations
   kSlots
 };
 void* scratch(Slot slot, size_t bytes);

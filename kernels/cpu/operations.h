@@ -1,6 +1,8 @@
 // The operations: the layer's steps, and the layer itself. Their schemas are in bindings.cpp.
 #pragma once
 
+#include <vector>
+
 #include "support/checks.h"
 
 namespace mini_moe {
@@ -45,5 +47,12 @@ std::tuple<Tensor, Tensor> rms_norm_backward(
 std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets);
 Tensor cross_entropy_backward(
     const Tensor& grad, const Tensor& logits, const Tensor& targets, const Tensor& row_sums);
+
+Tensor decode(
+    const Tensor& x, Tensor numbers, std::vector<int64_t> lengths, const Tensor& rotation,
+    std::vector<Tensor> layers, const Tensor& norm, int64_t heads, int64_t d_v, double scale,
+    double norm_eps, double latent_eps, int64_t top_k, int64_t n_groups, int64_t top_k_groups,
+    bool two_best, bool softmax, bool normalise, double route_scale);
+Tensor few_rows(const Tensor& x, const Tensor& w);
 
 }  // namespace mini_moe

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels.h"
+#include "gate.h"
 #include "operations.h"
 #include "support/dispatch.h"
 
@@ -33,39 +33,6 @@ void choose(const float* values, const uint8_t* allowed, int64_t n, int64_t k, R
   }
 }
 
-struct Gate {
-  int64_t tokens, experts, top_k, n_groups, top_k_groups;
-  bool two_best, softmax, normalise;
-  double route_scale;
-};
-
-Gate check(const Tensor& logits, const std::optional<Tensor>& bias, int64_t top_k,
-           int64_t n_groups, int64_t top_k_groups, bool two_best, bool softmax, bool normalise,
-           double route_scale) {
-  check_shape("logits", logits, {-1, -1});
-  is_bf16("logits", logits);
-  check_type("logits", logits, logits.scalar_type());
-  int64_t experts = logits.size(1);
-  require(experts >= 1 && experts <= 1024, "n_experts: 1 to 1024 expected, got ", experts);
-  require(top_k >= 1 && top_k <= 32 && top_k <= experts, "top_k: 1 to 32 and at most n_experts=",
-          experts, " expected, got ", top_k);
-  require(n_groups >= 1 && experts % n_groups == 0, "n_groups: a divisor of n_experts=", experts,
-          " expected, got ", n_groups);
-  require(top_k_groups >= 1 && top_k_groups <= n_groups, "top_k_groups: 1 to n_groups=", n_groups,
-          " expected, got ", top_k_groups);
-  int64_t size = experts / n_groups;
-  require(n_groups == 1 || !two_best || size >= 2,
-          "two_best: groups of at least 2 experts expected, got ", size);
-  require(top_k <= top_k_groups * size, "top_k: at most the ", top_k_groups * size,
-          " experts of the chosen groups expected, got ", top_k);
-  if (bias) {
-    check_shape("bias", *bias, {experts});
-    check_type("bias", *bias, ScalarType::Float);
-  }
-  return {logits.size(0), experts, top_k, n_groups, top_k_groups, two_best, softmax, normalise,
-          route_scale};
-}
-
 // Marks the experts of the best groups.
 void allow_groups(const Gate& g, const float* values, uint8_t* allowed) {
   int64_t size = g.experts / g.n_groups;
@@ -84,44 +51,69 @@ void allow_groups(const Gate& g, const float* values, uint8_t* allowed) {
 
 }  // namespace
 
+void check_gate(const Gate& g) {
+  require(g.experts >= 1 && g.experts <= 1024, "n_experts: 1 to 1024 expected, got ", g.experts);
+  require(g.top_k >= 1 && g.top_k <= 32 && g.top_k <= g.experts,
+          "top_k: 1 to 32 and at most n_experts=", g.experts, " expected, got ", g.top_k);
+  require(g.n_groups >= 1 && g.experts % g.n_groups == 0, "n_groups: a divisor of n_experts=",
+          g.experts, " expected, got ", g.n_groups);
+  require(g.top_k_groups >= 1 && g.top_k_groups <= g.n_groups, "top_k_groups: 1 to n_groups=",
+          g.n_groups, " expected, got ", g.top_k_groups);
+  const int64_t size = g.experts / g.n_groups;
+  require(g.n_groups == 1 || !g.two_best || size >= 2,
+          "two_best: groups of at least 2 experts expected, got ", size);
+  require(g.top_k <= g.top_k_groups * size, "top_k: at most the ", g.top_k_groups * size,
+          " experts of the chosen groups expected, got ", g.top_k);
+}
+
+void choose_experts(const Gate& g, const Kernels& k, int64_t element_size, const Decisions& d,
+                    int64_t first, int64_t last) {
+  std::vector<float> choice(g.experts);
+  std::vector<uint8_t> allowed(g.experts);
+  std::vector<Ranked> best(g.top_k);
+  for (int64_t t = first; t < last; t++) {
+    float* own = d.scores + t * g.experts;
+    k.scores((const char*)d.logits + t * g.experts * element_size, g.experts, g.softmax, own);
+    for (int64_t e = 0; e < g.experts; e++) choice[e] = own[e] + (d.bias ? d.bias[e] : 0);
+    int64_t* own_id = d.ids + t * g.top_k;
+    if (g.n_groups > 1) {
+      allow_groups(g, choice.data(), allowed.data());
+      choose(choice.data(), allowed.data(), g.experts, g.top_k, best.data());
+      for (int64_t i = 0; i < g.top_k; i++) own_id[i] = best[i].id;
+    } else {
+      k.best(choice.data(), g.experts, g.top_k, own_id);
+    }
+    float sum = 1e-20f;
+    for (int64_t i = 0; i < g.top_k; i++) sum += own[own_id[i]];
+    const float scale = g.normalise ? (float)g.route_scale / sum : (float)g.route_scale;
+    for (int64_t i = 0; i < g.top_k; i++) d.gates[t * g.top_k + i] = own[own_id[i]] * scale;
+  }
+}
+
 // gates [tokens, top_k], expert_ids [tokens, top_k], scores [tokens, experts]
 std::tuple<Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits_, std::optional<Tensor> bias_, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
-  const Gate g = check(logits_, bias_, top_k, n_groups, top_k_groups, two_best, softmax, normalise,
-                       route_scale);
+  check_shape("logits", logits_, {-1, -1});
+  const bool bf16 = is_bf16("logits", logits_);
+  check_type("logits", logits_, logits_.scalar_type());
+  const Gate g{logits_.size(0), logits_.size(1), top_k,   n_groups,   top_k_groups,
+               two_best,        softmax,         normalise, route_scale};
+  check_gate(g);
+  if (bias_) {
+    check_shape("bias", *bias_, {g.experts});
+    check_type("bias", *bias_, ScalarType::Float);
+  }
   const Tensor logits = dense(logits_), bias = bias_ ? dense(*bias_) : Tensor();
-  Tensor ids = empty({g.tokens, top_k}, ScalarType::Long);
-  Tensor gates = empty({g.tokens, top_k}, ScalarType::Float);
+  Tensor ids = empty({g.tokens, g.top_k}, ScalarType::Long);
+  Tensor gates = empty({g.tokens, g.top_k}, ScalarType::Float);
   Tensor scores = empty({g.tokens, g.experts}, ScalarType::Float);
-  auto* from = (const char*)logits.const_data_ptr();
-  auto* moved = bias_ ? (const float*)bias.const_data_ptr() : nullptr;
-  auto* id = (int64_t*)ids.mutable_data_ptr();
-  auto* gate = (float*)gates.mutable_data_ptr();
-  auto* score = (float*)scores.mutable_data_ptr();
-  const Kernels& k = kernels(logits.scalar_type() == ScalarType::BFloat16);
-  const int64_t row = g.experts * (int64_t)logits.element_size();
+  const Decisions d{logits.const_data_ptr(), bias_ ? (const float*)bias.const_data_ptr() : nullptr,
+                    (float*)scores.mutable_data_ptr(), (int64_t*)ids.mutable_data_ptr(),
+                    (float*)gates.mutable_data_ptr()};
   in_parts(parts_for(g.tokens * g.experts * 4), [&](int64_t part, int64_t parts) {
-    std::vector<float> choice(g.experts);
-    std::vector<uint8_t> allowed(g.experts);
-    std::vector<Ranked> best(top_k);
-    for (int64_t t = g.tokens * part / parts; t < g.tokens * (part + 1) / parts; t++) {
-      float* own = score + t * g.experts;
-      k.scores(from + t * row, g.experts, softmax, own);
-      for (int64_t e = 0; e < g.experts; e++) choice[e] = own[e] + (moved ? moved[e] : 0);
-      int64_t* own_id = id + t * top_k;
-      if (n_groups > 1) {
-        allow_groups(g, choice.data(), allowed.data());
-        choose(choice.data(), allowed.data(), g.experts, top_k, best.data());
-        for (int64_t i = 0; i < top_k; i++) own_id[i] = best[i].id;
-      } else {
-        k.best(choice.data(), g.experts, top_k, own_id);
-      }
-      float sum = 1e-20f;
-      for (int64_t i = 0; i < top_k; i++) sum += own[own_id[i]];
-      float scale = normalise ? (float)route_scale / sum : (float)route_scale;
-      for (int64_t i = 0; i < top_k; i++) gate[t * top_k + i] = own[own_id[i]] * scale;
-    }
+    choose_experts(g, kernels(bf16), bf16 ? 2 : 4, d, g.tokens * part / parts,
+                   g.tokens * (part + 1) / parts);
   });
   return {gates, ids, scores};
 }

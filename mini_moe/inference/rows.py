@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mini_moe.inference.sampling import Sampling, check_finite, log_probability, next_token
+from mini_moe.inference.sampling import Sampling, greedy_tokens, log_probability, next_token
 from mini_moe.inference.stops import TextStream, stop_strings
 from mini_moe.model import Transformer
 
@@ -96,17 +96,12 @@ class Row:
 
 def take_all(rows: list[Row], logits: Float[Tensor, "rows vocab"]) -> None:
     """`take` for every row, in one operation where all of them want just the likeliest token."""
-    simple = all(
-        row.sampling.temperature == 0 and row.sampling.repetition_penalty == 1 and not row.measured
-        for row in rows
-    )
+    simple = all(row.sampling.is_argmax and not row.measured for row in rows)
     if not simple or len({row.readable for row in rows}) > 1:
         for row, own in zip(rows, logits, strict=True):
             row.take(own)
         return
-    best, tokens = logits[:, : rows[0].readable].max(dim=-1)
-    for row, value, token in zip(rows, best.tolist(), tokens.tolist(), strict=True):
-        check_finite(value)
+    for row, token in zip(rows, greedy_tokens(logits[:, : rows[0].readable]), strict=True):
         row.add(token)
 
 

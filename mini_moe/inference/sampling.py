@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.ops import likeliest
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -33,6 +35,19 @@ class Sampling:
             raise ValueError(f"min_p={self.min_p} must lie in [0, 1]")
         if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the logits alone decide: always the likeliest token, whatever was before."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+
+def greedy_tokens(logits: Float[Tensor, "rows vocab"]) -> list[int]:
+    """The likeliest token of every row. Raises: ValueError as `next_token` does."""
+    best, tokens = likeliest(logits)
+    for value in best.tolist():
+        check_finite(value)
+    return tokens.tolist()
 
 
 def next_token(

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.inference.cache import LatentCache
-from mini_moe.inference.engine.decoder import CHUNK, Decoder, LayerStep
+from mini_moe.inference.engine.decoder import CHUNK, Decoder, Stack
 from mini_moe.inference.engine.layers import Product, norm_of
 from mini_moe.inference.rows import Generation, Prompt, Row, make_rows
 from mini_moe.inference.sampling import (
     Sampling,
+    greedy_tokens,
     log_probability,
     next_probabilities,
     next_token,
@@ -133,7 +133,7 @@ class Drafter:
                 "`python -m mini_moe.training.add_mtp` adds one"
             )
         self.decoder, self.ahead, module = decoder, ahead, decoder.model.mtp[0]
-        self.layers, self.norm = [LayerStep(module.block)], norm_of(module.norm)
+        self.stack = Stack([module.block], module.norm, decoder.rotation)
         self.norms = norm_of(module.enorm), norm_of(module.hnorm)
         self.join = Product(module.eh_proj.weight)
         self.cache: LatentCache | None = None
@@ -155,11 +155,11 @@ class Drafter:
         vector = self.read_all(hidden, follow)
         known = self.cache.lengths
         for _ in range(ahead):
-            logits = decoder.logits(vector[0, -1])[: row.readable]
+            logits = decoder.logits(vector[0, -1:])[:, : row.readable]
             if greedy:
-                token = next_token(logits, row.sampling, seen=seen + proposed)
+                token = chosen(logits, row.sampling, seen + proposed, [])[0]
             else:
-                likely.append(next_probabilities(logits, row.sampling, seen + proposed))
+                likely.append(next_probabilities(logits[0], row.sampling, seen + proposed))
                 token = draw(likely[-1], row.generator)
             proposed.append(token)
             if len(proposed) < ahead:
@@ -170,6 +170,8 @@ class Drafter:
     def read_all(self, hidden: Tensor, follow: list[int]) -> Tensor:
         """`read`, a chunk at a time; the last chunk's vectors."""
         tokens = self.decoder.as_tokens([follow])
+        if len(follow) <= CHUNK:
+            return self.read(hidden, tokens)
         parts = zip(hidden.split(CHUNK, dim=1), tokens.split(CHUNK, dim=1), strict=True)
         for vectors, own in parts:
             last = self.read(vectors, own)
@@ -179,11 +181,11 @@ class Drafter:
         self, hidden: Float[Tensor, "1 new d_model"], tokens: Int[Tensor, "1 new"]
     ) -> Float[Tensor, "1 new d_model"]:
         """`MultiTokenPrediction` with a cache: vectors that the head turns into proposals."""
-        embedded = F.embedding(tokens, self.decoder.embedding)
+        embedded = torch.embedding(self.decoder.embedding, tokens)
         parts = (embedded.flatten(0, 1), hidden.flatten(0, 1))
         joined = torch.cat([norm(x) for norm, x in zip(self.norms, parts, strict=True)], dim=-1)
         x = self.join(joined).view(hidden.shape)
-        return self.decoder.run(self.layers, x, self.cache, self.norm)
+        return self.decoder.run(self.stack, x, self.cache)
 
 
 @torch.inference_mode()
@@ -197,15 +199,26 @@ def judge(
     """
     logits, seen, sampling = logits[:, : row.readable], row.seen(), row.sampling
     if sampling.temperature == 0:
-        for place, own in enumerate(logits):
-            token = next_token(own, sampling, seen=seen + proposed[:place])
-            if place == len(proposed) or token != proposed[place]:
-                return place, token
+        wanted = chosen(logits, sampling, seen, proposed)
+        stand = [own == token for own, token in zip(proposed, wanted, strict=False)]
+        accepted = (stand + [False]).index(False)
+        return accepted, wanted[accepted]
     wanted = [
         next_probabilities(own, sampling, seen + proposed[:place])
         for place, own in enumerate(logits)
     ]
     return accept(wanted, likely, proposed, row.generator)
+
+
+def chosen(
+    logits: Float[Tensor, "passes vocab"], sampling: Sampling, seen: list[int], proposed: list[int]
+) -> list[int]:
+    """The greedy token after each proposal, whether or not those before it stand."""
+    if sampling.is_argmax:
+        return greedy_tokens(logits)
+    return [
+        next_token(own, sampling, seen=seen + proposed[:place]) for place, own in enumerate(logits)
+    ]
 
 
 def accept(

@@ -3,6 +3,7 @@
 from mini_moe.ops import steps  # noqa: F401 (teaches torch the compiled steps)
 from mini_moe.ops.attention import causal_attention
 from mini_moe.ops.cross_entropy import cross_entropy
+from mini_moe.ops.decode import likeliest
 from mini_moe.ops.experts import moe_experts
 from mini_moe.ops.latent_attention import latent_attention
 from mini_moe.ops.rms_norm import normalise
@@ -12,6 +13,6 @@ from mini_moe.ops.swiglu import swiglu_product
 from mini_moe.ops.topk_gate import choose, topk_gate
 
 __all__ = [
-    "SortedRows", "causal_attention", "choose", "cross_entropy", "latent_attention", "moe_experts",
-    "normalise", "rotate", "sort_rows", "swiglu_product", "topk_gate",
+    "SortedRows", "causal_attention", "choose", "cross_entropy", "latent_attention", "likeliest",
+    "moe_experts", "normalise", "rotate", "sort_rows", "swiglu_product", "topk_gate",
 ]  # fmt: skip

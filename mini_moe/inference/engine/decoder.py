@@ -5,18 +5,19 @@ called. Here the projections of a layer's attention are one matrix product in an
 stand in a table, and the cache is written in place.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.engine.absorption import absorbed_is_cheaper
 from mini_moe.inference.engine.attention import AttentionStep, Place
+from mini_moe.inference.engine.fused import FusedLayers
 from mini_moe.inference.engine.layers import MixtureStep, Product, SwiGLUStep, norm_of
 from mini_moe.model import Transformer
+from mini_moe.model.layers import RMSNorm
 from mini_moe.model.rope import rope_rotation
 from mini_moe.model.transformer import Block
 
@@ -35,13 +36,13 @@ class Decoder:
     def __init__(self, model: Transformer) -> None:
         self.model, self.config = model, model.config
         self.embedding = model.embed_tokens.weight.detach()
-        self.head, self.norm = Product(model.lm_head.weight), norm_of(model.norm)
-        self.layers = [LayerStep(block) for block in model.layers]
+        self.head = Product(model.lm_head.weight)
         wide = torch.promote_types(self.embedding.dtype, torch.float32)
         rotation = rope_rotation(self.config, 0, self.config.max_seq_len, self.embedding.device).to(
             wide
         )
         self.rotation = torch.view_as_complex(rotation.contiguous())
+        self.stack = Stack(model.layers, model.norm, self.rotation)
 
     @torch.inference_mode()
     def read(
@@ -57,10 +58,15 @@ class Decoder:
                 return self.read(tokens, cache)
         batch, new = tokens.shape
         self.check(batch, new, cache)
-        even = all(length == cache.lengths[0] for length in cache.lengths)
-        absorbed = not even or absorbed_is_cheaper(self.config, new, cache.lengths[0] + new)
-        embedded = F.embedding(tokens, self.embedding)
-        return self.run(self.layers, embedded, cache, self.norm, absorbed)
+        embedded = torch.embedding(self.embedding, tokens)
+        return self.run(self.stack, embedded, cache, self.absorbs(new, cache.lengths))
+
+    def absorbs(self, new: int, lengths: list[int]) -> bool:
+        """Whether `new` more tokens of every row attend to the latents themselves."""
+        if self.stack.fused.takes(new * len(lengths)):
+            return True
+        even = min(lengths) == max(lengths)
+        return not even or absorbed_is_cheaper(self.config, new, lengths[0] + new)
 
     def check(self, batch: int, new: int, cache: LatentCache) -> None:
         """Raise ValueError unless the cache belongs to this model and has room."""
@@ -114,22 +120,30 @@ class Decoder:
                 return self.logits(hidden)
         return self.head(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:-1], -1)
 
-    def run(
-        self,
-        layers: list["LayerStep"],
-        x: Tensor,
-        cache: LatentCache,
-        norm: Callable,
-        absorbed: bool = True,
-    ) -> Tensor:
-        """The layers' output for embedded tokens [batch, new, d_model], normed; the cache grows."""
+    def run(self, stack: "Stack", x: Tensor, cache: LatentCache, absorbed: bool = True) -> Tensor:
+        """A stack's output for embedded tokens [batch, new, d_model], normed; the cache grows."""
         batch, new, _ = x.shape
-        place = Place(cache, new, self.rotation, absorbed)
-        x = x.flatten(0, 1)
-        for number, layer in enumerate(layers):
-            x = layer(x, place, number)
+        if absorbed and stack.fused.takes(batch * new):
+            y = stack.fused(x, cache)
+        else:
+            place = Place(cache, new, self.rotation, absorbed)
+            y = stack(x.flatten(0, 1), place).view(batch, new, -1)
         cache.lengths = [length + new for length in cache.lengths]
-        return norm(x).view(batch, new, -1)
+        return y
+
+
+class Stack:
+    """Layers and the norm behind them; `fused` is the same as one call for a few tokens."""
+
+    def __init__(self, blocks: Iterable[Block], norm: RMSNorm, rotation: Tensor) -> None:
+        blocks = list(blocks)
+        self.layers, self.norm = [LayerStep(block) for block in blocks], norm_of(norm)
+        self.fused = FusedLayers(blocks, norm, rotation)
+
+    def __call__(self, x: Tensor, place: Place) -> Tensor:
+        for number, layer in enumerate(self.layers):
+            x = layer(x, place, number)
+        return self.norm(x)
 
 
 class LayerStep:

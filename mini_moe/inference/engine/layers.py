@@ -10,9 +10,9 @@ from torch import Tensor
 from mini_moe.model.layers import RMSNorm, SwiGLU
 from mini_moe.model.moe import MoE
 from mini_moe.ops import compiled, moe_experts
+from mini_moe.ops.decode import gate_settings
 
-SMALL = 2**14  # numbers of a matrix below which a second thread does not pay
-THIN = 6  # rows below which torch's product is faster than the compiled one, which packs the matrix
+THIN = 17  # rows from which on packing a matrix pays
 
 
 def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
@@ -25,39 +25,23 @@ def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
 
 
 class Product:
-    """x [rows, in] times weight [out, in] transposed.
+    """x [rows, in] times weight [out, in] transposed, in fp32 by compiled kernels.
 
-    Few rows: torch's product, which leaves them to one thread; so the outputs are divided into
-    parts, one a thread, and multiplied as a batch. From `THIN` rows on the compiled product of the
-    experts is faster, which packs the matrix first: one expert, all rows.
+    Few rows: the weight is read once, where it lies. From `THIN` rows on it is packed first: the
+    product of the experts, one expert, all rows.
     """
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach().contiguous()
-        self.turned, self.stack = self.weight.t(), self.weight[None]
-        self.compiled = weight.dtype == torch.float32 and compiled.serves(weight, weight)
-        n_out, threads = len(weight), torch.get_num_threads()
-        large = weight.device.type == "cpu" and weight.numel() >= SMALL
-        self.parts = threads if large and n_out % threads == 0 else 1
-        self.divided = self.weight.unflatten(0, (self.parts, -1)).transpose(1, 2)
+        self.stack = self.weight[None]
+        self.compiled = weight.dtype == torch.float32 and compiled.serves(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        if self.compiled and rows >= THIN:
-            return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(rows), self.stack, True)
-        if self.parts == 1 or rows >= THIN:
+        if not self.compiled:
             return F.linear(x, self.weight)
-        made = torch.bmm(x.expand(self.parts, rows, -1), self.divided)
-        return made.view(1, -1) if rows == 1 else made.transpose(0, 1).reshape(rows, -1)
-
-    def onto(self, base: Tensor, x: Tensor) -> Tensor:
-        """The product added to `base`."""
-        if x.shape[0] == 1 and self.parts > 1:
-            lines = base.view(self.parts, 1, -1)
-            return torch.baddbmm(lines, x.expand(self.parts, 1, -1), self.divided).view(1, -1)
-        if x.shape[0] < THIN and self.parts == 1:
-            return torch.addmm(base, x, self.turned)
-        return self(x).add_(base)
+        if len(x) < THIN:
+            return torch.ops.mini_moe.few_rows.default(x, self.weight)
+        return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(len(x)), self.stack, True)
 
 
 @lru_cache(maxsize=256)
@@ -75,11 +59,7 @@ class MixtureStep:
         self.gate_up = mixture.experts.gate_up_proj.detach()
         self.down = mixture.experts.down_proj.detach()
         self.router, self.bias = self.gate.weight.detach(), self.gate.e_score_correction_bias
-        self.settings = (
-            *(config.top_k, config.n_expert_groups, config.top_k_groups),
-            *(config.group_score == "top2_sum", config.score_function == "softmax"),
-            *(config.norm_topk_prob, config.route_scale),
-        )
+        self.settings = gate_settings(config)
         small = config.top_k <= 32 and config.n_routed_experts <= 1024
         exact = self.router.dtype == self.down.dtype == torch.float32
         self.compiled = small and exact and compiled.serves(self.router, self.router)
@@ -107,4 +87,4 @@ class SwiGLUStep:
 
     def __call__(self, x: Tensor, normed: Tensor) -> Tensor:
         gate, up = self.both(normed).chunk(2, dim=-1)
-        return self.down.onto(x, F.silu(gate).mul_(up))
+        return self.down(F.silu(gate).mul_(up)).add_(x)

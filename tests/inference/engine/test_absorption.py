@@ -25,21 +25,21 @@ DENSE = {"n_layers": 1, "n_dense_layers": 1}
 
 def counted(model, before, new, absorbed):
     """Multiply-adds · 2 that torch counts in one layer's heads, its cache projection left out."""
-    with compiled.switched_off():  # torch counts its own products
+    with compiled.switched_off():  # torch counts only its own products
         config, decoder = model.config, Decoder(model)
         embedded = model.embed_tokens(random_tokens(config, 1, 1))
         with torch.no_grad():  # makes the absorbed matrices
-            decoder.run(decoder.layers, embedded, LatentCache(model, 1), decoder.norm)
+            decoder.run(decoder.stack, embedded, LatentCache(model, 1))
     cache = LatentCache(model, 1)
     tokens = random_tokens(config, 1, before + new)
     decoder.prefill([tokens[0, :before].tolist()], cache)
-    layer, rest = decoder.layers[0], 2 * new * 3 * config.d_model * config.d_ff
+    rest = 2 * new * 3 * config.d_model * config.d_ff
     rest += 2 * new * config.d_model * (config.kv_lora_rank + config.qk_rope_head_dim)
     if config.q_lora_rank:
         rest += 2 * new * config.d_model * config.q_lora_rank
     embedded = model.embed_tokens(tokens[:, before:])
     with compiled.switched_off(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        decoder.run([layer], embedded, cache, decoder.norm, absorbed)
+        decoder.run(decoder.stack, embedded, cache, absorbed)
     return counter.get_total_flops() - rest
 
 

@@ -34,7 +34,7 @@ def sane(config):
 def logits_of(decoder, tokens, cache, absorbed=True):
     """Logits of more tokens, read absorbed or not, whatever is cheaper."""
     embedded = torch.nn.functional.embedding(tokens, decoder.embedding)
-    return decoder.logits(decoder.run(decoder.layers, embedded, cache, decoder.norm, absorbed))
+    return decoder.logits(decoder.run(decoder.stack, embedded, cache, absorbed))
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

@@ -1,0 +1,29 @@
+// The router's decisions after its logits, for the operation of that name and for decoding.
+#pragma once
+
+#include "kernels.h"
+#include "support/checks.h"
+
+namespace mini_moe {
+
+struct Gate {
+  int64_t tokens, experts, top_k, n_groups, top_k_groups;
+  bool two_best, softmax, normalise;
+  double route_scale;
+};
+
+// Throws where the settings don't fit the number of experts.
+void check_gate(const Gate& gate);
+
+// Of tokens [first, last): scores [tokens, experts], ids and gates [tokens, top_k].
+struct Decisions {
+  const void* logits;  // [tokens, experts], of the type of the kernels
+  const float* bias;   // [experts]; null: none
+  float* scores;
+  int64_t* ids;
+  float* gates;
+};
+void choose_experts(const Gate& gate, const Kernels& kernels, int64_t element_size,
+                    const Decisions& decisions, int64_t first, int64_t last);
+
+}  // namespace mini_moe

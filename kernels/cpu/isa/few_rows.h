@@ -1,0 +1,164 @@
+// What one token, or a few, need: products whose weights are read once, where they lie, and sums of
+// rows. Everything is computed in fp32; weights may be bf16, and are widened on the way.
+#pragma once
+
+#include "packing.h"
+#include "../kernels.h"
+
+namespace mini_moe::MINI_MOE_ISA {
+
+constexpr int kSumsAtOnce = 16;
+constexpr int64_t kAhead = 16;  // rows of w, asked for before their turn where x has several
+
+// The sums over the lanes of sixteen vectors.
+ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
+#if defined(__AVX512F__)
+  // Each round adds halves of two vectors and leaves one: 45 instructions, where sixteen sums of
+  // one vector would need 128.
+  __m512 a[8], b[4];
+  for (int i = 0; i < 8; i++) {
+    const __m512 x = (__m512)v[2 * i], y = (__m512)v[2 * i + 1];
+    a[i] = _mm512_unpacklo_ps(x, y) + _mm512_unpackhi_ps(x, y);
+  }
+  for (int i = 0; i < 4; i++) {
+    const __m512d x = (__m512d)a[2 * i], y = (__m512d)a[2 * i + 1];
+    b[i] = (__m512)_mm512_unpacklo_pd(x, y) + (__m512)_mm512_unpackhi_pd(x, y);
+  }
+  for (int i = 0; i < 2; i++)
+    a[i] = _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88) +
+           _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd);
+  store(out, (Vec)(_mm512_shuffle_f32x4(a[0], a[1], 0x88) +
+                   _mm512_shuffle_f32x4(a[0], a[1], 0xdd)));
+#else
+  for (int i = 0; i < kSumsAtOnce; i++) out[i] = sum(v[i]);
+#endif
+}
+
+// R rows of x with F rows of w. Sum r * F + f is theirs.
+template <int R, int F, class T>
+void few_dots(const FewRows& p, const float* const* x, float* const* out, const float* scale,
+              int64_t column, int64_t end) {
+  const T* w = (const T*)p.w + column * p.w_stride;
+  const int64_t left_over = end - F - column;
+  const int64_t ahead = (left_over < kAhead ? left_over : kAhead) * p.w_stride;
+  Vec total[kSumsAtOnce] = {};
+  auto step = [&](int64_t at, int64_t n) __attribute__((always_inline)) {
+    Vec left[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) left[r] = load(x[r] + at, n);
+#pragma GCC unroll 16
+    for (int f = 0; f < F; f++) {
+      const T* from = w + f * p.w_stride + at;
+      if constexpr (R > 1) __builtin_prefetch(from + ahead);
+      const Vec right = load(from, n);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) total[r * F + f] += left[r] * right;
+    }
+  };
+  int64_t at = 0;
+  for (; at + kLanes <= p.k; at += kLanes) step(at, kLanes);
+  if (at < p.k) step(at, p.k - at);
+  float sums[kSumsAtOnce];
+  if constexpr (R * F > 4) {
+    sums_of(total, sums);
+  } else {
+    for (int i = 0; i < R * F; i++) sums[i] = sum(total[i]);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) {
+    float* to = out[r] + column;
+    if (scale) {
+      for (int f = 0; f < F; f++) to[f] += scale[r] * sums[r * F + f];
+    } else {
+      for (int f = 0; f < F; f++) to[f] = sums[r * F + f];
+    }
+  }
+}
+
+template <int R, class T>
+void few_dots_of_rows(const FewRows& p, int64_t row, int64_t first, int64_t last, int64_t end) {
+  constexpr int F = R == 3 ? 4 : kSumsAtOnce / R;
+  const float* scale = p.scale ? p.scale + row : nullptr;
+  int64_t column = first;
+  for (; column + F <= last; column += F)
+    few_dots<R, F, T>(p, p.x + row, p.out + row, scale, column, end);
+  for (; column < last; column++)
+    few_dots<R, 1, T>(p, p.x + row, p.out + row, scale, column, end);
+}
+
+// out[r][n] = <x[r], w_n> for n in [first, last), or scale[r] times that added to it. Sixteen rows
+// of w at a time pass all rows of x before the next come, so they are read from memory once.
+template <class T>
+void few_rows(const FewRows& p, int64_t first, int64_t last) {
+  constexpr int64_t block = 16;
+  const int64_t step = p.rows > 4 ? block : last - first;
+  for (int64_t from = first; from < last; from += step) {
+    const int64_t to = from + step < last ? from + step : last;
+    for (int64_t row = 0; row < p.rows; row += 4) {
+      switch (p.rows - row) {
+        case 1: few_dots_of_rows<1, T>(p, row, from, to, last); break;
+        case 2: few_dots_of_rows<2, T>(p, row, from, to, last); break;
+        case 3: few_dots_of_rows<3, T>(p, row, from, to, last); break;
+        default: few_dots_of_rows<4, T>(p, row, from, to, last);
+      }
+    }
+  }
+}
+
+// out[r] = sum over n of x[r][n] w_n, R rows, four vectors of their width at a time.
+template <int R, class T>
+ALWAYS_INLINE void mix_rows(const FewRows& p, int64_t row, int64_t n) {
+  constexpr int C = 4;
+  for (int64_t at = 0; at < p.k; at += C * kLanes) {
+    Vec total[R][C] = {};
+    const T* w = (const T*)p.w + at;
+    const int64_t left = p.k - at;
+    auto step = [&](auto whole) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < n; i++) {
+        const T* from = w + i * p.w_stride;
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) {
+          if (!whole && c * kLanes >= left) break;
+          const Vec value = whole ? load(from + c * kLanes)
+                                  : load(from + c * kLanes, left - c * kLanes);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; r++) total[r][c] += p.x[row + r][i] * value;
+        }
+      }
+    };
+    struct Yes { constexpr operator bool() const { return true; } };
+    struct No { constexpr operator bool() const { return false; } };
+    if (left >= C * kLanes) step(Yes{});
+    else step(No{});
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < C && c * kLanes < left; c++)
+        store(p.out[row + r] + at + c * kLanes, total[r][c], left - c * kLanes);
+  }
+}
+
+template <class T>
+void mix(const FewRows& p, int64_t n) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) mix_rows<4, T>(p, row, n);
+  for (; row < p.rows; row++) mix_rows<1, T>(p, row, n);
+}
+
+// exp(scale * (value - the largest)) over their sum, in place.
+inline void softmax(float* values, int64_t n, float scale) {
+  Vec most = spread(-__builtin_inff());
+  for (int64_t at = 0; at < n; at += kLanes)
+    most = larger(first_lanes(load(values + at, n - at), n - at, -__builtin_inff()), most);
+  const float top = largest(most);
+  Vec total = {};
+  for (int64_t at = 0; at < n; at += kLanes) {
+    const int64_t left = n - at;
+    Vec share = first_lanes(exponential((load(values + at, left) - top) * scale), left, 0);
+    total += share;
+    store(values + at, share, left);
+  }
+  const float part = 1 / sum(total);
+  for (int64_t at = 0; at < n; at += kLanes)
+    store(values + at, load(values + at, n - at) * part, n - at);
+}
+
+}  // namespace mini_moe::MINI_MOE_ISA

@@ -1,0 +1,52 @@
+// Threads that go through the same phases of work without being sent home in between: waking them
+// costs as much as a phase of decoding takes. Every thread calls `run` for the same phases in the
+// same order; whoever is free takes the next piece, and nobody waits for a thread that has taken
+// none, so any number of threads gets through, one after the other too.
+#pragma once
+
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+namespace mini_moe {
+
+class Phases {
+ public:
+  explicit Phases(int64_t number) : phases_(number) {}
+
+  // piece(i) for every i < pieces, shared among threads; whoever finishes the last one then does
+  // `after`, before any thread goes on. Neither may throw.
+  template <class Piece, class After>
+  void run(int64_t number, int64_t pieces, const Piece& piece, const After& after) {
+    Phase& phase = phases_[number];
+    for (int64_t i; (i = phase.next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+      piece(i);
+      if (phase.done.fetch_add(1, std::memory_order_acq_rel) + 1 < pieces) continue;
+      after();
+      phase.over.store(true, std::memory_order_release);
+    }
+    for (int64_t turn = 0; !phase.over.load(std::memory_order_acquire); turn++)
+      if (turn % kTurns == kTurns - 1) sched_yield();  // the thread waited for may need this core
+      else pause();
+  }
+
+ private:
+  static constexpr int64_t kTurns = 2048;
+  struct alignas(64) Phase {
+    std::atomic<int64_t> next{0}, done{0};
+    std::atomic<bool> over{false};
+  };
+  std::vector<Phase> phases_;
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+};
+
+}  // namespace mini_moe

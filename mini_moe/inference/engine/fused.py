@@ -1,0 +1,66 @@
+"""All layers of a pass over a few tokens as one compiled call, where there is one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mini_moe.inference.cache import LatentCache
+from mini_moe.model.layers import RMSNorm
+from mini_moe.model.transformer import Block
+from mini_moe.ops.decode import decode, flat, gate_settings, serves, settings_of
+
+FEW = 16  # tokens of a pass; from more of them on, packing a matrix pays
+
+
+class FusedLayers:
+    """The model's own matrices, handed over in one list; queries stay as they are made."""
+
+    def __init__(self, blocks: Sequence[Block], norm: RMSNorm, rotation: Tensor) -> None:
+        layers = [tensors_of(block) for block in blocks]
+        attention = blocks[0].self_attn
+        gates = [block.mlp.gate.config for block in blocks if block.is_moe]
+        config = gates[0] if gates else attention.config
+        alike = all(gate_settings(own) == gate_settings(config) for own in gates)
+        self.serves = alike and serves(config, layers, norm.weight)
+        if self.serves:
+            self.layers, self.norm = flat(layers), norm.weight.detach().float()
+            self.rotation = torch.view_as_real(rotation).contiguous()
+            self.settings = settings_of(config, attention.scale)
+
+    def takes(self, tokens: int) -> bool:
+        """Whether a pass over so many tokens is one call."""
+        return self.serves and tokens <= FEW
+
+    def __call__(self, x: Tensor, cache: LatentCache) -> Tensor:
+        return decode(
+            x, cache.numbers, cache.lengths, self.rotation, self.layers, self.norm, self.settings
+        )
+
+
+def tensors_of(block: Block) -> dict[str, Tensor]:
+    """A block's weights by the names of `decode.TENSORS`."""
+    attention, mlp = block.self_attn, block.mlp
+    found = {
+        "input_norm": block.input_layernorm.weight,
+        "keep": attention.kv_a_proj_with_mqa.weight,
+        "latent_norm": attention.kv_a_layernorm.weight,
+        "up": attention.kv_b_proj.weight,
+        "out": attention.o_proj.weight,
+        "post_norm": block.post_attention_layernorm.weight,
+    }
+    if attention.config.q_lora_rank is None:
+        found["query"] = attention.q_proj.weight
+    else:
+        found["query_a"], found["query"] = attention.q_a_proj.weight, attention.q_b_proj.weight
+        found["query_norm"] = attention.q_a_layernorm.weight
+    shared = mlp.shared_experts if block.is_moe else mlp
+    if shared is not None:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            found[name] = getattr(shared, name).weight
+    if block.is_moe:
+        found["router"] = mlp.gate.weight
+        found["gate_up_proj"], found["experts_down_proj"] = mlp.experts.parameters()
+        if mlp.gate.e_score_correction_bias is not None:
+            found["bias"] = mlp.gate.e_score_correction_bias
+    return found

@@ -1,0 +1,97 @@
+"""`mini_moe::decode`: a few tokens through all layers in one call; and their products.
+
+A token's pass does little arithmetic in each of dozens of operations, and calling them takes longer
+than the arithmetic. Where the compiled library serves, all of it is one operation.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mini_moe.config import ModelConfig
+from mini_moe.ops import compiled
+from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS
+
+# A layer as the operation takes it: what it lacks is empty. Those in FLOATS are always fp32.
+TENSORS = (
+    *("input_norm", "query_a", "query_norm", "query", "keep", "latent_norm", "up", "out"),
+    *("post_norm", "gate_proj", "up_proj", "down_proj"),
+    *("router", "bias", "gate_up_proj", "experts_down_proj"),
+)
+FLOATS = ("input_norm", "query_norm", "latent_norm", "post_norm", "router", "bias")
+
+
+def serves(config: ModelConfig, layers: Sequence[dict[str, Tensor]], x: Tensor) -> bool:
+    """Whether `decode` takes these layers with embedded tokens like `x`."""
+    small = config.n_routed_experts <= MOST_EXPERTS and config.top_k <= MOST_CHOSEN
+    matrices = [t for layer in layers for name, t in layer.items() if name not in FLOATS]
+    same = all(t.dtype == x.dtype and t.device == x.device for t in matrices)
+    return small and same and compiled.serves(x)
+
+
+def flat(layers: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+    """The layers' tensors one after the other, in the operation's order and types."""
+    nothing, found = next(iter(layers[0].values())).new_empty(0), []
+    for layer in layers:
+        for name in TENSORS:
+            tensor = layer.get(name, nothing).detach().contiguous()
+            found.append(tensor.float() if name in FLOATS else tensor)
+    return found
+
+
+def decode(
+    x: Float[Tensor, "batch new d_model"],
+    numbers: Float[Tensor, "layers rows capacity width"],
+    lengths: list[int],
+    rotation: Float[Tensor, "positions pairs 2"],
+    layers: list[Tensor],
+    norm: Float[Tensor, "d_model"],
+    settings: tuple,
+) -> Float[Tensor, "batch new d_model"]:
+    """What the layers and the norm behind them make of embedded tokens; the cache gains theirs.
+
+    Row b of the cache `numbers` holds lengths[b] positions; each layer writes the new ones behind
+    them and attends to latents. `settings` are `settings_of` the configuration.
+
+    Raises: ValueError naming what does not fit, before the cache is touched.
+    """
+    with compiled.named_errors():
+        return torch.ops.mini_moe.decode.default(
+            x, numbers, lengths, rotation, layers, norm, *settings
+        )
+
+
+def likeliest(
+    logits: Float[Tensor, "rows vocab"],
+) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
+    """The largest logit of every row, NaN if there is one, and its token."""
+    if logits.dtype != torch.float32 or not compiled.serves(logits):
+        return tuple(logits.max(dim=-1))
+    tokens = torch.ops.mini_moe.choose_best.default(logits, 1)
+    return logits.gather(1, tokens)[:, 0], tokens[:, 0]
+
+
+def settings_of(config: ModelConfig, scale: float) -> tuple:
+    """What `decode` needs to know beside tensors; `scale` is the softmax's."""
+    return (
+        *(config.n_heads, config.v_head_dim, scale, config.norm_eps, config.latent_norm_eps),
+        *gate_settings(config),
+    )
+
+
+def gate_settings(config: ModelConfig) -> tuple:
+    """What `topk_gate` needs to know beside tensors."""
+    return (
+        *(config.top_k, config.n_expert_groups, config.top_k_groups),
+        *(config.group_score == "top2_sum", config.score_function == "softmax"),
+        *(config.norm_topk_prob, config.route_scale),
+    )
+
+
+if not compiled.WHY_NOT:
+    torch.library.register_fake(
+        "mini_moe::decode", lambda x, numbers, lengths, *rest: x.new_empty(x.shape)
+    )
+    torch.library.register_fake("mini_moe::few_rows", lambda x, w: x.new_empty(len(x), len(w)))
