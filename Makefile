@@ -92,10 +92,13 @@ lint:
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 
+# hypothesis' own profile that draws the same examples on every machine and day.
+SAME_EXAMPLES = --hypothesis-profile=ci
+
 unit:
 	$(SHARED_CORES) $(PY) -m pytest tests --ignore=tests/browser -m "not compile" -q \
-	  -n $(WORKERS) --jaxtyping-packages=mini_moe,beartype.beartype
-	$(SHARED_CORES) $(PY) -m pytest tests --ignore=tests/browser -m compile -q
+	  -n $(WORKERS) --jaxtyping-packages=mini_moe,beartype.beartype $(SAME_EXAMPLES)
+	$(SHARED_CORES) $(PY) -m pytest tests --ignore=tests/browser -m compile -q $(SAME_EXAMPLES)
 
 # Lessons are sized for two cores of their own; here they share them, hence the long limit.
 nbval:

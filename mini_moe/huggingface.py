@@ -4,6 +4,7 @@ Every tensor of a checkpoint has a slot: the view of the model's own memory that
 copies files into slots and saving copies slots into files, so nothing is listed twice.
 """
 
+import dataclasses
 import re
 import secrets
 from collections.abc import Iterable
@@ -31,11 +32,14 @@ from mini_moe.model.router import Router
 from mini_moe.text import Tokenizer
 
 
-def load_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Transformer:
+def load_hf(
+    folder: str | Path, dtype: torch.dtype = torch.float32, *, mtp: bool = False
+) -> Transformer:
     """The model in a folder with config.json and *.safetensors, ready to evaluate.
 
     Reads single files and shards with an index; block-FP8 weights are multiplied by their
-    `weight_scale_inv`; MTP layers are loaded where the files have them. The expert bias stays fp32.
+    `weight_scale_inv`. The expert bias stays fp32. MTP layers stay in the files, as in transformers
+    and for the same logits; `mtp=True` loads those that are there.
     A tokenizer.json in the folder becomes `model.tokenizer`.
 
     Raises: FileNotFoundError for a folder without a checkpoint; ValueError that names the file or
@@ -51,6 +55,9 @@ def load_hf(folder: str | Path, dtype: torch.dtype = torch.float32) -> Transform
     repeated = duplicates(config)
     check_names(set(found), set(slots(model)), repeated)
     check_shapes(found, slots(model), repeated)
+    if config.n_mtp_layers and not mtp:  # compared with the files all the same
+        config = dataclasses.replace(config, n_mtp_layers=0)
+        model, repeated = empty_model(config, found), duplicates(config)
 
     model = model.to(dtype).to_empty(device="cpu")
     if config.tie_embeddings:

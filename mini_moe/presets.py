@@ -45,6 +45,13 @@ def lab() -> ModelConfig:
     )
 
 
+def needle() -> ModelConfig:
+    """The model that finds needles: `tiny` with three layers, 256 tokens and smaller experts."""
+    return dataclasses.replace(
+        tiny(), n_layers=3, d_ff=384, max_seq_len=256, n_routed_experts=8, top_k=2
+    )
+
+
 def small() -> ModelConfig:
     """12.3 million parameters in six layers; the size that speed is compared at."""
     return dataclasses.replace(tiny(), d_model=256, n_layers=6, n_heads=8, tie_embeddings=False)

@@ -123,7 +123,7 @@ def test_saving_again_replaces_other_numbers_of_shards(tmp_path):
 def test_any_model_comes_back_bit_by_bit(changes, tmp_path):
     model = small_model(**changes)
     save_hf(model, tmp_path)
-    loaded = load_hf(tmp_path)
+    loaded = load_hf(tmp_path, mtp=True)
     assert same_weights(model, loaded)
     tokens = random_tokens(model.config)
     assert torch.equal(model(tokens), loaded(tokens))
@@ -154,11 +154,41 @@ def test_repeated_embedding_and_head_of_an_mtp_layer_are_accepted_if_equal(tmp_p
     tensors["model.layers.3.embed_tokens.weight"] = model.embed_tokens.weight.data.clone()
     tensors["model.layers.3.shared_head.head.weight"] = model.lm_head.weight.data.clone()
     save_file(tensors, path)
-    assert same_weights(load_hf(tmp_path), model)
+    assert same_weights(load_hf(tmp_path, mtp=True), model)
     tensors["model.layers.3.embed_tokens.weight"][0, 0] += 1
     save_file(tensors, path)
     with pytest.raises(ValueError, match=r"layers\.3\.embed_tokens\.weight differs"):
-        load_hf(tmp_path)
+        load_hf(tmp_path, mtp=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"score_function": "softmax"}])
+def test_mtp_layers_stay_in_the_files_unless_asked_for(changes, tmp_path):
+    whole = small_model(n_mtp_layers=2, **changes)
+    save_hf(whole, tmp_path)
+    loaded = load_hf(tmp_path)
+    assert loaded.config.n_mtp_layers == 0 and not loaded.mtp
+    state, expected = loaded.state_dict(), whole.state_dict()
+    assert state.keys() == {name for name in expected if not name.startswith("mtp.")}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
+    tokens = random_tokens(whole.config)
+    assert torch.equal(loaded(tokens), whole(tokens))
+
+    save_hf(loaded, tmp_path / "without")
+    assert same_weights(load_hf(tmp_path / "without", mtp=True), loaded)
+
+
+@pytest.mark.parametrize("mtp", [False, True])
+def test_a_broken_mtp_layer_is_named_even_where_it_is_not_loaded(mtp, tmp_path):
+    save_hf(small_model(n_mtp_layers=1), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = tensors.pop("model.layers.3.enorm.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks 1 tensor.*layers\.3\.enorm"):
+        load_hf(tmp_path, mtp=mtp)
+    tensors["model.layers.3.enorm.weight"] = lost[:-1].clone()
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"layers\.3\.enorm\.weight: \[\d+\] expected"):
+        load_hf(tmp_path, mtp=mtp)
 
 
 def quantise(weight):

@@ -35,6 +35,9 @@ MOST_STEPS = 500_000  # loops and branches of all threads; recording them takes 
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 TYPES |= {torch.int32: "int", torch.int64: "int64_t"}
 ERROR = re.compile(r"^\S+\.cu:(\d+):(\d+): (?:fatal )?error: (.*?)(?: \[-W.*\])?$", re.M)
+# Has no step to count: g++ makes one instruction of it, a jump to itself.
+IDLE = re.compile(r"\b(?:while\s*\(\s*(?:true|1)\s*\)|for\s*\(\s*;\s*;\s*\))\s*(?:;|\{[\s;]*\})")
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _numbers = count()
 
 
@@ -129,6 +132,7 @@ def compile_cuda(source: str) -> Checked:
     Raises: NoCompiler; CompileError with g++'s words, lines counted as in the text.
     """
     require_compiler()
+    refuse_idle_loops(source)
     names = list(_kernels(source))
     launchers = ['#include "checker/call.h"', *(f"CALLABLE({name})" for name in names), ""]
     text = "\n".join(['#include "tensor_core.cuh"', "#line 1", source, *launchers])
@@ -141,6 +145,15 @@ def compile_cuda(source: str) -> Checked:
     except RuntimeError as error:
         raise CompileError(compiler_words(str(error), source)) from None
     return link([target], path.with_suffix(".so"))
+
+
+def refuse_idle_loops(source: str) -> None:
+    """Raise CompileError for a loop that neither does anything nor ends."""
+    bare = COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), source)
+    if found := IDLE.search(bare):
+        number = bare.count("\n", 0, found.start()) + 1
+        line = source.splitlines()[number - 1]
+        raise CompileError(f"line {number}: this loop never ends, and does nothing\n    {line}")
 
 
 @cache

@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     The exit status is 0 where all went well, 1 after an error, 130 after an interruption.
     """
     options = parser().parse_args(arguments)
+    begun = False
     try:
         sampling = Sampling(
             temperature=options.temperature,
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             min_p=options.min_p,
             repetition_penalty=options.repetition_penalty,
         )
-        model = load_hf(options.checkpoint)
+        model = load_hf(options.checkpoint, mtp=options.ahead != 0)
         pieces = stream(
             model,
             options.prompt,
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             stop=options.stop,
             ahead=options.ahead,
         )
+        begun = True
         print(options.prompt, end="", flush=True)
         for piece in pieces:
             print(piece.text, end="", flush=True)
@@ -43,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         print()
         return 130
     except (ValueError, OSError) as error:
+        if begun:
+            print()
         print(f"error: {error}".splitlines()[0], file=sys.stderr)
         return 1
     print()

@@ -112,7 +112,10 @@ def train_step(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train an MTP module for a checkpoint and save both together; 0 where all went well."""
+    """Train an MTP module for a checkpoint and save both together; 0 where all went well.
+
+    Both folders may be one; a module that the checkpoint has already is made anew.
+    """
     options = parser().parse_args(arguments)
     try:
         settings = {name: getattr(options, name) for name in ("steps", "batch_size", "seq_len")}
@@ -141,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m mini_moe.training.add_mtp", description=main.__doc__
     )
-    made.add_argument("--checkpoint", type=Path, required=True, help="the finished model's folder")
+    made.add_argument("--checkpoint", type=Path, required=True, help="a finished model's folder")
     made.add_argument("--save", type=Path, required=True, help="where model and module go")
     made.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
     made.add_argument("--batch_size", type=int, default=16, help="default: %(default)s")

@@ -99,7 +99,7 @@ def restore_checkpoint(
     _check_same("training", train_config, about["train_config"])
     if about.get("corpus") != corpus_id:
         raise ValueError(f"{folder} was trained on another corpus than this; use another folder")
-    state.model.load_state_dict(load_hf(folder).state_dict())
+    state.model.load_state_dict(load_hf(folder, mtp=True).state_dict())
     state.step, state.seconds, state.bf16 = about["step"], about["seconds"], about["bf16"]
     try:
         tensors = load_file(folder / "optimizer.safetensors")

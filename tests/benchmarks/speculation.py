@@ -16,22 +16,15 @@ from mini_moe.text import DOMAINS, data_folder, load_corpus
 from mini_moe.text.batches import Split, domain_split
 from tests.benchmarks.common import alternate, report
 
-CHECKPOINT = data_folder() / "checkpoints" / "tiny_mtp"
-COMMAND = (
-    "python -m mini_moe.training.add_mtp --checkpoint data/checkpoints/tiny "
-    "--save data/checkpoints/tiny_mtp"
-)
+CHECKPOINT = data_folder() / "checkpoints" / "tiny"
 PROMPTS, PROMPT, WRITTEN = 8, 32, 64
 AHEAD = (1, 2, 3)
 WAYS = {"greedy": Sampling(temperature=0.0), "sampled": Sampling()}
 
 
 def main(checkpoint: Path = CHECKPOINT, rounds: int = 5) -> None:
-    """Measure, print, write results/speculation.json; without the checkpoint, say what makes it."""
-    if not checkpoint.exists():
-        print(f"\nspeculation left out: {checkpoint} is not there; `{COMMAND}` makes it")
-        return
-    model, corpus = load_hf(checkpoint), load_corpus()
+    """Measure, print, write results/speculation.json."""
+    model, corpus = load_hf(checkpoint, mtp=True), load_corpus()
     rows = []
     for domain, (way, sampling) in itertools.product(range(len(DOMAINS)), WAYS.items()):
         prompts = beginnings(domain_split(corpus.validation, domain))

@@ -79,6 +79,12 @@ def test_an_endless_loop_is_stopped_and_named(loop):
     assert (report.kind, report.place) == ("endless", "scale.cu:3")
 
 
+@pytest.mark.parametrize("loop", ["while (true) {}", "for (;;) /* it\ncomes */ ;", "while(1){;}"])
+def test_a_loop_without_a_step_is_refused_before_it_runs(loop):
+    with pytest.raises(CompileError, match="line 3: this loop never ends, and does nothing"):
+        scale(SCALE.replace("if (i < n)", f"{loop}\n  if (i < n)"))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [

@@ -55,7 +55,7 @@ def with_mtp_module(plain):
 def test_module_is_loaded_where_the_files_have_it(tmp_path):
     model = small_model(n_mtp_layers=2)
     save_hf(model, tmp_path)
-    loaded = load_hf(tmp_path)
+    loaded = load_hf(tmp_path, mtp=True)
     tokens = random_tokens(model.config)
     hidden = loaded.hidden(tokens)[:, :-1]
     for depth in range(2):

@@ -61,10 +61,27 @@ def test_the_command_saves_what_it_made(corpus, finished, tmp_path, monkeypatch,
     arguments = ["--checkpoint", str(tmp_path / "old"), "--save", str(tmp_path / "new")]
     assert main([*arguments, "--steps", "20", "--batch_size", "2", "--seq_len", "16"]) == 0
     assert "step 20  MTP loss" in capsys.readouterr().out
-    old, new = load_hf(tmp_path / "old"), load_hf(tmp_path / "new")
+    old, new = load_hf(tmp_path / "old"), load_hf(tmp_path / "new", mtp=True)
     assert new.config.n_mtp_layers == 1
     assert all(torch.equal(new.state_dict()[n], t) for n, t in old.state_dict().items())
     assert len((tmp_path / "new" / "mtp_log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_checkpoint_may_be_given_another_module_in_its_place(
+    corpus, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mini_moe.training.add_mtp.load_corpus", lambda: corpus)
+    save_hf(finished, tmp_path, dtype=torch.bfloat16)
+    before = load_hf(tmp_path).state_dict()
+    arguments = ["--checkpoint", str(tmp_path), "--save", str(tmp_path), "--batch_size", "2"]
+    made = []
+    for steps in ("4", "2"):
+        assert main([*arguments, "--seq_len", "16", "--steps", steps]) == 0
+        made.append(load_hf(tmp_path, mtp=True).state_dict())
+        assert all(torch.equal(made[-1][name], tensor) for name, tensor in before.items())
+    assert made[0].keys() == made[1].keys()
+    new = [name for name in made[0] if name.startswith("mtp.") and "proj" in name]
+    assert new and not any(torch.equal(made[0][name], made[1][name]) for name in new)
 
 
 @pytest.mark.parametrize(

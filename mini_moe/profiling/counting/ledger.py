@@ -22,16 +22,25 @@ class Ledger(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive, self.peak = 0, 0
+        self.alive = self._most = 0
         self._entries: dict[int, weakref.ref] = {}
 
+    @property
+    def peak(self) -> int:
+        """The most bytes alive at once since the last restart."""
+        self._most = max(self._most, self.alive)
+        return self._most
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.peak
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self.enter(leaf)
-        if func.namespace == "mini_moe":
-            self.peak = max(self.peak, self.alive + inside_experts(func, args))
+        if sums_in_place(func, args):
+            self._most = before  # look when the old sum has gone, if it goes: then it was in place
+        elif func.namespace == "mini_moe":
+            self._most = max(self.peak, self.alive + inside_experts(func, args))
         return out
 
     def enter(self, tensor: Tensor) -> None:
@@ -47,11 +56,21 @@ class Ledger(TorchDispatchMode):
 
         self._entries[key] = weakref.ref(storage, strike)
         self.alive += size
-        self.peak = max(self.peak, self.alive)
+        self._most = max(self._most, self.alive)
 
     def restart(self) -> None:
         """Forget the peak so far."""
-        self.peak = self.alive
+        self._most = self.alive
+
+
+def sums_in_place(func, args: tuple) -> bool:
+    """Whether a backward pass adds a further gradient of the same tensor to the first.
+
+    Autograd does so in place when nobody else holds the first and it is no view, but only with
+    numbers; in a rehearsal each sum is a new tensor, and the first goes at once.
+    """
+    backward = torch._C._current_graph_task_id() >= 0
+    return backward and func is torch.ops.aten.add.Tensor and not args[0]._is_view()
 
 
 def inside_experts(func, args: tuple) -> int:

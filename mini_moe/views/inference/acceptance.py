@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from mini_moe.inference.speculative import Speculation
-from mini_moe.views.style import DASHES, OKABE_ITO, SYMBOLS, new_figure
+from mini_moe.views.style import DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure
 
 
-def acceptance_bars(told: Mapping[str, Speculation], title: str = "") -> go.Figure:
-    """Share of accepted proposals for every name, with 95 % intervals, and tokens a pass.
+def acceptance_bars(
+    told: Mapping[str, Speculation],
+    title: str = "",
+    published: Mapping[str, tuple[float, float]] | None = None,
+) -> go.Figure:
+    """Share of accepted proposals for every name, with 95 % intervals, counts, and tokens a pass.
+
+    `published` are shares of others, from and to, drawn as bands with their names.
 
     Intervals are Wilson's and take proposals as independent draws, which tokens of one text are
     not quite: the truth is somewhat wider.
@@ -26,7 +32,7 @@ def acceptance_bars(told: Mapping[str, Speculation], title: str = "") -> go.Figu
     figure = new_figure(
         f"Accepted: {best} {rates[best]:.0%}, {worst} {rates[worst]:.0%}, all together "
         f"{everything.acceptance:.0%} or {everything.tokens_per_pass:.2f} tokens a pass.",
-        width=780, height=130 + 44 * len(rates), title_text=title, margin_r=190,
+        width=800, height=150 + 44 * len(rates), title_text=title, margin_r=230,
     )  # fmt: skip
     ends = {name: wilson(*counts[name]) for name in rates}
     figure.add_bar(
@@ -38,11 +44,17 @@ def acceptance_bars(told: Mapping[str, Speculation], title: str = "") -> go.Figu
             "arrayminus": [rate - ends[name][0] for name, rate in rates.items()],
         },
     )  # fmt: skip
-    for name, rate in rates.items():
+    for name in rates:
         figure.add_annotation(
             x=1.01, xref="paper", xanchor="left", y=name, showarrow=False,
-            text=f"{rate:.0%}: {told[name].tokens_per_pass:.2f} tokens a pass",
+            text="{:,} of {:,}: ".format(*counts[name])
+            + f"{told[name].tokens_per_pass:.2f} tokens a pass",
         )  # fmt: skip
+    for name, (low, high) in (published or {}).items():
+        figure.add_vrect(x0=low, x1=high, fillcolor=QUIET, opacity=0.25, line_width=0)
+        figure.add_annotation(
+            x=(low + high) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False, text=name
+        )
     figure.update_xaxes(
         title_text="proposals accepted (95 % intervals)", range=[0, 1], tickformat=".0%"
     )

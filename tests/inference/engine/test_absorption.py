@@ -38,7 +38,7 @@ def counted(model, before, new, absorbed):
     if config.q_lora_rank:
         rest += 2 * new * config.d_model * config.q_lora_rank
     embedded = model.embed_tokens(tokens[:, before:])
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with compiled.switched_off(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         decoder.run([layer], embedded, cache, decoder.norm, absorbed)
     return counter.get_total_flops() - rest
 

@@ -13,7 +13,15 @@ def test_bars_are_shares_of_what_was_proposed():
     figure = acceptance_bars({"half": HALF, "all": ALL})
     assert [row["x"] for row in table(figure)] == [0.5, 1.0]
     assert "all 100%, half 50%, all together 67%" in summary_of(figure)
-    assert "50%: 1.67 tokens a pass" in [note.text for note in figure.layout.annotations]
+    said = [note.text for note in figure.layout.annotations]
+    assert "10 of 20: 1.67 tokens a pass" in said
+
+
+def test_what_others_published_is_a_band():
+    figure = acceptance_bars({"half": HALF}, published={"V3: 85 to 90 %": (0.85, 0.9)})
+    assert [(band.x0, band.x1) for band in figure.layout.shapes] == [(0.85, 0.9)]
+    assert "V3: 85 to 90 %" in [note.text for note in figure.layout.annotations]
+    assert len(acceptance_bars({"half": HALF}).layout.shapes) == 0
 
 
 def test_intervals_stay_inside_and_shrink():

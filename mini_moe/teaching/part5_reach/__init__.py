@@ -1,0 +1,1 @@
+"""Exercises of the notebooks 17 to 19, one file a notebook."""

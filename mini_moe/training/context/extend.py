@@ -1,0 +1,66 @@
+"""Stretch a model's context with YaRN, then train it a little on longer texts.
+
+DeepSeek-V3 went from 4K to 32K to 128K tokens, a thousand steps each, YaRN's factor 40 in both.
+Source: DeepSeek-V3, arXiv 2412.19437 §4.3; YaRN, arXiv 2309.00071.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from mini_moe.config import TrainConfig
+from mini_moe.model import Transformer
+from mini_moe.text import Corpus
+from mini_moe.training.context.recall import Phase, train_recall
+
+
+def stretched(model: Transformer, factor: float, max_seq_len: int | None = None) -> Transformer:
+    """A copy that reads longer texts: YaRN's frequencies and temperature, the same weights.
+
+    The original length is the model's max_seq_len, and the new one `factor` times that unless
+    given. Factor 1 keeps RoPE as it was and only lifts the limit.
+
+    Raises: ValueError for a factor below 1, a model already extended, or a length not beyond the
+    original.
+    """
+    original = model.config.max_seq_len
+    if not 1 <= factor < math.inf:
+        raise ValueError(f"factor={factor} must be at least 1, and finite")
+    longer = round(factor * original) if max_seq_len is None else max_seq_len
+    if model.config.yarn_factor != 1:
+        raise ValueError(
+            f"model: already extended, yarn_factor={model.config.yarn_factor}; give the one before"
+        )
+    if longer <= original:
+        raise ValueError(
+            f"factor={factor}, max_seq_len={longer}: more than the model's {original} expected"
+        )
+    config = dataclasses.replace(
+        model.config,
+        max_seq_len=longer,
+        yarn_factor=float(factor),
+        yarn_original_seq_len=original,
+    )
+    made = Transformer(config)
+    made.load_state_dict(model.state_dict())
+    made.tokenizer = model.tokenizer
+    return made.eval()
+
+
+def extend(
+    model: Transformer,
+    factor: float,
+    phases: Sequence[Phase],
+    config: TrainConfig,
+    corpus: Corpus,
+    on_step: Callable[[dict], None] | None = None,
+) -> tuple[Transformer, list[dict]]:
+    """A copy stretched by YaRN and trained on longer texts, phase after phase; and the log.
+
+    Raises: ValueError as `stretched` and `train_recall` do, or for a factor that is not above 1;
+    TrainingDiverged where a loss is not finite.
+    """
+    if not factor > 1:
+        raise ValueError(f"factor={factor} must be above 1")
+    made = stretched(model, factor)
+    return made, train_recall(made, phases, config, corpus, on_step)

@@ -1,0 +1,180 @@
+"""Three ways to slow RoPE's pairs down for a longer text, pair by pair, with a slider."""
+
+import math
+import threading
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.basedatatypes import BaseFigure
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from mini_moe.config import ModelConfig
+from mini_moe.model.rope import rope_frequencies, yarn_frequencies
+from mini_moe.views.long_context.dials import new_share, reached
+from mini_moe.views.style import (
+    DASHES,
+    OKABE_ITO,
+    QUIET,
+    as_widget,
+    new_figure,
+    safe_callback,
+    set_summary,
+)  # fmt: skip
+
+FACTORS = (1, 2, 4, 8, 16, 32, 40, 64)
+METHODS = ("as trained", "position interpolation", "NTK-aware", "YaRN, by parts")
+MARKS = ("circle", "square-open", "diamond", "triangle-up")
+COLOURS = (QUIET, OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[1])
+
+
+class Stretch(NamedTuple):
+    """The frequencies of each method, and what they do to neighbours and to far tokens."""
+
+    frequencies: dict[str, Float[Tensor, "pairs"]]
+    divided: dict[str, list[float]]  # how many times slower each pair turns
+    trained: list[float]  # turns of each pair within the training length
+    turns: dict[str, list[float]]  # turns within the stretched length
+
+    def unseen(self, name: str) -> int:
+        """Pairs that reach angles which training never showed."""
+        pairs = zip(self.trained, self.turns[name], strict=True)
+        return sum(new_share(before, after) > 0.005 for before, after in pairs)
+
+
+def stretched_frequencies(
+    config: ModelConfig, trained: int, factor: int | float
+) -> dict[str, Float[Tensor, "pairs"]]:
+    """Frequencies for a text `factor` times as long as the training length, by each method.
+
+    Position interpolation divides all by the factor. NTK-aware takes another theta, such that the
+    first pair keeps its frequency and the last is divided: theta · factor^(width / (width − 2)).
+    Source: arXiv 2306.15595 §2.3; YaRN, arXiv 2309.00071 §3.
+    """
+    width = config.qk_rope_head_dim
+    plain = rope_frequencies(width, config.rope_theta)
+    theta = config.rope_theta * factor ** (width / (width - 2)) if width > 2 else config.rope_theta
+    yarn = replace(config, yarn_factor=float(factor), yarn_original_seq_len=trained)
+    made = (plain, plain / factor, rope_frequencies(width, theta), yarn_frequencies(yarn))
+    return dict(zip(METHODS, made, strict=True))
+
+
+def stretch(config: ModelConfig, trained: int, factor: int | float) -> Stretch:
+    """All methods at one factor. Raises: ValueError for a factor below 1, or trained below 2."""
+    if factor < 1 or trained < 2:
+        raise ValueError(f"factor={factor} and trained={trained}: at least 1 and 2 expected")
+    made = stretched_frequencies(config, trained, factor)
+    plain = made[METHODS[0]]
+    return Stretch(
+        made,
+        {name: (plain / f).tolist() for name, f in made.items()},
+        reached(plain, trained),
+        {name: reached(f, round(trained * factor)) for name, f in made.items()},
+    )
+
+
+def stretch_figure(
+    config: ModelConfig, trained: int, factor: int | float, *, title: str = ""
+) -> go.Figure:
+    """Above, how many times slower each pair turns; below, how far it comes in the longer text."""
+    figure = make_subplots(
+        2, 1, shared_xaxes=True, vertical_spacing=0.13,
+        subplot_titles=(
+            "times slower than trained (1: neighbours stay as far apart as they were)",
+            "turns in the longer text (a bar below the dotted line: what tops it is new)",
+        ),
+    )  # fmt: skip
+    pairs = list(range(config.qk_rope_head_dim // 2))
+    for row in (1, 2):
+        for n, name in enumerate(METHODS):
+            figure.add_scatter(
+                x=pairs, y=[None] * len(pairs), name=name, legendgroup=name, showlegend=row == 1,
+                mode="lines+markers", row=row, col=1,
+                line={"color": COLOURS[n], "dash": DASHES[3 - n], "width": 3 if n == 3 else 2},
+                marker={"symbol": MARKS[n], "size": 11 if n == 1 else 7},
+            )  # fmt: skip
+    figure.add_bar(
+        x=pairs, y=[None] * len(pairs), name="turns within the training length", row=2, col=1,
+        marker={"color": "#D9E8F2", "line": {"color": OKABE_ITO[0], "width": 1}}, width=0.8,
+    )  # fmt: skip
+    base = new_figure("", width=800, height=600, title_text=title)
+    figure.update_layout(base.layout)
+    figure.update_layout(
+        margin={"t": 130 if title else 100, "b": 55}, hovermode="x",
+        legend={"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
+    )  # fmt: skip
+    figure.update_annotations(x=0, xanchor="left", font={"size": 14})
+    figure.update_xaxes(title_text="pair (0 turns fastest)", row=2, col=1)
+    figure.update_xaxes(tickvals=pairs[:: max(1, len(pairs) // 16)])
+    figure.update_yaxes(type="log", tickformat="~g", row=1, col=1)
+    figure.update_yaxes(type="log", tickformat="~g", dtick=1, row=2, col=1)
+    figure.add_hline(y=1, line={"color": QUIET, "dash": "dot"}, row=2, col=1)
+    draw_stretch(figure, stretch(config, trained, factor), trained, factor)
+    return figure
+
+
+def draw_stretch(figure: BaseFigure, made: Stretch, trained: int, factor: int | float) -> None:
+    """Put another factor into a figure that `stretch_figure` made."""
+    lines = [*made.divided.values(), *made.turns.values(), made.trained]
+    for trace, values in zip(figure.data, lines, strict=True):
+        trace.y = values
+    factor_ticks = [f for f in (1, 2, 4, 8, 16, 32, 64) if f <= factor] or [1]
+    figure.layout.yaxis.update(
+        range=[-0.06 * math.log10(max(factor, 2)), 1.12 * math.log10(max(factor, 2))],
+        tickvals=factor_ticks,
+    )
+    low, high = min(made.trained) / 2, max(made.turns[METHODS[0]]) * 2
+    figure.layout.yaxis2.range = [math.log10(low), math.log10(high)]
+    set_summary(figure, stretch_summary(made, trained, factor))
+
+
+def stretch_summary(made: Stretch, trained: int, factor: int | float) -> str:
+    """ "Factor 8, 2,048 tokens: 4 pairs reach new angles as trained, none with YaRN, …" """
+    yarn = made.divided[METHODS[3]]
+    kept = sum(times < 1.001 for times in yarn)
+    full = sum(times > 0.999 * factor for times in yarn)
+    said = ", ".join(f"{made.unseen(name) or 'none'} {how}" for name, how in (
+        (METHODS[0], "as trained"), (METHODS[2], "NTK-aware"), (METHODS[3], "with YaRN"),
+        (METHODS[1], "interpolated"),
+    ))  # fmt: skip
+    if factor == 1:
+        return f"Factor 1, {trained:,} tokens: nothing changes."
+    return (
+        f"Factor {factor:g}, {round(trained * factor):,} tokens. Pairs that reach new angles: "
+        f"{said}. YaRN keeps {kept} of {len(yarn)} pairs as they were and divides {full} in full."
+    )
+
+
+class StretchLab:
+    """A slider over the factor (`view`); one FigureWidget."""
+
+    def __init__(self, config: ModelConfig, trained: int, factor: int = 8) -> None:
+        import ipywidgets as widgets  # here, so that plain figures do not wait for it
+
+        self.config, self.trained = config, trained
+        self._lock = threading.RLock()  # a front end may call back in several threads
+        self.figure = as_widget(stretch_figure(config, trained, factor))
+        self.slider = widgets.SelectionSlider(
+            options=FACTORS, value=factor, description="Factor", layout={"width": "420px"}
+        )
+        self.words, self.error = widgets.HTML(), widgets.HTML()
+        self.slider.observe(safe_callback(self.error)(lambda change: self._draw()), names="value")
+        self.view = widgets.VBox([self.slider, self.error, self.words, self.figure])
+        self._draw()
+
+    def _draw(self) -> None:
+        factor = self.slider.value
+        with self._lock, self.figure.batch_update():
+            made = stretch(self.config, self.trained, factor)
+            draw_stretch(self.figure, made, self.trained, factor)
+            self.words.value = stretch_summary(made, self.trained, factor)
+
+    def __repr__(self) -> str:
+        return self.words.value
+
+    def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
+        """The widgets, and for readers without them the sentence."""
+        bundle = self.view._repr_mimebundle_(**named) or {}
+        return bundle | {"text/plain": repr(self)}

@@ -1,0 +1,193 @@
+"""What does not fit is refused or defined alike, whole or streamed, with proposals or without."""
+
+import pytest
+import torch
+
+from mini_moe import save_hf
+from mini_moe.inference import Decoder, LatentCache, Sampling, complete, speculate, stream
+from mini_moe.inference.__main__ import main
+from mini_moe.text.tokenizer import train_bpe
+from tests.helpers import random_tokens, small_model
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small model with an MTP module and a tokenizer."""
+    made = small_model(vocab_size=270, n_mtp_layers=1)
+    made.tokenizer = train_bpe(["the cat sat on the mat, the cat sat"], vocab_size=270)
+    return made
+
+
+def whole(model, prompt, new, **settings):
+    return complete(model, [prompt], new, **settings)[0].text
+
+
+def streamed(model, prompt, new, **settings):
+    return "".join(piece.text for piece in stream(model, prompt, new, **settings))
+
+
+def ahead(model, prompt, new, **settings):
+    return speculate(model, prompt, new, ahead=2, **settings)[0].text
+
+
+def streamed_ahead(model, prompt, new, **settings):
+    return streamed(model, prompt, new, ahead=2, **settings)
+
+
+WAYS = (whole, streamed, ahead, streamed_ahead)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("prompt", "new", "said"),
+    [
+        ("", 5, "at least one token expected, got an empty prompt"),
+        ("the cat " * 40, 5, "at most max_seq_len=64 tokens expected, got"),
+        ("the", -1, "max_new_tokens=-1 must be an integer of at least 0"),
+    ],
+)
+def test_prompts_and_lengths_that_do_not_fit_are_named(model, way, prompt, new, said):
+    with pytest.raises(ValueError, match=said):
+        way(model, prompt, new)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_new_tokens_are_an_empty_text_and_too_many_end_with_the_context(model, way):
+    assert way(model, "the cat", 0, sampling=GREEDY) == ""
+    longest = complete(model, ["the cat"], 10_000, sampling=GREEDY)[0]
+    assert len(longest.tokens) == 65 - len(model.tokenizer.encode("the cat"))
+    assert way(model, "the cat", 10_000, sampling=GREEDY) == longest.text
+
+
+@pytest.mark.parametrize("temperature", [-0.1, -1e-30, float("nan"), float("inf")])
+def test_a_temperature_below_zero_or_without_end_is_named(temperature):
+    with pytest.raises(ValueError, match=f"temperature={temperature} must be finite"):
+        Sampling(temperature=temperature)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_temperature_zero_needs_no_seed_and_takes_the_likeliest(model, way):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    written = way(model, "the", 20, sampling=GREEDY)
+    assert written == way(model, "the", 20, sampling=GREEDY, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_logits_that_are_not_numbers_end_the_text_with_an_error(way, temperature):
+    broken = small_model(vocab_size=270, n_mtp_layers=1)
+    broken.tokenizer = train_bpe(["the cat"], vocab_size=270)
+    broken.norm.weight.data[3] = float("nan")
+    with pytest.raises(ValueError, match="logits: a finite largest one expected, got nan"):
+        way(broken, "the cat", 5, sampling=Sampling(temperature=temperature))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_proposals_that_are_not_numbers_are_an_error_too(model, way):
+    broken = small_model(vocab_size=270, n_mtp_layers=1)
+    broken.tokenizer = model.tokenizer
+    expected = way(broken, "the cat", 5, sampling=GREEDY)
+    broken.mtp[0].norm.weight.data[3] = float("nan")
+    if way in (whole, streamed):  # the module has no part in these
+        assert way(broken, "the cat", 5, sampling=GREEDY) == expected
+        return
+    with pytest.raises(ValueError, match="logits: a finite largest one expected, got nan"):
+        way(broken, "the cat", 5, sampling=GREEDY)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stop_string_may_begin_in_one_token_and_end_in_another(model, way):
+    written = complete(model, ["the cat"], 40, sampling=GREEDY)[0]
+    ends, length = set(), 0
+    for piece in stream(model, "the cat", 40, sampling=GREEDY):
+        length += len(piece.text)
+        ends.add(length)
+    across = [n for n in sorted(ends) if 2 <= n <= length - 2][:8]
+    assert across
+    for end in across:
+        stop = written.text[end - 2 : end + 2]  # two characters on either side of a token's end
+        expected = written.text[: written.text.index(stop)]
+        assert way(model, "the cat", 40, sampling=GREEDY, stop=stop) == expected
+
+
+@pytest.mark.parametrize("proposals", [0, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("broken")])
+def test_a_stream_that_was_interrupted_ends_and_leaves_the_model_as_it_was(
+    model, monkeypatch, proposals, error
+):
+    expected = streamed(model, "the cat", 20, sampling=GREEDY)
+    pieces = stream(model, "the cat", 20, sampling=GREEDY, ahead=proposals)
+    begun = next(pieces).text + next(pieces).text
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "read", raising(error))
+        with pytest.raises(error if isinstance(error, type) else type(error)):
+            list(pieces)
+    assert list(pieces) == [] and expected.startswith(begun)
+    assert streamed(model, "the cat", 20, sampling=GREEDY, ahead=proposals) == expected
+
+
+def raising(error):
+    """A function that fails, whatever it is called with."""
+
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_cache_of_another_batch_size_is_refused_and_stays_as_it_was(rows):
+    model = small_model()
+    decoder, cache = Decoder(model), LatentCache(model, batch=2, capacity=8)
+    tokens = random_tokens(model.config, 3, 4)
+    decoder.read(tokens[:2], cache)
+    held = cache.numbers.clone()
+    said = f"made for a batch of 2, got tokens of {rows}"
+    with pytest.raises(ValueError, match=said):
+        decoder.read(tokens[:rows], cache)
+    with pytest.raises(ValueError, match=said):
+        model(tokens[:rows], cache=cache)
+    assert cache.lengths == [4, 4] and torch.equal(cache.numbers, held)
+    with pytest.raises(ValueError, match="made for a batch of 2|empty cache expected"):
+        decoder.prefill(tokens[:rows].tolist(), cache)
+
+
+def command(folder, capsys, *arguments):
+    """Exit status, standard output and standard error of the command line."""
+    status = main(["--checkpoint", str(folder), "--prompt", "the cat", *arguments])
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("proposals", ["0", "2"])
+def test_the_command_line_does_the_same(model, tmp_path, capsys, proposals):
+    save_hf(model, tmp_path)
+    settings = ["--temperature", "0", "--ahead", proposals, "--max_new_tokens"]
+    assert command(tmp_path, capsys, *settings, "0") == (0, "the cat\n", "")
+    longest = complete(model, ["the cat"], 10_000, sampling=GREEDY, stop_token=0)[0].text
+    expected = (0, f"the cat{longest}\n", "")
+    assert command(tmp_path, capsys, *settings, "10000") == expected
+
+
+def test_the_command_line_tells_of_logits_without_end_on_a_line_of_their_own(
+    model, tmp_path, capsys
+):
+    broken = small_model(vocab_size=270)
+    broken.tokenizer = model.tokenizer
+    broken.norm.weight.data[:] = 3e38  # finite, so that it loads; what comes of it is not
+    save_hf(broken, tmp_path)
+    status, out, err = command(tmp_path, capsys)
+    assert (status, out) == (1, "the cat\n")
+    assert err.startswith("error: logits: a finite largest one expected") and err.count("\n") == 1
+
+
+def test_proposals_of_a_checkpoint_without_an_mtp_module_are_refused(model, tmp_path, capsys):
+    plain = small_model(vocab_size=270)
+    plain.tokenizer = model.tokenizer
+    save_hf(plain, tmp_path)
+    status, out, err = command(tmp_path, capsys, "--ahead", "1")
+    assert (status, out) == (1, "") and "an MTP module expected" in err
