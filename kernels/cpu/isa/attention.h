@@ -154,7 +154,7 @@ void to_keys(const Head<T>& h, const T* a, const UnitOf<T>* b, int64_t n, int64_
     int64_t first = key - h.later - begin;  // the first query of the block that sees the key
     first = first < 0 ? 0 : first / per * per;
     const int64_t k = end - begin - first;
-    pack_a_columns<T>(Rows<T>{a, h.wide, nullptr}, first, k, key, h.wide, packed);
+    pack_a_columns<T>(Rows<T>{a, h.wide, nullptr}, first, k, key, h.wide, 1, 0, packed);
     const UnitOf<T>* panel = b + first / per * kTileCols;
     for (int64_t at = 0; at < n; at += kTileCols, panel += panel_units)
       tile_of<false, UnitOf<T>>(m, n - at)(packed, panel, units<T>(k), out + key * stride + at,

@@ -109,19 +109,21 @@ ALWAYS_INLINE Bits cross_units(const S* row, const S* next, int64_t c, int64_t n
   }
 }
 
-// Column block [c, c + m) of gathered rows [first, first + k) as a.
+// Columns from c on of gathered rows [first, first + k) as a: so many tiles, tile_units apart. A row
+// is read once for all of them, since it lies in as many lines of the cache as it has neighbours.
 template <class T, class S>
-void pack_a_columns(
-    const Rows<S>& a, int64_t first, int64_t k, int64_t c, int64_t width, UnitOf<T>* to) {
+void pack_a_columns(const Rows<S>& a, int64_t first, int64_t k, int64_t c, int64_t width,
+                    int64_t tiles, int64_t tile_units, UnitOf<T>* to) {
   constexpr int64_t per = Packed<T>::kPerUnit;
   for (int64_t i = 0; i < k; i += per, to += kTileRows) {
     const S* row = a.row(first + i);
     const S* next = per == 2 && i + 1 < k ? a.row(first + i + 1) : nullptr;
-    for (int64_t j = 0; j < kTileRows; j += kLanes) {
-      // A group that sticks out is overwritten by the next unit; the buffer has room for the last.
-      int64_t n = width - c - j;
-      *(BitsAt*)(to + j) = cross_units<T>(row, next, c + j, n < 0 ? 0 : n);
-    }
+    for (int64_t t = 0; t < tiles; t++)
+      for (int64_t j = 0; j < kTileRows; j += kLanes) {
+        // A group that sticks out is overwritten by the next unit; a tile has room for the last.
+        const int64_t at = c + t * kTileRows + j, n = width - at;
+        *(BitsAt*)(to + t * tile_units + j) = cross_units<T>(row, next, at, n < 0 ? 0 : n);
+      }
   }
 }
 
