@@ -11,6 +11,7 @@ from tests.benchmarks import (
     decoding,
     growth,
     moe_layer,
+    needle,
     optimizers,
     routing_memory,
     speculation,
@@ -25,6 +26,7 @@ NAMES = (
     "growth",
     "decoding",
     "speculation",
+    "needle",
     "start_up",
     "optimizers",
     "routing_memory",
@@ -54,6 +56,8 @@ def main() -> None:
         decoding.main()
     if "speculation" in chosen:
         speculation.main()
+    if "needle" in chosen:
+        needle.main()
     if "start_up" in chosen:
         start_up.main()
     if "optimizers" in chosen:

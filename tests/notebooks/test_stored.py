@@ -30,6 +30,7 @@ FEWEST_CODE_CELLS = {
     "12_kernels": 34,
     "13_profile": 31,
     "15_inference": 32,
+    "17_long_context": 30,
 }
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def write_trace(profiler: profile, segments: Iterable[Segment], path: Path) -> N
         raw, whole = Path(folder) / "raw.json", Path(folder) / path.name
         profiler.export_chrome_trace(str(raw))
         content = with_modules(json.loads(raw.read_text(encoding="utf-8")), segments)
-        text = json.dumps(content, separators=(",", ":"))
+        text = json.dumps(
+            content, separators=(",", ":"), ensure_ascii=False
+        )  # Perfetto shows \\u00b7
         if path.name.endswith(".gz"):
             whole.write_bytes(gzip.compress(text.encode()))
         else:
@@ -60,22 +63,33 @@ def write_trace(profiler: profile, segments: Iterable[Segment], path: Path) -> N
 
 
 def with_modules(content: dict[str, Any], segments: Iterable[Segment]) -> dict[str, Any]:
-    """Chrome's events, and one more row: every segment by the name of its module and its phase."""
+    """Chrome's events, and one more row: every segment by the name of its module and its phase.
+
+    Perfetto wants slices inside one another or apart, and drops one that overlaps another by a
+    nanosecond. So times are whole nanoseconds, counted from the first event: since the machine was
+    started there are too many for a float.
+    """
     events = content["traceEvents"]
+    first = min(nanoseconds(e["ts"]) for e in events if "ts" in e)
+    events = [e | {"ts": nanoseconds(e["ts"]) - first} if "ts" in e else e for e in events]
+    events = [e | {"dur": nanoseconds(e["dur"])} if "dur" in e else e for e in events]
     root = next(e for e in events if e.get("name") == STEP_NAME and e.get("ph") == "X")
-    row = {"pid": root["pid"], "tid": TRACK}
+    row, zero = {"pid": root["pid"], "tid": TRACK}, root["ts"]
     added = [
         {"ph": "M", "name": "thread_name", "args": {"name": "modules"}, **row},
         {"ph": "M", "name": "thread_sort_index", "args": {"sort_index": -1}, **row},
     ]
-    for segment in segments:
+    free = zero  # the row is free from here on
+    for segment in sorted(segments, key=lambda segment: segment.start):
+        start = max(free, zero + round(segment.start * 1e9))
+        free = max(start, zero + round((segment.start + segment.seconds) * 1e9))
         added.append(
             {
                 "ph": "X",
                 "cat": CATEGORY,
                 "name": f"{segment.part.path} · {segment.phase}",
-                "ts": root["ts"] + segment.start * 1e6,
-                "dur": segment.seconds * 1e6,
+                "ts": start,
+                "dur": free - start,
                 "args": {
                     "kind": segment.part.kind,
                     "phase": segment.phase,
@@ -86,7 +100,20 @@ def with_modules(content: dict[str, Any], segments: Iterable[Segment]) -> dict[s
                 **row,
             }
         )
-    return content | {"traceEvents": events + added}
+    for event in (whole := events + added):
+        event |= {name: microseconds(event[name]) for name in ("ts", "dur") if name in event}
+    base = int(content.get("baseTimeNanoseconds", 0)) + first
+    return content | {"traceEvents": whole, "baseTimeNanoseconds": base}
+
+
+def nanoseconds(microseconds: float | Decimal) -> int:
+    """What torch writes, to three places after the point."""
+    return round(microseconds * 1000)
+
+
+def microseconds(nanoseconds: int) -> float:
+    """What Chrome's format wants; a little more, for Perfetto cuts off what is less than one."""
+    return (nanoseconds + 0.2) / 1000
 
 
 def read_trace(path: str | Path) -> list[Segment]:

@@ -14,6 +14,7 @@ ROW = 8  # dials in a row
 ROW_HEIGHT = 1.35  # in widths of a dial
 RADIUS, OUTER = 0.36, 0.42  # of seen and of new angles
 WIDE = 118  # pixels of a dial
+LEAST = 0.005  # of a turn; less than that counts as nothing new
 
 
 def angle_dials(
@@ -66,7 +67,7 @@ def dials_summary(before: list[float], after: list[float], trained: int, longer:
     """ "In 256 tokens 4 of 8 pairs go round; in 2,048 tokens 4 pairs reach new angles." """
     round_ = sum(turns >= 1 for turns in before)
     shares = [new_share(b, a) for b, a in zip(before, after, strict=True)]
-    new = sum(share > 0.005 for share in shares)
+    new = sum(share > LEAST for share in shares)
     return (
         f"In {trained:,} tokens {round_} of {len(before)} pairs go round; in {longer:,} tokens "
         f"{new or 'no'} pair{'' if new == 1 else 's'} reach{'es' if new == 1 else ''} angles that "
@@ -89,7 +90,7 @@ def _dial(figure: go.Figure, place: int, pair: int, before: float, after: float)
         line={"color": OKABE_ITO[0], "width": 3}, fillcolor="rgba(0,114,178,0.18)",
         hoverinfo="skip", legendgroup="seen", showlegend=first, name="angles seen in training",
     )  # fmt: skip
-    if new_share(before, after) > 0:
+    if new_share(before, after) > LEAST:
         arc = _arc(x, y, OUTER, min(before, 1.0), min(after, 1.0))
     else:
         arc = ([None], [None])  # the legend still says what orange would be

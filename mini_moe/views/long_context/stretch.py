@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mini_moe.config import ModelConfig
 from mini_moe.model.rope import rope_frequencies, yarn_frequencies
-from mini_moe.views.long_context.dials import new_share, reached
+from mini_moe.views.long_context.dials import LEAST, new_share, reached
 from mini_moe.views.style import (
     DASHES,
     OKABE_ITO,
@@ -41,7 +41,7 @@ class Stretch(NamedTuple):
     def unseen(self, name: str) -> int:
         """Pairs that reach angles which training never showed."""
         pairs = zip(self.trained, self.turns[name], strict=True)
-        return sum(new_share(before, after) > 0.005 for before, after in pairs)
+        return sum(new_share(before, after) > LEAST for before, after in pairs)
 
 
 def stretched_frequencies(

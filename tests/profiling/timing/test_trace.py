@@ -6,7 +6,10 @@ import tempfile
 import pytest
 
 from mini_moe.profiling import profile_step, read_trace
+from mini_moe.profiling.timing import Segment
 from mini_moe.profiling.timing import trace as trace_module
+from mini_moe.profiling.timing.recording import Part
+from mini_moe.profiling.timing.segments import STEP_NAME
 from mini_moe.profiling.timing.trace import check_writable
 
 
@@ -36,19 +39,44 @@ def test_module_names_are_visible_forward_and_backward(written):
     assert {"layers.1.self_attn · forward", "layers.1.self_attn · backward"} <= names
 
 
+def nanoseconds(event):
+    """Beginning and end as Perfetto keeps them."""
+    start = int(event["ts"] * 1e3)
+    return start, start + int(event["dur"] * 1e3)
+
+
 def test_slices_of_a_row_lie_inside_one_another_or_apart(written):
-    """What Perfetto needs to draw them: no two slices of a thread may overlap halfway."""
+    """To the nanosecond: Perfetto drops a slice that overlaps another one halfway."""
     rows = {}
     for event in events_of(written[0]):
         if event.get("ph") == "X":
-            rows.setdefault((event["pid"], event["tid"]), []).append(event)
+            rows.setdefault((event["pid"], event["tid"]), []).append((*nanoseconds(event), event))
+    assert len(rows) >= 2
     for row in rows.values():
         stack = []
-        for one in sorted(row, key=lambda e: (e["ts"], -e["dur"])):
-            while stack and stack[-1] <= one["ts"] + 1e-3:
+        for start, end, event in sorted(row, key=lambda slice: (slice[0], -slice[1])):
+            while stack and stack[-1] <= start:
                 stack.pop()
-            assert not stack or one["ts"] + one["dur"] <= stack[-1] + 1.0, one["name"]
-            stack.append(one["ts"] + one["dur"])
+            assert not stack or end <= stack[-1], event["name"]
+            stack.append(end)
+
+
+def test_neighbours_meet_wherever_the_clock_stands():
+    """A clock of weeks, in microseconds, leaves a float no room for fractions of nanoseconds."""
+    part, third = Part("norms", "norm"), 1e-6 / 3
+    segments = [Segment(part, "forward", n * third, third, 1, 0.0) for n in range(300)]
+    root = {"ph": "X", "name": STEP_NAME, "pid": 1, "tid": 1, "ts": 4_474_536_588_273.625}
+    events = trace_module.with_modules({"traceEvents": [root]}, segments)["traceEvents"]
+    slices = [nanoseconds(event) for event in events if event.get("cat") == "mini_moe"]
+    assert [end for _, end in slices[:-1]] == [start for start, _ in slices[1:]]
+    assert slices[-1][1] - slices[0][0] == 100_000
+
+
+def test_names_are_written_as_they_are_read(written):
+    """Perfetto shows an escape of JSON as it stands, backslash and all."""
+    data = written[0].read_bytes()
+    text = gzip.decompress(data) if written[0].suffix == ".gz" else data
+    assert "self_attn · forward".encode() in text and b"\\u00b7" not in text
 
 
 def test_nothing_else_is_left_in_the_folder(written):
