@@ -56,6 +56,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
   m.impl("topk_gate", TORCH_BOX(&mini_moe::topk_gate));
+  m.impl("topk_gate_backward", TORCH_BOX(&mini_moe::topk_gate_backward));
   m.impl("sort_rows", TORCH_BOX(&mini_moe::sort_rows_op));
   m.impl("grouped_swiglu", TORCH_BOX(&mini_moe::grouped_swiglu));
   m.impl("grouped_gemm", TORCH_BOX(&mini_moe::grouped_gemm));

@@ -36,14 +36,16 @@ struct WeightGradients {
   void operator()(int64_t expert, int64_t begin, int64_t end, const void* weighted,
                   const void* grad_saved, int64_t part, int64_t parts) const {
     int64_t weights = b.d_model * b.d_expert;
-    WeightGradient to_down{b.d_model, b.d_expert, end - begin, b.grad, b.token + begin,
-                           weighted, nullptr, down + expert * weights * size};
-    WeightGradient to_gate_up{2 * b.d_expert, b.d_model, end - begin, grad_saved, nullptr,
-                              b.x, b.token + begin, gate_up + 2 * expert * weights * size};
+    bool bf16 = size == 2;
+    WeightGradient to_down{b.d_model, b.d_expert, end - begin, bf16, bf16, b.grad,
+                           b.token + begin, weighted, nullptr, down + expert * weights * size};
+    WeightGradient to_gate_up{2 * b.d_expert, b.d_model, end - begin, bf16, bf16, grad_saved,
+                              nullptr, b.x, b.token + begin,
+                              gate_up + 2 * expert * weights * size};
     for (const WeightGradient& w : {to_down, to_gate_up}) {
       int64_t first = share(w.m, part, parts), last = share(w.m, part + 1, parts);
       if (first >= last) continue;
-      if (w.k) k.weight_gradient(w, first, last);
+      if (w.k) k.weight_gradient(w, first, last, 0, w.n);
       else std::memset((char*)w.out + first * w.n * size, 0, (last - first) * w.n * size);
     }
   }

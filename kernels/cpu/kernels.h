@@ -37,6 +37,7 @@ struct Backward {
 // out[m, n] = sum over k of a[index_a[k], m] * b[index_b[k], n]; an index may be null.
 struct WeightGradient {
   int64_t m, n, k;
+  bool b_is_bf16, out_is_bf16;  // a is of the table's type
   const void* a;
   const int64_t* index_a;
   const void* b;
@@ -48,6 +49,7 @@ struct WeightGradient {
 struct Product {
   int64_t k, n;
   bool transposed;  // the matrix is [n, k]; otherwise [k, n]
+  bool a_is_bf16, b_is_bf16, out_is_bf16;  // operands are rounded to the table's type
   const void* a;    // [rows, k]
   const void* b;    // [experts, n, k] or [experts, k, n]
   void* out;        // [rows, n]
@@ -95,13 +97,19 @@ struct SwiGLU {
 struct Norm {
   int64_t width;
   float eps;
-  bool y_is_bf16;       // y and grad; x and grad_x are of the table's type
+  bool y_is_bf16;       // y and grad; x, total and their gradients are of the table's type
   const void* x;        // [rows, width]
   const float* weight;  // [width]
   void* y;
   float* shares;        // [rows] 1 / sqrt(mean of squares + eps)
   const void* grad;     // of y
   void* grad_x;
+  // Where something is added to x first; otherwise all null.
+  bool added_is_bf16;
+  const void* added;
+  void* total;             // x + added, which is then what y is the norm of
+  const void* grad_total;  // what reaches the sum past the norm
+  void* grad_added;        // grad_x in another type
 };
 
 struct CrossEntropy {
@@ -135,11 +143,15 @@ struct Kernels {
                       int64_t last);
   void (*thin_down)(const Forward&, int64_t expert, int64_t begin, int64_t end, int64_t first,
                     int64_t last);
-  // Rows [first, last) of out. At least one k.
-  void (*weight_gradient)(const WeightGradient&, int64_t first, int64_t last);
+  // Rows [first, last), columns [left, right) of out; left is a multiple of 32. At least one k.
+  void (*weight_gradient)(const WeightGradient&, int64_t first, int64_t last, int64_t left,
+                          int64_t right);
   void (*combine)(const Combine&, int64_t first, int64_t last);
   // Of one token: sigmoid or softmax of n logits.
   void (*scores)(const void* logits, int64_t n, bool softmax, float* out);
+  // From scores and their gradients to the gradients of the logits.
+  void (*scores_gradient)(const float* scores, const float* grad, int64_t n, bool softmax,
+                          void* out);
   // Ids of the k largest of n values, best first; of equals the lower id, NaN first. k <= n.
   void (*best)(const float* values, int64_t n, int64_t k, int64_t* ids);
   // out[r][n] = <x[r], w_n> for n in [first, last).

@@ -12,6 +12,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids
 std::tuple<Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits, std::optional<Tensor> bias, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale);
+Tensor topk_gate_backward(std::optional<Tensor> grad_gates, std::optional<Tensor> grad_scores,
+                          const Tensor& logits, const Tensor& ids, bool softmax, bool normalise,
+                          double route_scale);
 Tensor choose_best(const Tensor& values, int64_t k);
 std::tuple<Tensor, Tensor> grouped_swiglu(
     const Tensor& x, const Tensor& token, const Tensor& offsets, const Tensor& gate_up, bool keep);
@@ -35,6 +38,10 @@ std::tuple<Tensor, Tensor, Tensor> latent_attention_backward(
 
 Tensor rotate(const Tensor& x, const Tensor& rotation, bool back);
 
+Tensor linear(const Tensor& x, const Tensor& weight, bool narrow);
+std::tuple<Tensor, Tensor> linear_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight);
+
 Tensor swiglu_product(const Tensor& gate, const Tensor& up);
 std::tuple<Tensor, Tensor> swiglu_product_backward(
     const Tensor& grad, const Tensor& gate, const Tensor& up);
@@ -43,6 +50,11 @@ std::tuple<Tensor, Tensor> rms_norm(
     const Tensor& x, const Tensor& weight, double eps, bool narrow);
 std::tuple<Tensor, Tensor> rms_norm_backward(
     const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& shares);
+std::tuple<Tensor, Tensor, Tensor> add_rms_norm(
+    const Tensor& x, const Tensor& added, const Tensor& weight, double eps, bool narrow);
+std::tuple<Tensor, Tensor, Tensor> add_rms_norm_backward(
+    const Tensor& grad_total, const Tensor& grad, const Tensor& total, const Tensor& weight,
+    const Tensor& shares, bool narrow);
 
 std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets);
 Tensor cross_entropy_backward(

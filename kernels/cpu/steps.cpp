@@ -82,7 +82,7 @@ Tensor grouped_gemm(const Tensor& a_, const Tensor& offsets, const Tensor& b_, b
   const int64_t* at = check_offsets(offsets, experts, a_.size(0));
   const Tensor a = dense(a_), b = dense(b_);
   Tensor out = empty({a.size(0), n}, a.scalar_type());
-  Product p{k, n, transposed, a.const_data_ptr(), b.const_data_ptr(), out.mutable_data_ptr()};
+  Product p{k, n, transposed, bf16, bf16, bf16, a.const_data_ptr(), b.const_data_ptr(), out.mutable_data_ptr()};
   share_rows(at, experts, a.size(0), k * n, [&](int64_t e, int64_t begin, int64_t end) {
     kernels(bf16).product(p, e, begin, end);
   });
@@ -108,10 +108,11 @@ Tensor grouped_wgrad(const Tensor& a_, const Tensor& b_, const Tensor& offsets) 
     int64_t last = part + 1 == parts ? m : m * (part + 1) / parts / 12 * 12;
     for (int64_t e = 0; e < experts; e++) {
       char* place = to + e * m * n * size;
-      WeightGradient w{m, n, at[e + 1] - at[e], (const char*)a.const_data_ptr() + at[e] * m * size,
-                       nullptr, (const char*)b.const_data_ptr() + at[e] * n * size, nullptr, place};
+      WeightGradient w{m, n, at[e + 1] - at[e], bf16, bf16,
+                       (const char*)a.const_data_ptr() + at[e] * m * size, nullptr,
+                       (const char*)b.const_data_ptr() + at[e] * n * size, nullptr, place};
       if (first >= last) continue;
-      if (w.k) kernels(bf16).weight_gradient(w, first, last);
+      if (w.k) kernels(bf16).weight_gradient(w, first, last, 0, n);
       else std::memset(place + first * n * size, 0, (last - first) * n * size);
     }
   });

@@ -118,6 +118,62 @@ std::tuple<Tensor, Tensor, Tensor> topk_gate(
   return {gates, ids, scores};
 }
 
+// With q the chosen scores and S their sum + 1e-20: dq = scale (dgate - sum of dgate q / S) / S where
+// `normalise`, otherwise scale dgate. Then dlogits = ds s (1 - s), or s (ds - sum of ds s) for softmax.
+// A gradient that is not given counts as zero.
+Tensor topk_gate_backward(std::optional<Tensor> grad_gates_, std::optional<Tensor> grad_scores_,
+                          const Tensor& logits_, const Tensor& ids_, bool softmax, bool normalise,
+                          double route_scale) {
+  check_shape("logits", logits_, {-1, -1});
+  const bool bf16 = is_bf16("logits", logits_);
+  check_type("logits", logits_, logits_.scalar_type());
+  const int64_t tokens = logits_.size(0), experts = logits_.size(1);
+  check_shape("expert_ids", ids_, {tokens, -1});
+  check_type("expert_ids", ids_, ScalarType::Long);
+  const int64_t top_k = ids_.size(1);
+  Tensor grad_gates, grad_scores;
+  if (grad_gates_) {
+    check_shape("grad_gates", *grad_gates_, {tokens, top_k});
+    check_type("grad_gates", *grad_gates_, ScalarType::Float);
+    grad_gates = dense(*grad_gates_);
+  }
+  if (grad_scores_) {
+    check_shape("grad_scores", *grad_scores_, {tokens, experts});
+    check_type("grad_scores", *grad_scores_, ScalarType::Float);
+    grad_scores = dense(*grad_scores_);
+  }
+  const Tensor logits = dense(logits_), ids = dense(ids_);
+  Tensor out = empty({tokens, experts}, logits.scalar_type());
+  auto* id = (const int64_t*)ids.const_data_ptr();
+  for (int64_t i = 0; i < tokens * top_k; i++)
+    require(id[i] >= 0 && id[i] < experts, "expert_ids must lie in [0, ", experts, "), got ", id[i]);
+  auto* gates = grad_gates_ ? (const float*)grad_gates.const_data_ptr() : nullptr;
+  auto* direct = grad_scores_ ? (const float*)grad_scores.const_data_ptr() : nullptr;
+  auto* from = (const char*)logits.const_data_ptr();
+  auto* to = (char*)out.mutable_data_ptr();
+  const int64_t row = experts * (int64_t)logits.element_size();
+  in_parts(parts_for(tokens * experts * 4), [&](int64_t part, int64_t parts) {
+    std::vector<float> score(experts), grad(experts);
+    for (int64_t t = tokens * part / parts; t < tokens * (part + 1) / parts; t++) {
+      const Kernels& k = kernels(bf16);
+      k.scores(from + t * row, experts, softmax, score.data());
+      for (int64_t e = 0; e < experts; e++) grad[e] = direct ? direct[t * experts + e] : 0;
+      const int64_t* own = id + t * top_k;
+      float sum = 1e-20f, weighted = 0;
+      for (int64_t i = 0; gates && i < top_k; i++) {
+        sum += score[own[i]];
+        weighted += gates[t * top_k + i] * score[own[i]];
+      }
+      for (int64_t i = 0; gates && i < top_k; i++) {
+        const float g = gates[t * top_k + i];
+        grad[own[i]] += (float)route_scale * (normalise ? (g - weighted / sum) / sum : g);
+      }
+      k.scores_gradient(score.data(), grad.data(), experts, softmax, to + t * row);
+    }
+  });
+  return out;
+}
+
 // Ids of the k largest of every row, best first.
 Tensor choose_best(const Tensor& values_, int64_t k) {
   check_shape("values", values_, {-1, -1});

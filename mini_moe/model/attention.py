@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mini_moe.config import ModelConfig
-from mini_moe.model.layers import RMSNorm
+from mini_moe.model.layers import Linear, RMSNorm
 from mini_moe.model.rope import softmax_scale
 from mini_moe.ops.latent_attention import keys_and_values, latent_attention
 from mini_moe.ops.rope import rotate
@@ -42,19 +42,15 @@ class MultiHeadLatentAttention(nn.Module):
         self.scale = softmax_scale(config)
         heads, latent = config.n_heads, config.kv_lora_rank
         if config.q_lora_rank is None:
-            self.q_proj = nn.Linear(config.d_model, heads * config.qk_head_dim, bias=False)
+            self.q_proj = Linear(config.d_model, heads * config.qk_head_dim)
         else:
-            self.q_a_proj = nn.Linear(config.d_model, config.q_lora_rank, bias=False)
+            self.q_a_proj = Linear(config.d_model, config.q_lora_rank)
             self.q_a_layernorm = RMSNorm(config.q_lora_rank, config.latent_norm_eps)
-            self.q_b_proj = nn.Linear(config.q_lora_rank, heads * config.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(
-            config.d_model, latent + config.qk_rope_head_dim, bias=False
-        )
+            self.q_b_proj = Linear(config.q_lora_rank, heads * config.qk_head_dim)
+        self.kv_a_proj_with_mqa = Linear(config.d_model, latent + config.qk_rope_head_dim)
         self.kv_a_layernorm = RMSNorm(latent, config.latent_norm_eps)
-        self.kv_b_proj = nn.Linear(
-            latent, heads * (config.qk_nope_head_dim + config.v_head_dim), bias=False
-        )
-        self.o_proj = nn.Linear(heads * config.v_head_dim, config.d_model, bias=False)
+        self.kv_b_proj = Linear(latent, heads * (config.qk_nope_head_dim + config.v_head_dim))
+        self.o_proj = Linear(heads * config.v_head_dim, config.d_model)
 
     def forward(
         self,

@@ -1,13 +1,14 @@
-"""The two small parts that every block is made of."""
+"""The small parts that every block is made of."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mini_moe.ops.rms_norm import normalise, rms_norm
+from mini_moe.ops.linear import linear
+from mini_moe.ops.rms_norm import add_and_normalise, normalise, rms_norm
 from mini_moe.ops.swiglu import swiglu_product
 
-__all__ = ["RMSNorm", "SwiGLU", "rms_norm"]
+__all__ = ["Linear", "RMSNorm", "SwiGLU", "rms_norm"]
 
 
 class RMSNorm(nn.Module):
@@ -23,8 +24,23 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+    def forward(
+        self, x: Float[Tensor, "*batch width"], added: Float[Tensor, "*batch width"] | None = None
+    ) -> Float[Tensor, "*batch width"] | tuple[Tensor, Tensor]:
+        """The norm of x; or, where something is added, x + added and the norm of that."""
+        if added is not None:
+            return add_and_normalise(x, added, self.weight, self.eps)
         return normalise(x, self.weight, self.eps)
+
+
+class Linear(nn.Linear):
+    """W x, without a bias, as all products of the model are."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__(d_in, d_out, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        return linear(x, self.weight)
 
 
 class SwiGLU(nn.Module):
@@ -35,9 +51,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(d_model, d_ff, bias=False)
-        self.up_proj = nn.Linear(d_model, d_ff, bias=False)
-        self.down_proj = nn.Linear(d_ff, d_model, bias=False)
+        self.gate_proj = Linear(d_model, d_ff)
+        self.up_proj = Linear(d_model, d_ff)
+        self.down_proj = Linear(d_ff, d_model)
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         return self.down_proj(swiglu_product(self.gate_proj(x), self.up_proj(x)))

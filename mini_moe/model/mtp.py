@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mini_moe.config import ModelConfig
-from mini_moe.model.layers import RMSNorm
+from mini_moe.model.layers import Linear, RMSNorm
 
 
 class MultiTokenPrediction(nn.Module):
@@ -21,7 +21,7 @@ class MultiTokenPrediction(nn.Module):
         super().__init__()
         self.enorm = RMSNorm(config.d_model, config.norm_eps)
         self.hnorm = RMSNorm(config.d_model, config.norm_eps)
-        self.eh_proj = nn.Linear(2 * config.d_model, config.d_model, bias=False)
+        self.eh_proj = Linear(2 * config.d_model, config.d_model)
         self.block = block
         self.norm = RMSNorm(config.d_model, config.norm_eps)
 

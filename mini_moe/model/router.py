@@ -3,13 +3,12 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mini_moe.config import ModelConfig
-from mini_moe.ops import topk_gate
+from mini_moe.ops import linear, topk_gate
 
 
 class Routing(NamedTuple):
@@ -39,8 +38,8 @@ class Router(nn.Module):
 
     def forward(self, x: Float[Tensor, "tokens d_model"]) -> Routing:
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-            logits = F.linear(x.to(weight.dtype), weight)
+            wide = torch.promote_types(self.weight.dtype, torch.float32)
+            logits = linear(x, self.weight, wide)
             return decide(logits, self.e_score_correction_bias, self.config)
 
 

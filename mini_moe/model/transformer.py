@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mini_moe.config import ModelConfig
 from mini_moe.model.attention import LatentCache, MultiHeadLatentAttention
 from mini_moe.model.experts import Experts
-from mini_moe.model.layers import RMSNorm, SwiGLU
+from mini_moe.model.layers import Linear, RMSNorm, SwiGLU
 from mini_moe.model.moe import MoE
 from mini_moe.model.mtp import MultiTokenPrediction
 from mini_moe.model.rope import rope_rotation
@@ -29,7 +29,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size)
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.mtp = nn.ModuleList(
@@ -146,6 +146,6 @@ class Block(nn.Module):
         cache: LatentCache | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, cache)
-        normed = self.post_attention_layernorm(x)
+        attended = self.self_attn(self.input_layernorm(x), rotation, cache)
+        x, normed = self.post_attention_layernorm(x, attended)
         return x + (self.mlp(normed, routings) if self.is_moe else self.mlp(normed))

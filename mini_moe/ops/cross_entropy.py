@@ -37,6 +37,7 @@ def _backward(grad, logits, targets, row_sums):
 
 def _save(ctx, inputs, output) -> None:
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros for the second output
     ctx.save_for_backward(*inputs, output[1])
 
 

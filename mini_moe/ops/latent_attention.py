@@ -64,6 +64,7 @@ def _backward(grad, query, kv, key_rope, row_sums, scale):
 def _save(ctx, inputs, output) -> None:
     *tensors, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros for the second output
     ctx.save_for_backward(*tensors, output[1])
 
 

@@ -63,13 +63,14 @@ def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
     """With q the chosen scores and S = Σ q + 1e-20: dq = scale · (dgate − Σ dgate · q / S) / S.
 
     Then dlogits = ds · s (1 − s) for sigmoid and s · (ds − Σ ds · s) for softmax. Groups and bias
-    only choose: they have no gradient. On CUDA one kernel does it, from the logits.
+    only choose: they have no gradient. One kernel does it, from the logits; on the CPU, where a
+    gradient of the gradient is wanted, what torch can differentiate.
     """
-    ids, kept = ctx.saved_tensors
-    if on_cuda(kept):
+    ids, logits, scores = ctx.saved_tensors
+    softmax, normalise, scale = ctx.settings
+    if on_cuda(logits) or not torch.is_grad_enabled():
         backward = torch.ops.mini_moe.topk_gate_backward
-        return backward(grad_gates, grad_scores, kept, ids, *ctx.settings), *[None] * 8
-    scores, (softmax, normalise, scale) = kept, ctx.settings
+        return backward(grad_gates, grad_scores, logits, ids, *ctx.settings), *[None] * 8
     chosen = scores.gather(-1, ids)
     grad = torch.zeros_like(chosen) if grad_gates is None else scale * grad_gates
     if normalise:
@@ -151,7 +152,7 @@ def inside_of(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def no_second_gate(ctx, grad):
-    """The CUDA kernel's result is not a graph."""
+    """The kernel's result is not a graph."""
     raise RuntimeError("topk_gate can't be differentiated twice on CUDA; on the CPU it can")
 
 
@@ -160,7 +161,7 @@ def _save_gate(ctx, inputs, output) -> None:
     ctx.dtype, ctx.settings = logits.dtype, inputs[6:]
     ctx.mark_non_differentiable(ids)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(ids, logits if on_cuda(logits) else scores)
+    ctx.save_for_backward(ids, logits, scores)
 
 
 def _save_swiglu(ctx, inputs, output) -> None:

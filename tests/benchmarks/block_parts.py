@@ -38,7 +38,7 @@ def main(rounds: int = 15) -> None:
     report("block_parts", "OMP_NUM_THREADS=1 python -m tests.benchmarks.block_parts", rows)
 
 
-def parts() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
+def parts() -> dict[str, tuple[Callable[[], Tensor | tuple[Tensor, ...]], list[Tensor]]]:
     """What each part computes, and the tensors that get gradients."""
     query, kv, rope = leaf(BATCH, SEQ, HEADS, 48), leaf(BATCH, SEQ, HEADS, 64), leaf(BATCH, SEQ, 16)
     rotation = torch.randn(SEQ, 8, 2)
@@ -47,6 +47,7 @@ def parts() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
     gate, up = leaf(TOKENS, 640), leaf(TOKENS, 640)
     router, rows, config = Router(presets.small()), leaf(TOKENS, 256), TrainConfig()
     torch.nn.init.normal_(router.weight, std=0.1)
+    queries, branch = torch.randn(384, 256, requires_grad=True), leaf(TOKENS, 256)
 
     def route() -> Tensor:
         routing = router(rows)
@@ -56,6 +57,11 @@ def parts() -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
         "attention": (lambda: ops.latent_attention(query, kv, rope, 0.14), [query, kv, rope]),
         "rotation of queries": (lambda: ops.rotate(query, rotation), [query]),
         "norm": (lambda: ops.normalise(x, weight, 1e-6), [x, weight]),
+        "residual sum and norm": (
+            lambda: ops.add_and_normalise(x, branch, weight, 1e-6),
+            [x, branch, weight],
+        ),
+        "product of the queries": (lambda: ops.linear(rows, queries), [rows, queries]),
         "activation, width 640": (lambda: ops.swiglu_product(gate, up), [gate, up]),
         "router and balance loss": (route, [rows, router.weight]),
         "loss of the head": (lambda: ops.cross_entropy(logits, targets), [logits]),
@@ -67,13 +73,16 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(*shape).bfloat16().requires_grad_()
 
 
-def both(function: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], None]:
+def both(
+    function: Callable[[], Tensor | tuple[Tensor, ...]], leaves: list[Tensor]
+) -> Callable[[], None]:
     """Forward and backward pass."""
 
     def call() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             output = function()
-        torch.autograd.grad(output, leaves, torch.ones_like(output))
+        outputs = output if isinstance(output, tuple) else (output,)
+        torch.autograd.grad(outputs, leaves, [torch.ones_like(tensor) for tensor in outputs])
 
     return call
 

@@ -17,6 +17,7 @@ ATTENTION = [
     (2, 29, 300, 3, 8, 4, 8), (1, 300, 600, 1, 5, 3, 7), (1, 40, 41, 2, 0, 4, 33),
 ]  # fmt: skip
 ROTATE = [(2, 5, 3, 10, 4), (1, 1, 1, 16, 8), (3, 7, 2, 70, 35)]  # batch, seq, heads, width, pairs
+LINEAR = [(32, 1, 1), (45, 70, 33), (130, 64, 80), (900, 40, 100), (33, 300, 16)]
 WIDTHS = [(1, 2), (5, 17), (130, 64), (3, 256), (70, 33)]  # rows, width
 
 
@@ -42,6 +43,17 @@ def norm_case(rows, width):
     return lambda x, w: ops.normalise(x, w, 1e-6), (normal(rows, width), 1 + normal(width) / 9)
 
 
+def add_norm_case(rows, width):
+    def function(x, added, w):
+        return torch.cat(ops.add_and_normalise(x, added, w, 1e-6), dim=-1)
+
+    return function, (normal(rows, width), normal(rows, width), 1 + normal(width) / 9)
+
+
+def linear_case(rows, d_in, d_out):
+    return ops.linear, (normal(rows, d_in), normal(d_out, d_in) / d_in**0.5)
+
+
 def loss_case(rows, width):
     targets = torch.randint(width, (rows,))
     return lambda x: ops.cross_entropy(x, targets), (3 * normal(rows, width),)
@@ -54,7 +66,9 @@ def swiglu_case(rows, width):
 CASES = [
     *[pytest.param(attention_case, shape, id=f"attention {shape}") for shape in ATTENTION],
     *[pytest.param(rotate_case, shape, id=f"rotate {shape}") for shape in ROTATE],
+    *[pytest.param(linear_case, shape, id=f"linear {shape}") for shape in LINEAR],
     *[pytest.param(norm_case, shape, id=f"norm {shape}") for shape in WIDTHS],
+    *[pytest.param(add_norm_case, shape, id=f"add and norm {shape}") for shape in WIDTHS],
     *[pytest.param(loss_case, shape, id=f"loss {shape}") for shape in WIDTHS],
     *[pytest.param(swiglu_case, shape, id=f"swiglu {shape}") for shape in WIDTHS],
 ]
@@ -62,7 +76,8 @@ ONE_OF_EACH = [
     pytest.param(make, shape, id=make.__name__)
     for make, shape in [
         (attention_case, ATTENTION[4]), (rotate_case, ROTATE[2]), (norm_case, (300, 40)),
-        (loss_case, (130, 200)), (swiglu_case, (300, 41)),
+        (add_norm_case, (300, 40)), (loss_case, (130, 200)), (swiglu_case, (300, 41)),
+        (linear_case, (130, 64, 90)),
     ]
 ]  # fmt: skip
 
@@ -131,7 +146,11 @@ def test_operations_obey_the_rules_of_torch(dtype):
     heads = leaf(2, 5, 3, 12), leaf(2, 9, 3, 16), leaf(2, 9, 4)
     opcheck(kernels.latent_attention, (*heads, 0.3))
     opcheck(kernels.rotate, (leaf(2, 5, 3, 12), torch.randn(5, 4, 2), False))
+    for wide in (leaf(7, 12), torch.randn(7, 12, requires_grad=True)):
+        opcheck(kernels.linear, (leaf(5, 12), wide, dtype == torch.bfloat16))
     opcheck(kernels.rms_norm, (leaf(7, 12), leaf(12), 1e-6, dtype == torch.bfloat16))
+    for added in (leaf(7, 12), torch.randn(7, 12, requires_grad=True)):
+        opcheck(kernels.add_rms_norm, (leaf(7, 12), added, leaf(12), 1e-6, True))
     opcheck(kernels.swiglu_product, (leaf(7, 12), leaf(7, 12)))
     opcheck(kernels.cross_entropy, (leaf(7, 12), torch.randint(12, (7,))))
 
@@ -155,6 +174,55 @@ def test_norm_under_autocast_has_its_type_and_rounds_once():
     assert torch.equal(ours, ops.normalise(x, weight, 1e-6).bfloat16())
 
 
+@pytest.mark.parametrize("rows", [40, 900])
+def test_product_under_autocast_rounds_as_torch_does(rows):
+    x, weight = torch.randn(rows, 70), torch.randn(50, 70, requires_grad=True)
+    results = []
+    for product in (ops.linear, torch.nn.functional.linear):
+        given = x.bfloat16().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = product(given, weight)
+        grads = torch.autograd.grad(out, (given, weight), torch.ones_like(out))
+        results.append((out, *grads))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert relative_error(ours, theirs) <= TOLERANCE[torch.bfloat16]
+
+
+def test_product_in_float32_of_bfloat16_rows_keeps_every_digit_of_the_weight():
+    x, weight = torch.randn(64, 30).bfloat16().requires_grad_(), torch.randn(16, 30)
+    out = ops.linear(x, weight, torch.float32)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert out.dtype == torch.float32 and grad.dtype == torch.bfloat16
+    assert relative_error(out, x.double() @ weight.double().T) <= TOLERANCE[torch.float32]
+    assert torch.equal(grad, weight.sum(0).bfloat16().expand_as(grad))
+
+
+@pytest.mark.parametrize("rows", [3, 64])
+def test_product_of_two_types_is_refused_as_torch_refuses_it(rows):
+    with pytest.raises(RuntimeError, match="dtype"):
+        ops.linear(torch.zeros(rows, 4).bfloat16(), torch.zeros(5, 4))
+
+
+def test_no_rows_leave_a_gradient_of_zeros():
+    grads = torch.ops.mini_moe.linear_backward(
+        torch.zeros(0, 3), torch.zeros(0, 5), torch.ones(3, 5)
+    )
+    assert grads[0].shape == (0, 5) and not grads[1].any()
+
+
+def test_residual_sum_stays_in_float32_and_its_branch_in_bfloat16():
+    x, weight = torch.randn(9, 40, requires_grad=True), torch.rand(40)
+    branch = torch.randn(9, 40).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        total, y = ops.add_and_normalise(x, branch, weight, 1e-6)
+    assert torch.equal(total, x + branch)
+    assert torch.equal(y, ops.normalise(total, weight, 1e-6).bfloat16())
+    (total.square().sum() + y.float().sum()).backward()
+    assert x.grad.dtype == torch.float32
+    assert torch.equal(branch.grad, x.grad.bfloat16())
+
+
 def test_logits_without_end_give_the_losses_that_torch_gives():
     logits = torch.randn(5, 20)
     logits[0, 3] = torch.inf
@@ -176,6 +244,7 @@ def test_logits_without_end_give_the_losses_that_torch_gives():
     [
         (lambda: ops.cross_entropy(torch.zeros(2, 5), torch.tensor([0, 5])), r"targets.*\[0, 5\)"),
         (lambda: ops.cross_entropy(torch.zeros(2, 5), torch.tensor([0])), "targets: "),
+        (lambda: product_bad(x=(40, 5), weight=(7, 6)), r"x: \[any, 6\] expected, got \[40, 5\]"),
         (lambda: attention_bad(queries=4, keys=3), "query: at most as many as the 3 keys"),
         (lambda: attention_bad(rope=13), "key_rope: at most the 12"),
         (lambda: attention_bad(kv=8), "kv: more than 8 channels"),
@@ -185,6 +254,10 @@ def test_logits_without_end_give_the_losses_that_torch_gives():
 def test_argument_that_does_not_fit_is_named(call, named):
     with without_shape_hook(), pytest.raises(ValueError, match=named):
         call()
+
+
+def product_bad(x, weight):
+    ops.linear(torch.zeros(x), torch.zeros(weight))
 
 
 def attention_bad(queries=3, keys=3, rope=4, kv=16, batch=2):

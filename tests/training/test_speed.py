@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import mini_moe.profiling.counting.formulas  # noqa: F401 (what torch's counter doesn't know)
 from mini_moe import Transformer, presets
 from mini_moe.ops import compiled
 from mini_moe.training import speed

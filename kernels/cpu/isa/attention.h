@@ -56,26 +56,25 @@ UnitOf<T>* pack_rows(const Rows<T>& rows, int64_t first, int64_t k, int64_t n, S
   const int64_t panel_units = units<T>(k) * kTileCols, panels = divide_up(n, kTileCols);
   auto* packed = (UnitOf<T>*)scratch(slot, panels * panel_units * 4);
   for (int64_t panel = 0; panel < panels; panel++)
-    pack_b_columns(rows, first, k, panel * kTileCols, n, packed + panel * panel_units);
+    pack_b_columns<T>(rows, first, k, panel * kTileCols, n, packed + panel * panel_units);
   return packed;
 }
 
-// m <= kTileRows rows times panels of b: out [m, panels * kTileCols] floats.
+// m <= kTileRows rows times n columns of b, which lies in panels: out [m, n rounded up] floats.
 template <class T>
 void few_rows(const Rows<T>& a, int64_t first, int m, int64_t k, const UnitOf<T>* b,
-              int64_t panel_units, int64_t panels, float* out, int64_t stride) {
+              int64_t panel_units, int64_t n, float* out, int64_t stride) {
   const int64_t chunks = divide_up(units<T>(k), kChunk);
   auto* packed = (UnitOf<T>*)scratch(kPackedA, chunks * kChunk * kTileRows * 4);
-  pack_a_rows(a, first, m, k, packed);
-  for (int64_t panel = 0; panel < panels; panel++)
-    tile_of<true, UnitOf<T>>(m)(packed, b + panel * panel_units, units<T>(k),
-                                out + panel * kTileCols, stride, false);
+  pack_a_rows<T>(a, first, m, k, packed);
+  for (int64_t at = 0; at < n; at += kTileCols, b += panel_units)
+    tile_of<true, UnitOf<T>>(m, n - at)(packed, b, units<T>(k), out + at, stride, false);
 }
 
 template <class T>
 void attention(const Attention& a, int64_t batch, int64_t head) {
   const Head<T> h{a, batch, head};
-  auto* keys = pack_matrix(h.keys(), true, a.keys, h.d_qk, kPackedB);
+  auto* keys = pack_matrix<T>(h.keys(), true, a.keys, h.d_qk, kPackedB);
   auto* values = pack_rows(h.values(), 0, a.keys, a.d_v, kPackedDown);
   auto* scores = (float*)scratch(kScores, kTileRows * h.wide * sizeof(float));
   auto* p = (T*)scratch(kHiddenBlock, kTileRows * h.wide * sizeof(T));
@@ -84,7 +83,7 @@ void attention(const Attention& a, int64_t batch, int64_t head) {
   for (int64_t row = 0; row < a.queries; row += kTileRows) {
     const int m = a.queries - row < kTileRows ? (int)(a.queries - row) : kTileRows;
     const int64_t seen = h.later + row + m, panels = divide_up(seen, kTileCols);
-    few_rows(h.queries(), row, m, h.d_qk, keys, units<T>(h.d_qk) * kTileCols, panels, scores,
+    few_rows(h.queries(), row, m, h.d_qk, keys, units<T>(h.d_qk) * kTileCols, seen, scores,
              h.wide);
     for (int i = 0; i < m; i++) {
       const int64_t own = h.later + row + i + 1;  // keys this query sees
@@ -107,7 +106,7 @@ void attention(const Attention& a, int64_t batch, int64_t head) {
       kept[0] = top, kept[1] = 1 / sum(total);
     }
     few_rows(Rows<T>{p, h.wide, nullptr}, 0, m, seen, values, units<T>(a.keys) * kTileCols,
-             value_panels, sums, sums_stride);
+             a.d_v, sums, sums_stride);
     for (int i = 0; i < m; i++) {
       T* out = (T*)a.mixed + h.out_at() + (row + i) * h.out_stride;
       const float share = h.row_sums()[(row + i) * 2 + 1];
@@ -155,11 +154,11 @@ void to_keys(const Head<T>& h, const T* a, const UnitOf<T>* b, int64_t n, int64_
     int64_t first = key - h.later - begin;  // the first query of the block that sees the key
     first = first < 0 ? 0 : first / per * per;
     const int64_t k = end - begin - first;
-    pack_a_columns(Rows<T>{a, h.wide, nullptr}, first, k, key, h.wide, packed);
-    for (int64_t panel = 0; panel < divide_up(n, kTileCols); panel++)
-      tile_of<false, UnitOf<T>>(m)(packed, b + panel * panel_units + first / per * kTileCols,
-                                   units<T>(k), out + key * stride + panel * kTileCols, stride,
-                                   true);
+    pack_a_columns<T>(Rows<T>{a, h.wide, nullptr}, first, k, key, h.wide, 1, 0, packed);
+    const UnitOf<T>* panel = b + first / per * kTileCols;
+    for (int64_t at = 0; at < n; at += kTileCols, panel += panel_units)
+      tile_of<false, UnitOf<T>>(m, n - at)(packed, panel, units<T>(k), out + key * stride + at,
+                                           stride, true);
   }
 }
 
@@ -168,7 +167,7 @@ void attention_backward(const Attention& a, int64_t batch, int64_t head) {
   const Head<T> h{a, batch, head};
   const Rows<T> grad{(const T*)a.grad + h.out_at(), h.out_stride, nullptr};
   const T* key_rows = h.keys();
-  auto* keys = pack_matrix(key_rows, true, a.keys, h.d_qk, kPackedB);
+  auto* keys = pack_matrix<T>(key_rows, true, a.keys, h.d_qk, kPackedB);
   auto* keys_down = pack_rows(Rows<T>{key_rows, h.d_qk, nullptr}, 0, a.keys, h.d_qk, kPackedDown);
   const int64_t value_units = units<T>(a.d_v) * kTileCols;
   const int64_t key_panels = divide_up(a.keys, kTileCols);
@@ -176,7 +175,7 @@ void attention_backward(const Attention& a, int64_t batch, int64_t head) {
   for (int64_t panel = 0; panel < key_panels; panel++)
     for (int64_t half = 0; half < kTileCols; half += kLanes) {
       const int64_t key = panel * kTileCols + half;
-      pack_b_rows(h.values().row(key), h.kv_stride, a.keys - key, a.d_v,
+      pack_b_rows<T>(h.values().row(key), h.kv_stride, a.keys - key, a.d_v,
                   values + panel * value_units + half);
     }
   const int64_t qk_panels = divide_up(h.d_qk, kTileCols), qk_wide = qk_panels * kTileCols;
@@ -195,16 +194,16 @@ void attention_backward(const Attention& a, int64_t batch, int64_t head) {
     for (int64_t row = begin; row < end; row += kTileRows) {
       const int m = end - row < kTileRows ? (int)(end - row) : kTileRows;
       const int64_t seen = h.later + row + m, panels = divide_up(seen, kTileCols);
-      few_rows(h.queries(), row, m, h.d_qk, keys, units<T>(h.d_qk) * kTileCols, panels, scores,
+      few_rows(h.queries(), row, m, h.d_qk, keys, units<T>(h.d_qk) * kTileCols, seen, scores,
                h.wide);
-      few_rows(grad, row, m, a.d_v, values, value_units, panels, dp, h.wide);
+      few_rows(grad, row, m, a.d_v, values, value_units, seen, dp, h.wide);
       T* ds_at = ds + (row - begin) * h.wide;
       for (int i = 0; i < m; i++)
         score_gradient(scores + i * h.wide, dp + i * h.wide, h.later + row + i + 1,
                        (panels + 1) * kTileCols, a.scale, h.row_sums() + (row + i) * 2,
                        wide_p + i * h.wide, p + (row - begin + i) * h.wide, ds_at + i * h.wide);
       few_rows(Rows<T>{ds_at, h.wide, nullptr}, 0, m, seen, keys_down,
-               units<T>(a.keys) * kTileCols, qk_panels, sums, qk_wide);
+               units<T>(a.keys) * kTileCols, h.d_qk, sums, qk_wide);
       for (int i = 0; i < m; i++) {
         T* out = (T*)a.grad_query + h.query_at() + (row + i) * h.query_stride;
         for (int64_t at = 0; at < h.d_qk; at += kLanes)

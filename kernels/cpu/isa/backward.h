@@ -44,19 +44,19 @@ template <class T>
 void backward(const Backward& b, int64_t expert, int64_t begin, int64_t end) {
   const int64_t weights = expert * b.d_expert * b.d_model;
   auto* down =
-      pack_matrix((const T*)b.down + weights, false, b.d_expert, b.d_model, kPackedDown);
+      pack_matrix<T>((const T*)b.down + weights, false, b.d_expert, b.d_model, kPackedDown);
   auto* gate_up =
-      pack_matrix((const T*)b.gate_up + 2 * weights, false, b.d_model, 2 * b.d_expert, kPackedB);
+      pack_matrix<T>((const T*)b.gate_up + 2 * weights, false, b.d_model, 2 * b.d_expert, kPackedB);
   Vec products[kBlockRows];
   for (int64_t row = begin; row < end; row += kBlockRows) {
     int64_t stop = end - row < kBlockRows ? end : row + kBlockRows;
     for (int64_t i = 0; i < kBlockRows; i++) products[i] = Vec{};
-    multiply_rows(Rows<T>{(const T*)b.grad, b.d_model, b.token}, row, stop, b.d_model, down,
-                  divide_up(b.d_expert, kTileCols), Differentiate<T>{b, row, products});
+    multiply_rows<T>(Rows<T>{(const T*)b.grad, b.d_model, b.token}, row, stop, b.d_model, down,
+                     b.d_expert, Differentiate<T>{b, row, products});
     for (int64_t i = row; i < stop; i++) b.grad_gates[i] = sum(products[i - row]);
-    multiply_rows(Rows<T>{(const T*)b.grad_saved, 2 * b.d_expert, nullptr}, row, stop,
-                  2 * b.d_expert, gate_up, divide_up(b.d_model, kTileCols),
-                  StoreTile<T>{(T*)b.grad_rows, b.d_model});
+    multiply_rows<T>(Rows<T>{(const T*)b.grad_saved, 2 * b.d_expert, nullptr}, row, stop,
+                     2 * b.d_expert, gate_up, b.d_model,
+                     StoreTile<T>{(T*)b.grad_rows, b.d_model});
   }
 }
 

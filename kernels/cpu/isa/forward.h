@@ -18,8 +18,8 @@ UnitOf<T>* pack_gate_up(const T* weights, int64_t d_expert, int64_t d_model) {
   for (int64_t panel = 0; panel < panels; panel++) {
     int64_t feature = panel * kLanes, n = d_expert - feature;
     UnitOf<T>* to = packed + panel * panel_units;
-    pack_b_rows(weights + feature * d_model, d_model, n, d_model, to);
-    pack_b_rows(weights + (d_expert + feature) * d_model, d_model, n, d_model, to + kLanes);
+    pack_b_rows<T>(weights + feature * d_model, d_model, n, d_model, to);
+    pack_b_rows<T>(weights + (d_expert + feature) * d_model, d_model, n, d_model, to + kLanes);
   }
   return packed;
 }
@@ -49,9 +49,9 @@ template <class T>
 void swiglu(const Forward& f, int64_t expert, int64_t begin, int64_t end) {
   auto* b = pack_gate_up(
       (const T*)f.gate_up + expert * 2 * f.d_expert * f.d_model, f.d_expert, f.d_model);
-  multiply_rows(Rows<T>{(const T*)f.x, f.d_model, f.token}, begin, end, f.d_model, b,
-                divide_up(f.d_expert, kLanes),
-                Activate<T>{f.d_expert, 0, (T*)f.hidden, (T*)f.saved});
+  multiply_rows<T>(Rows<T>{(const T*)f.x, f.d_model, f.token}, begin, end, f.d_model, b,
+                   divide_up(f.d_expert, kLanes) * kTileCols,
+                   Activate<T>{f.d_expert, 0, (T*)f.hidden, (T*)f.saved});
 }
 
 template <class T>
@@ -59,16 +59,15 @@ void forward(const Forward& f, int64_t expert, int64_t begin, int64_t end) {
   const int64_t weights = expert * f.d_expert * f.d_model;
   auto* gate_up = pack_gate_up((const T*)f.gate_up + 2 * weights, f.d_expert, f.d_model);
   auto* down =
-      pack_matrix((const T*)f.down + weights, true, f.d_model, f.d_expert, kPackedDown);
+      pack_matrix<T>((const T*)f.down + weights, true, f.d_model, f.d_expert, kPackedDown);
   T* hidden = (T*)scratch(kHiddenBlock, kBlockRows * f.d_expert * sizeof(T));
   for (int64_t row = begin; row < end; row += kBlockRows) {
     int64_t stop = end - row < kBlockRows ? end : row + kBlockRows;
-    multiply_rows(Rows<T>{(const T*)f.x, f.d_model, f.token}, row, stop, f.d_model, gate_up,
-                  divide_up(f.d_expert, kLanes),
-                  Activate<T>{f.d_expert, row, hidden, (T*)f.saved});
-    multiply_rows(Rows<T>{hidden, f.d_expert, nullptr}, 0, stop - row, f.d_expert, down,
-                  divide_up(f.d_model, kTileCols),
-                  StoreTile<T>{(T*)f.output + row * f.d_model, f.d_model});
+    multiply_rows<T>(Rows<T>{(const T*)f.x, f.d_model, f.token}, row, stop, f.d_model, gate_up,
+                     divide_up(f.d_expert, kLanes) * kTileCols,
+                     Activate<T>{f.d_expert, row, hidden, (T*)f.saved});
+    multiply_rows<T>(Rows<T>{hidden, f.d_expert, nullptr}, 0, stop - row, f.d_expert, down,
+                     f.d_model, StoreTile<T>{(T*)f.output + row * f.d_model, f.d_model});
   }
 }
 

@@ -18,8 +18,8 @@ template <class T>
 constexpr Kernels table() {
   return {swiglu<T>,      forward<T>,   backward<T>,        product<T>,
           thin_swiglu<T>, thin_down<T>, weight_gradient<T>, combine<T>,
-          scores<T>,      best,         few_rows<T>,        mix<T>,           softmax,
-          attention<T>,       attention_backward<T>, attention_rope<T>,
+          scores<T>,      scores_gradient<T>, best,           few_rows<T>,      mix<T>,     softmax,
+          attention<T>,   attention_backward<T>, attention_rope<T>,
           rotate<T>,      swiglu_product<T>, swiglu_gradient<T>, rms_norm<T>,
           rms_norm_backward<T>, cross_entropy<T>, cross_entropy_backward<T>};
 }

@@ -9,12 +9,12 @@ namespace mini_moe::MINI_MOE_ISA {
 
 constexpr int64_t kBlockRows = 96;  // rows of a that stay in the L2 cache while b passes by
 
-// [rows, k] times b, given in panels of kTileCols columns: finish(row, m, panel, sums) gets every
-// tile, sums being [m, kTileCols].
-template <class T, class Finish>
-void multiply_rows(const Rows<T>& a, int64_t begin, int64_t end, int64_t k, const UnitOf<T>* b,
-                   int64_t panels, Finish finish) {
-  const int64_t n_units = units<T>(k);
+// [rows, k] times b [k, n], given in panels of kTileCols columns: finish(row, m, panel, sums) gets
+// every tile, sums being [m, kTileCols]; columns from n on may hold anything.
+template <class T, class A, class Finish>
+void multiply_rows(const Rows<A>& a, int64_t begin, int64_t end, int64_t k, const UnitOf<T>* b,
+                   int64_t n, Finish finish) {
+  const int64_t n_units = units<T>(k), panels = divide_up(n, kTileCols);
   const int64_t tile_units = divide_up(n_units, kChunk) * kChunk * kTileRows;
   auto* packed = (UnitOf<T>*)scratch(kPackedA, kBlockRows / kTileRows * tile_units * 4);
   alignas(64) float sums[kTileRows * kTileCols];
@@ -24,8 +24,8 @@ void multiply_rows(const Rows<T>& a, int64_t begin, int64_t end, int64_t k, cons
       const UnitOf<T>* a_at = packed;
       for (int64_t at = 0; at < rows; at += kTileRows, a_at += tile_units) {
         int m = rows - at < kTileRows ? (int)(rows - at) : kTileRows;
-        if (!panel) pack_a_rows(a, block + at, m, k, (UnitOf<T>*)a_at);
-        tile_of<true, UnitOf<T>>(m)(
+        if (!panel) pack_a_rows<T>(a, block + at, m, k, (UnitOf<T>*)a_at);
+        tile_of<true, UnitOf<T>>(m, n - panel * kTileCols)(
             a_at, b + panel * n_units * kTileCols, n_units, sums, kTileCols, false);
         finish(block + at, m, panel, sums);
       }
@@ -34,18 +34,18 @@ void multiply_rows(const Rows<T>& a, int64_t begin, int64_t end, int64_t k, cons
 }
 
 // A matrix [n, k] (transposed) or [k, n] as panels of b.
-template <class T>
-UnitOf<T>* pack_matrix(const T* b, bool transposed, int64_t n, int64_t k, Slot slot) {
+template <class T, class S>
+UnitOf<T>* pack_matrix(const S* b, bool transposed, int64_t n, int64_t k, Slot slot) {
   const int64_t panel_units = units<T>(k) * kTileCols, panels = divide_up(n, kTileCols);
   auto* packed = (UnitOf<T>*)scratch(slot, panels * panel_units * 4);
   for (int64_t panel = 0; panel < panels; panel++) {
     UnitOf<T>* to = packed + panel * panel_units;
     int64_t c = panel * kTileCols;
     if (transposed) {
-      pack_b_rows(b + c * k, k, n - c, k, to);
-      pack_b_rows(b + (c + kLanes) * k, k, n - c - kLanes, k, to + kLanes);
+      pack_b_rows<T>(b + c * k, k, n - c, k, to);
+      pack_b_rows<T>(b + (c + kLanes) * k, k, n - c - kLanes, k, to + kLanes);
     } else {
-      pack_b_columns(Rows<T>{b, n, nullptr}, 0, k, c, n, to);
+      pack_b_columns<T>(Rows<S>{b, n, nullptr}, 0, k, c, n, to);
     }
   }
   return packed;
@@ -73,11 +73,28 @@ struct StoreTile {
   }
 };
 
+// use(float{}) or use(bf16{}): which of the two types a pointer to void has.
+template <class Use>
+ALWAYS_INLINE void typed(bool is_bf16, Use use) {
+  if (is_bf16) use(bf16{});
+  else use(float{});
+}
+
 template <class T>
 void product(const Product& p, int64_t expert, int64_t begin, int64_t end) {
-  auto* b = pack_matrix((const T*)p.b + expert * p.n * p.k, p.transposed, p.n, p.k, kPackedB);
-  multiply_rows(Rows<T>{(const T*)p.a, p.k, nullptr}, begin, end, p.k, b,
-                divide_up(p.n, kTileCols), StoreTile<T>{(T*)p.out, p.n});
+  UnitOf<T>* b = nullptr;
+  typed(p.b_is_bf16, [&](auto type) {
+    using B = decltype(type);
+    b = pack_matrix<T>((const B*)p.b + expert * p.n * p.k, p.transposed, p.n, p.k, kPackedB);
+  });
+  typed(p.a_is_bf16, [&](auto type) {
+    using A = decltype(type);
+    const Rows<A> a{(const A*)p.a, p.k, nullptr};
+    typed(p.out_is_bf16, [&](auto type) {
+      using Out = decltype(type);
+      multiply_rows<T>(a, begin, end, p.k, b, p.n, StoreTile<Out>{(Out*)p.out, p.n});
+    });
+  });
 }
 
 }  // namespace mini_moe::MINI_MOE_ISA

@@ -5,7 +5,8 @@
 //   a, rows:     [chunks, kTileRows, kChunk]   gathered rows, k runs fastest: plain copies
 //   a, columns:  [units, kTileRows]            for weight gradients, where k runs over rows
 //   b:           [units, kTileCols]
-// Rows of the source may be gathered through an index; nothing else copies them before.
+// Rows of the source may be gathered through an index; nothing else copies them before. The source
+// may be of another type (S) than the operands (T): it is rounded or widened on the way.
 #pragma once
 
 #include "vector.h"
@@ -45,11 +46,24 @@ struct Rows {
   ALWAYS_INLINE const T* row(int64_t i) const { return base + (index ? index[i] : i) * stride; }
 };
 
+template <class T, class S>
+ALWAYS_INLINE Vec load_as(const S* from, int64_t n) {
+  if constexpr (sizeof(S) > sizeof(T)) return rounded<T>(load(from, n));
+  return load(from, n);
+}
+
 // kLanes units of one row, from element k on; zeros behind its end.
-template <class T>
-ALWAYS_INLINE Bits load_units(const T* row, int64_t k, int64_t k_end) {
+template <class T, class S>
+ALWAYS_INLINE Bits load_units(const S* row, int64_t k, int64_t k_end) {
   if constexpr (Packed<T>::kPerUnit == 1) {
-    return (Bits)load(row + k, k_end - k);
+    return (Bits)load_as<T>(row + k, k_end - k);
+#if defined(__AVX512BF16__)
+  } else if constexpr (sizeof(S) > sizeof(T)) {
+    const int64_t n = k_end - k;
+    Vec first = load(row + k, n), second = {};
+    if (n > kLanes) second = load(row + k + kLanes, n - kLanes);
+    return (Bits)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+#endif
   } else {
     constexpr int64_t step = 2 * kLanes;
     if (k_end - k >= step) return *(const BitsAt*)(row + k);
@@ -63,58 +77,67 @@ ALWAYS_INLINE Bits load_units(const T* row, int64_t k, int64_t k_end) {
   }
 }
 
-template <class T>
-void pack_a_rows(const Rows<T>& a, int64_t first, int m, int64_t k, UnitOf<T>* to) {
+template <class T, class S>
+void pack_a_rows(const Rows<S>& a, int64_t first, int m, int64_t k, UnitOf<T>* to) {
   constexpr int64_t per = Packed<T>::kPerUnit;
   for (int64_t start = 0; start < k; start += kChunk * per, to += kTileRows * kChunk) {
     int64_t end = start + kChunk * per < k ? start + kChunk * per : k;
     for (int i = 0; i < m; i++) {
-      const T* row = a.row(first + i);
+      const S* row = a.row(first + i);
       UnitOf<T>* out = to + i * kChunk;
       for (int64_t at = start; at < end; at += kLanes * per, out += kLanes)
-        *(BitsAt*)out = load_units(row, at, end);
+        *(BitsAt*)out = load_units<T>(row, at, end);
     }
   }
 }
 
 // One lane group of rows k and k + 1 (or row k alone) from column c on, as units.
-template <class T>
-ALWAYS_INLINE Bits cross_units(const T* row, const T* next, int64_t c, int64_t n) {
+template <class T, class S>
+ALWAYS_INLINE Bits cross_units(const S* row, const S* next, int64_t c, int64_t n) {
   if constexpr (Packed<T>::kPerUnit == 1) {
-    return (Bits)load(row + c, n);
+    return (Bits)load_as<T>(row + c, n);
+#if defined(__AVX512BF16__)
+  } else if constexpr (sizeof(S) > sizeof(T)) {
+    Vec low = load(row + c, n), high = next ? load(next + c, n) : Vec{};
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+    Bits lower = (Bits)_mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
+    return lower | (Bits)_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1)) << 16;
+#endif
   } else {
     Bits low = (Bits)load(row + c, n) >> 16;
     return next ? low | (Bits)load(next + c, n) : low;
   }
 }
 
-// Column block [c, c + m) of gathered rows [first, first + k) as a.
-template <class T>
-void pack_a_columns(
-    const Rows<T>& a, int64_t first, int64_t k, int64_t c, int64_t width, UnitOf<T>* to) {
+// Columns from c on of gathered rows [first, first + k) as a: so many tiles, tile_units apart. A row
+// is read once for all of them, since it lies in as many lines of the cache as it has neighbours.
+template <class T, class S>
+void pack_a_columns(const Rows<S>& a, int64_t first, int64_t k, int64_t c, int64_t width,
+                    int64_t tiles, int64_t tile_units, UnitOf<T>* to) {
   constexpr int64_t per = Packed<T>::kPerUnit;
   for (int64_t i = 0; i < k; i += per, to += kTileRows) {
-    const T* row = a.row(first + i);
-    const T* next = per == 2 && i + 1 < k ? a.row(first + i + 1) : nullptr;
-    for (int64_t j = 0; j < kTileRows; j += kLanes) {
-      // A group that sticks out is overwritten by the next unit; the buffer has room for the last.
-      int64_t n = width - c - j;
-      *(BitsAt*)(to + j) = cross_units(row, next, c + j, n < 0 ? 0 : n);
-    }
+    const S* row = a.row(first + i);
+    const S* next = per == 2 && i + 1 < k ? a.row(first + i + 1) : nullptr;
+    for (int64_t t = 0; t < tiles; t++)
+      for (int64_t j = 0; j < kTileRows; j += kLanes) {
+        // A group that sticks out is overwritten by the next unit; a tile has room for the last.
+        const int64_t at = c + t * kTileRows + j, n = width - at;
+        *(BitsAt*)(to + t * tile_units + j) = cross_units<T>(row, next, at, n < 0 ? 0 : n);
+      }
   }
 }
 
 // Column block [c, c + kTileCols) of gathered rows [first, first + k) as b.
-template <class T>
+template <class T, class S>
 void pack_b_columns(
-    const Rows<T>& b, int64_t first, int64_t k, int64_t c, int64_t width, UnitOf<T>* to) {
+    const Rows<S>& b, int64_t first, int64_t k, int64_t c, int64_t width, UnitOf<T>* to) {
   constexpr int64_t per = Packed<T>::kPerUnit;
   int64_t n = width - c, second = n > kLanes ? n - kLanes : 0;
   for (int64_t i = 0; i < k; i += per, to += kTileCols) {
-    const T* row = b.row(first + i);
-    const T* next = per == 2 && i + 1 < k ? b.row(first + i + 1) : nullptr;
-    *(BitsAt*)to = cross_units(row, next, c, n);
-    *(BitsAt*)(to + kLanes) = cross_units(row, next, c + kLanes, second);
+    const S* row = b.row(first + i);
+    const S* next = per == 2 && i + 1 < k ? b.row(first + i + 1) : nullptr;
+    *(BitsAt*)to = cross_units<T>(row, next, c, n);
+    *(BitsAt*)(to + kLanes) = cross_units<T>(row, next, c + kLanes, second);
   }
 }
 
@@ -148,14 +171,14 @@ ALWAYS_INLINE void transpose(__m512i v[16]) {
 #endif
 
 // n <= kLanes rows of a matrix as half of a panel of b: row j becomes lane j.
-template <class T>
-void pack_b_rows(const T* b, int64_t stride, int64_t n, int64_t k, UnitOf<T>* to) {
+template <class T, class S>
+void pack_b_rows(const S* b, int64_t stride, int64_t n, int64_t k, UnitOf<T>* to) {
   constexpr int64_t per = Packed<T>::kPerUnit;
   for (int64_t at = 0; at < k; at += kLanes * per, to += kLanes * kTileCols) {
     int64_t here = units<T>(k - at) < kLanes ? units<T>(k - at) : kLanes;
     Bits v[kLanes];
     for (int64_t j = 0; j < kLanes; j++)
-      v[j] = j < n ? load_units(b + j * stride, at, k) : Bits{};
+      v[j] = j < n ? load_units<T>(b + j * stride, at, k) : Bits{};
 #if defined(__AVX512F__)
     transpose((__m512i*)v);
     for (int64_t u = 0; u < here; u++) *(BitsAt*)(to + u * kTileCols) = v[u];

@@ -3,21 +3,14 @@
 //
 //   dx = r (g - n mean(g n))      dweight = sum over rows of dy * n
 //
-// As in the definition, n is rounded to the type of x before the weight multiplies it.
+// As in the definition, n is rounded to the type of x before the weight multiplies it. x may be a
+// sum, whose gradient is then that of the sum itself plus dx.
 #pragma once
 
 #include "packing.h"
 #include "../kernels.h"
 
 namespace mini_moe::MINI_MOE_ISA {
-
-template <class T>
-ALWAYS_INLINE Vec rounded(Vec value) {
-  if constexpr (sizeof(T) == sizeof(float)) return value;
-  T some[kLanes];
-  store(some, value);
-  return load(some);
-}
 
 // Of one of the two types that results and their gradients may have.
 ALWAYS_INLINE Vec load_as(bool is_bf16, const void* from, int64_t at, int64_t n) {
@@ -31,18 +24,27 @@ ALWAYS_INLINE void store_as(bool is_bf16, void* to, int64_t at, Vec value, int64
 template <class T>
 void rms_norm(const Norm& norm, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; row++) {
-    const T* x = (const T*)norm.x + row * norm.width;
+    const int64_t start = row * norm.width;
+    const T* x = (const T*)norm.x + start;
+    T* total = norm.total ? (T*)norm.total + start : nullptr;
     Vec squares = {};
     for (int64_t at = 0; at < norm.width; at += kLanes) {
-      Vec value = load(x + at, norm.width - at);
+      const int64_t n = norm.width - at;
+      Vec value = load(x + at, n);
+      if (total) {
+        value += load_as(norm.added_is_bf16, norm.added, start + at, n);
+        store(total + at, value, n);
+        value = rounded<T>(value);
+      }
       squares += value * value;
     }
+    if (total) x = total;
     const float share = 1 / __builtin_sqrtf(sum(squares) / norm.width + norm.eps);
     norm.shares[row] = share;
     for (int64_t at = 0; at < norm.width; at += kLanes) {
       const int64_t n = norm.width - at;
       Vec value = rounded<T>(load(x + at, n) * share) * load(norm.weight + at, n);
-      store_as(norm.y_is_bf16, norm.y, row * norm.width + at, value, n);
+      store_as(norm.y_is_bf16, norm.y, start + at, value, n);
     }
   }
 }
@@ -66,7 +68,10 @@ void rms_norm_backward(const Norm& norm, int64_t first, int64_t last, float* to_
     for (int64_t at = 0; at < norm.width; at += kLanes) {
       const int64_t n = norm.width - at;
       Vec g = load_as(norm.y_is_bf16, norm.grad, start + at, n) * load(norm.weight + at, n);
-      store((T*)norm.grad_x + start + at, (g - load(x + at, n) * share * mean) * share, n);
+      Vec value = (g - load(x + at, n) * share * mean) * share;
+      if (norm.grad_total) value += load((const T*)norm.grad_total + start + at, n);
+      store((T*)norm.grad_x + start + at, value, n);
+      if (norm.grad_added) store_as(norm.added_is_bf16, norm.grad_added, start + at, value, n);
     }
   }
 }

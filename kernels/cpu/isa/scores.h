@@ -24,6 +24,16 @@ void scores(const void* logits, int64_t n, bool softmax, float* out) {
   for (int64_t i = 0; i < n; i++) out[i] /= total;
 }
 
+template <class T>
+void scores_gradient(const float* scores, const float* grad, int64_t n, bool softmax, void* out) {
+  float common = 0;
+  for (int64_t i = 0; softmax && i < n; i++) common += grad[i] * scores[i];
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Vec score = load(scores + i, n - i), g = load(grad + i, n - i);
+    store((T*)out + i, score * (softmax ? g - common : g * (1.0f - score)), n - i);
+  }
+}
+
 // The k largest of n, best first; of equals the lower id, and NaN first. Floats are compared as
 // integers of the same order, so what was taken can rank below everything.
 inline void best(const float* values, int64_t n, int64_t k, int64_t* ids) {

@@ -15,9 +15,9 @@ ALWAYS_INLINE void dots(const T* const* x, const T* const* w, int64_t k, float (
     for (int f = 0; f < F; f++) total[r][f] = Vec{};
   for (int64_t at = 0; at < k; at += step) {
     Bits left[R];
-    for (int r = 0; r < R; r++) left[r] = load_units(x[r], at, k);
+    for (int r = 0; r < R; r++) left[r] = load_units<T>(x[r], at, k);
     for (int f = 0; f < F; f++) {
-      Bits right = load_units(w[f], at, k);
+      Bits right = load_units<T>(w[f], at, k);
       for (int r = 0; r < R; r++) {
 #if defined(__AVX512BF16__)
         if constexpr (Packed<T>::kPerUnit == 2) {

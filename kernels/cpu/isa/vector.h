@@ -99,6 +99,15 @@ ALWAYS_INLINE void store(T* to, Vec value, int64_t n) {
 }
 #endif
 
+// As it would be after a round trip through T.
+template <class T>
+ALWAYS_INLINE Vec rounded(Vec value) {
+  if constexpr (sizeof(T) == sizeof(float)) return value;
+  T some[kLanes];
+  store(some, value);
+  return load(some);
+}
+
 ALWAYS_INLINE float sum(Vec value) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)value);

@@ -46,6 +46,16 @@ def grouped_wgrad(a: Shape, b: Shape, *_, **__) -> int:
     return 2 * a[0] * a[1] * b[1]
 
 
+def linear(x: Shape, weight: Shape, *_, **__) -> int:
+    """Every row times the matrix."""
+    return 2 * x[0] * weight[0] * weight[1]
+
+
+def linear_backward(grad: Shape, x: Shape, weight: Shape, *_, **__) -> int:
+    """The gradients of both."""
+    return 2 * linear(x, weight)
+
+
 def latent_attention(query: Shape, kv: Shape, key_rope: Shape, *_, **__) -> int:
     """Of [batch, queries, heads, d_qk]: scores and mix over all pairs, masked or not."""
     d_v = kv[3] - (query[3] - key_rope[2])
@@ -81,6 +91,8 @@ FORMULAS: dict[str, Callable] = {
     "mini_moe::grouped_swiglu": grouped_swiglu,
     "mini_moe::grouped_gemm": grouped_gemm,
     "mini_moe::grouped_wgrad": grouped_wgrad,
+    "mini_moe::linear": linear,
+    "mini_moe::linear_backward": linear_backward,
     "mini_moe::latent_attention": latent_attention,
     "mini_moe::latent_attention_backward": latent_attention_backward,
     "aten::_scaled_dot_product_flash_attention_for_cpu": cpu_attention,
