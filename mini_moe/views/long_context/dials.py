@@ -13,7 +13,7 @@ MOST = 16  # dials in a picture
 ROW = 8  # dials in a row
 ROW_HEIGHT = 1.35  # in widths of a dial
 RADIUS, OUTER = 0.36, 0.42  # of seen and of new angles
-WIDE = 118  # pixels of a dial
+WIDE = 98  # pixels of a dial
 LEAST = 0.005  # of a turn; less than that counts as nothing new
 
 
@@ -42,7 +42,7 @@ def angle_dials(
     rows = -(-len(chosen) // ROW)
     figure = new_figure(
         dials_summary(before, after, trained, longer),
-        width=40 + WIDE * min(ROW, len(chosen)), height=(90 if title else 50) + 40 + 158 * rows,
+        width=40 + WIDE * min(ROW, len(chosen)), height=(90 if title else 50) + 40 + 132 * rows,
         title_text=title, margin={"l": 20, "r": 20, "t": 90 if title else 50, "b": 20},
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
@@ -101,7 +101,7 @@ def _dial(figure: go.Figure, place: int, pair: int, before: float, after: float)
     figure.add_annotation(x=x, y=y + 0.53, text=f"<b>pair {pair}</b>", showarrow=False)
     figure.add_annotation(
         x=x, y=y - 0.56, text=f"{turns_text(before)} → {turns_text(after)}", showarrow=False,
-        font={"size": 13},
+        font={"size": 12},
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from mini_moe.experiments.needle import NeedleGrid
 from mini_moe.experiments.needle.shares import share_interval
 from mini_moe.views.style import ACCENT, new_figure, set_summary
 
-CELL = (58, 46)  # pixels
+CELL = (58, 42)  # pixels, where there is room
+WIDEST = 820  # pixels; a page of JupyterLab cuts off what is wider
 
 
 def needle_grids(
@@ -79,7 +80,7 @@ def _mark_trained(
 
 
 def _lay_out(figure: go.Figure, title: str, panels: int, columns: int, rows: int) -> None:
-    base = new_figure("", width=150 + panels * (20 + CELL[0] * columns),
+    base = new_figure("", width=min(WIDEST, 150 + panels * (20 + CELL[0] * columns)),
                       height=150 + CELL[1] * rows, title_text=title)  # fmt: skip
     figure.update_layout(base.layout)
     figure.update_layout(
