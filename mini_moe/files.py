@@ -44,8 +44,11 @@ def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...]
 def write_durably(path: Path, content: object) -> None:
     """Write text, a JSON object or tensors, and wait until the disk has them."""
     if path.suffix == ".safetensors":
+        path.touch()
+        mode = path.stat().st_mode  # save_file makes files that only their owner may read
         try:
             save_file(content, path, metadata={"format": "pt"})
+            path.chmod(mode)
         except Exception as error:  # safetensors wraps a full disk in its own error
             raise OSError(f"could not write {path.name}: {error}") from error
     else:

@@ -44,6 +44,15 @@ def exit_17_for_os_error(function):
         sys.exit(17)
 
 
+def test_all_files_may_be_read_by_whom_the_system_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        replace_files(tmp_path, OLD)
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {"0o640"}
+
+
 def test_files_hold_what_was_given(tmp_path):
     replace_files(tmp_path / "new" / "folder", OLD)
     folder = tmp_path / "new" / "folder"
