@@ -10,12 +10,12 @@ from mini_moe.views.style import ACCENT, OKABE_ITO, QUIET, new_figure
 BOUND_LOOK = {"compute": (OKABE_ITO[0], "circle"), "bytes": (OKABE_ITO[1], "square"),
               "calls": (OKABE_ITO[3], "diamond")}  # fmt: skip
 
-PIXELS = (510.0, 320.0)  # of the left panel, to keep names apart
+PIXELS = (560.0, 320.0)  # of the upper panel, to keep names apart
 HEADROOM = 2.2  # of the axis above the roof
 
 
 def roofline_chart(roof: Roofline, title: str = "") -> go.Figure:
-    """FLOP/s against FLOPs a byte, with the measured roofs; beside it GB/s of what has no products.
+    """FLOP/s against FLOPs a byte, with the measured roofs; below it GB/s of what has no products.
 
     The slanted roofs are what memory and cache feed at each intensity, the flat one is the product.
     Colour and symbol say which limit asks for the most time, the hover text what it explains.
@@ -25,15 +25,15 @@ def roofline_chart(roof: Roofline, title: str = "") -> go.Figure:
     peak = roof.limits.flops[roof.dtype]
     best = max(with_products, key=lambda point: point.flops_per_second)
     summary = (
-        f"{best.kind} reaches {best.flops_per_second / 1e9:.3g} of {peak / 1e9:.3g} GFLOP/s; "
+        f"{best.kind} reaches {best.flops_per_second / 1e9:,.0f} of {peak / 1e9:,.0f} GFLOP/s; "
         f"the whole step {roof.utilisation:.0%} ({roof.dtype}). "
         + _bound_in_words(list(roof.points))
     )
     figure = new_figure(
-        summary, width=860, height=490, title_text=title, margin_r=30,
-        xaxis={"domain": [0, 0.68]}, xaxis2={"domain": [0.82, 1], "anchor": "y2"},
-        yaxis2={"anchor": "x2"},
-        margin_t=76 if title else 60, title_y=0.97, title_yanchor="top",
+        summary, width=660, height=630, title_text=title, margin={"l": 65, "r": 30, "b": 40},
+        yaxis={"domain": [0.36, 1]}, xaxis2={"anchor": "y2"},
+        yaxis2={"domain": [0, 0.2], "anchor": "x2"},
+        margin_t=76 if title else 60, title_y=0.975, title_yanchor="top",
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font_size": 13,
                 "title_text": "bound by "},
     )  # fmt: skip
@@ -158,6 +158,7 @@ def _add_movers(figure: go.Figure, roof: Roofline, points: list[Point]) -> None:
     )  # fmt: skip
     figure.add_annotation(
         x=1, xref="x2 domain", xanchor="right", y=memory, yref="y2", yanchor="bottom",
-        text="memory", showarrow=False, font={"color": ACCENT},
+        text="memory", showarrow=False, font={"color": ACCENT}, bgcolor="#FFFFFF", borderpad=1,
+        yshift=2,
     )  # fmt: skip
-    figure.update_layout(xaxis2_tickangle=-60, yaxis2_title_text="GB/s, no products")
+    figure.update_layout(xaxis2_tickangle=0, yaxis2_title_text="GB/s,<br>no products")

@@ -1,11 +1,18 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
 
 from mini_moe import Transformer
 from mini_moe.ops import compiled
-from mini_moe.profiling import profile_inference, profile_step, time_steps
+from mini_moe.profiling import (
+    measure_memory,
+    predict_memory,
+    profile_inference,
+    profile_step,
+    time_steps,
+)
 from mini_moe.profiling.timing import profile_call
 from mini_moe.profiling.timing.recording import kinds_of
 from mini_moe.training.loop import fresh_state, train_step
@@ -76,11 +83,37 @@ def test_a_dense_model_has_no_experts(corpus, config):
     assert "dense FFN" in kinds and not kinds & {"experts", "router", "sort", "combine"}
 
 
+def test_the_smallest_model_there_is_can_be_profiled_untrained(corpus, config):
+    """One number wide, one layer, one expert, one head; one token a step."""
+    ones = dict.fromkeys(("n_layers", "n_routed_experts", "top_k", "n_heads", "d_model"), 1)
+    ones |= dict.fromkeys(("d_expert", "n_expert_groups", "top_k_groups"), 1)
+    shape = dataclasses.replace(
+        small_model_config(corpus), n_dense_layers=0, n_shared_experts=0, **ones
+    )
+    step = dataclasses.replace(config, batch_size=1, seq_len=1)
+    profile = profile_step(Transformer(shape), step, corpus, steps=1, warm_up=0)
+    assert profile.tokens == 1 and {"experts", "attention", "optimizer"} <= set(profile.by())
+    foretold, measured = predict_memory(shape, step), measure_memory(shape, step)
+    assert foretold.weights == measured.weights and 0 < foretold.peak < 2 * measured.peak
+
+
+def test_an_interrupt_while_a_prompt_is_read_leaves_the_model_in_its_mode(model, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    model.train()
+    monkeypatch.setattr(type(model), "forward", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        profile_inference(model, random_tokens(model.config, batch=1, seq=2), steps=1, warm_up=1)
+    assert model.training and hooks(model) == 0
+
+
 def test_a_model_without_numbers_cannot_be_timed(corpus, config):
     with torch.device("meta"):
         ghost = Transformer(small_model_config(corpus))
-    with pytest.raises(ValueError, match="meta device.*count its work"):
-        profile_step(ghost, config, corpus)
+    for timed in (profile_step, time_steps):
+        with pytest.raises(ValueError, match="meta device.*count its work"):
+            timed(ghost, config, corpus)
 
 
 @pytest.mark.parametrize(("steps", "warm_up"), [(0, 1), (-1, 1), (1, -1)])

@@ -84,15 +84,16 @@ def test_nothing_else_is_left_in_the_folder(written):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_the_old_trace(written, model, config, corpus, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_trace(written, model, config, corpus, monkeypatch, error):
     path, _ = written
     before = path.read_bytes()
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(*_):
+        raise error
 
-    monkeypatch.setattr(trace_module.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(trace_module.os, "replace", fail)
+    with pytest.raises(type(error)):
         profile_step(model, config, corpus, steps=1, warm_up=0, trace=path)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
