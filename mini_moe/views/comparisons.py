@@ -45,6 +45,9 @@ def compare_curves(
         points = figure.data[0].x
         figure.update_xaxes(type="log", tickvals=points, ticktext=[f"{x:,g}" for x in points])
     figure.update_yaxes(title_text=y_title, type="log" if log_y else "linear")
+    heights = [y for trace in figure.data for y in trace.y if y > 0]
+    if log_y and heights and max(heights) < 1e3 * min(heights):
+        figure.update_yaxes(dtick="D2")  # numbers at 1, 2 and 5 only
     last = "; ".join(f"{name} ends at {value:.4g}" for name, value, _ in ends)
     set_summary(figure, f"{y_title} against {x_title}: {last}.")
     return figure

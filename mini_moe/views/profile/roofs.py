@@ -131,8 +131,9 @@ def _name_points(figure: go.Figure, points: list[Point]) -> None:
         ]
         free = [
             place for place in places
-            if not any(abs(x + place[0] - a) < half + w and abs(y - place[1] - b) < 8 + h
-                       for a, b, w, h in taken)
+            if y - place[1] < high  # below the roof
+            and not any(abs(x + place[0] - a) < half + w and abs(y - place[1] - b) < 8 + h
+                        for a, b, w, h in taken)
         ]  # fmt: skip
         right, down = (free or places)[0]
         taken.append((x + right, y - down, half, 8.0))
