@@ -82,6 +82,8 @@ def steps_in_turn(peers: list[tuple[str, str]], rounds: int) -> dict[str, list[f
         for name, worker in workers.items():
             worker.send("step")
             seconds[name].append(worker.recv())
+    for worker in workers.values():
+        worker.send("end")
     return seconds
 
 
