@@ -46,6 +46,9 @@ def main() -> None:
     chosen = given.names or [n for n in NAMES if n != "tinyshakespeare" or given.text]
     if "tinyshakespeare" in chosen and given.text is None:
         options.error("tinyshakespeare needs --text FILE")
+    for name in ("text", "nanogpt"):
+        if (path := getattr(given, name)) and not path.exists():
+            options.error(f"--{name} {path}: no such file or folder")
     if "moe_layer" in chosen:
         moe_layer.main()
     if "training_speed" in chosen:
