@@ -200,14 +200,14 @@ def shares(student, p: Tensor, q: Tensor, draws: int, token: int | None = None) 
     return [count / draws for count in counts]
 
 
-@verdict.probe("p and q are the same")
+@verdict.probe("the same p and q")
 def _(student):
     p = torch.tensor(WANTED)
     if (kept := shares(student, p, p, 300, token=3)[3]) < 1:
         raise Mistake(f"you keep {kept:.0%} of the proposals; nothing is wrong with any of them")
 
 
-@verdict.probe("p gives the proposal nothing")
+@verdict.probe("a token that p never writes")
 def _(student):
     p, q = torch.tensor([0.0, 0.4, 0.6]), torch.tensor([0.5, 0.5, 0.0])
     found = shares(student, p, q, 300, token=0)

@@ -102,7 +102,6 @@ def by_parts(
 
 parts = exercise(
     by_parts,
-    source=rope.yarn_frequencies,
     difficulty=3,
     importance=5,
     minutes=10,
@@ -152,7 +151,6 @@ def sharpened_scale(width: int, factor: float) -> float:
 
 scale = exercise(
     sharpened_scale,
-    source=rope.softmax_scale,
     difficulty=2,
     importance=4,
     minutes=5,
@@ -194,8 +192,8 @@ interval = exercise(
     minutes=10,
     hints=(
         "p = hits / trials, n = trials, z = 1.96; three lines: middle, half, the two ends.",
-        "middle = (p + z² / 2n) / (1 + z² / n): p is pulled towards one half.",
-        "half = z · √(p (1 − p) / n + z² / 4n²) / (1 + z² / n)",
+        "middle = (p + z² / (2n)) / (1 + z² / n): p is pulled towards one half.",
+        "half = z · √(p (1 − p) / n + z² / (4n²)) / (1 + z² / n)",
     ),
 )
 
@@ -204,7 +202,10 @@ interval = exercise(
 def _(student):
     low, high = ends(student(5, 10))
     if max(low, high) > 1.5:
-        raise Mistake(f"you give {low:.3g} to {high:.3g}: shares lie between 0 and 1, not per cent")
+        slip = "shares lie between 0 and 1, not per cent"
+        if abs(low - 23.7) > 1:
+            slip = "far beyond 1; `z**2 / 2 * n` multiplies with n, write `z**2 / (2 * n)`"
+        raise Mistake(f"you give {low:.3g} to {high:.3g}: {slip}")
     if low > high:
         raise Mistake(f"you give {low:.3g} to {high:.3g}: the lower end comes first")
     slips = {
@@ -224,7 +225,7 @@ def _(student):
     if low == high:
         raise Mistake(
             "you give an interval without width: √(p (1 − p) / n) is 0 here, and three hits are "
-            "no proof; z² / 4n² is missing under the root"
+            "no proof; z² / (4n²) is missing under the root"
         )
     if abs(low - 0.4385) > 1e-3:
         raise Mistake(f"three hits of three speak for 0.438 and more; you give {low:.3f}")

@@ -99,10 +99,11 @@ def stretch_figure(
         x=pairs, y=[None] * len(pairs), name="turns within the training length", row=2, col=1,
         marker={"color": "#D9E8F2", "line": {"color": OKABE_ITO[0], "width": 1}}, width=0.8,
     )  # fmt: skip
-    base = new_figure("", width=800, height=600, title_text=title)
+    heading = {"text": title, "y": 0.98, "yanchor": "top"}  # clear of the legend
+    base = new_figure("", width=800, height=600, title=heading)
     figure.update_layout(base.layout)
     figure.update_layout(
-        margin={"t": 130 if title else 100, "b": 55}, hovermode="x",
+        margin={"t": 150 if title else 100, "b": 55}, hovermode="x",
         legend={"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
     )  # fmt: skip
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})

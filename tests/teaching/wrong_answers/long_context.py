@@ -112,6 +112,10 @@ WRONG = {
             lambda hits, n: tuple(100 * end for end in share_interval(hits, n)),
             "not per cent",
         ),
+        "multiplies with n": (
+            lambda hits, n: (hits / n - 13, hits / n + 1.96**2 / 2 * n),
+            "write `z**2 / (2 * n)`",
+        ),
         "high first": (lambda hits, n: share_interval(hits, n)[::-1], "comes first"),
         "no root": (
             lambda hits, n: wilson(hits, n, root=lambda v: v),
