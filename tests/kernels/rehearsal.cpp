@@ -23,10 +23,6 @@ struct NoGuard {
 
 void* mini_moe::cuda::current_stream(int32_t) { return nullptr; }
 
-STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
-  m.impl("topk_gate_backward", TORCH_BOX(&mini_moe::cuda::topk_gate_backward));
-}
-
 // What kernels/cpu/bindings.cpp registers for the CPU.
 namespace mini_moe {
 
@@ -41,6 +37,12 @@ std::tuple<Tensor, Tensor, Tensor> topk_gate(
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
   return cuda::topk_gate(logits, bias, top_k, n_groups, top_k_groups, two_best, softmax, normalise,
                          route_scale);
+}
+Tensor topk_gate_backward(std::optional<Tensor> grad_gates, std::optional<Tensor> grad_scores,
+                          const Tensor& logits, const Tensor& ids, bool softmax, bool normalise,
+                          double route_scale) {
+  return cuda::topk_gate_backward(grad_gates, grad_scores, logits, ids, softmax, normalise,
+                                  route_scale);
 }
 std::tuple<Tensor, Tensor> grouped_swiglu(
     const Tensor& x, const Tensor& token, const Tensor& offsets, const Tensor& gate_up, bool keep) {
