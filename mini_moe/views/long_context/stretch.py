@@ -87,17 +87,19 @@ def stretch_figure(
         ),
     )  # fmt: skip
     pairs = list(range(config.qk_rope_head_dim // 2))
+    few = len(pairs) <= 16  # more marks would hide the lines
     for row in (1, 2):
         for n, name in enumerate(METHODS):
             figure.add_scatter(
                 x=pairs, y=[None] * len(pairs), name=name, legendgroup=name, showlegend=row == 1,
-                mode="lines+markers", row=row, col=1,
+                mode="lines+markers" if few else "lines", row=row, col=1,
                 line={"color": COLOURS[n], "dash": DASHES[3 - n], "width": 3 if n == 3 else 2},
                 marker={"symbol": MARKS[n], "size": 11 if n == 1 else 7},
             )  # fmt: skip
     figure.add_bar(
         x=pairs, y=[None] * len(pairs), name="turns within the training length", row=2, col=1,
-        marker={"color": "#D9E8F2", "line": {"color": OKABE_ITO[0], "width": 1}}, width=0.8,
+        marker={"color": "#D9E8F2", "line": {"color": OKABE_ITO[0], "width": 1 if few else 0}},
+        width=0.8,
     )  # fmt: skip
     heading = {"text": title, "y": 0.98, "yanchor": "top"}  # clear of the legend
     base = new_figure("", width=800, height=600, title=heading)
@@ -108,7 +110,7 @@ def stretch_figure(
     )  # fmt: skip
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
     figure.update_xaxes(title_text="pair (0 turns fastest)", row=2, col=1)
-    figure.update_xaxes(tickvals=pairs[:: max(1, len(pairs) // 16)])
+    figure.update_xaxes(tickvals=pairs[:: max(1, len(pairs) // 8)])
     figure.update_yaxes(type="log", tickformat="~g", row=1, col=1)
     figure.update_yaxes(type="log", tickformat="~g", dtick=1, row=2, col=1)
     figure.add_hline(y=1, line={"color": QUIET, "dash": "dot"}, row=2, col=1)
