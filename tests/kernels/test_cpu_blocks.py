@@ -114,6 +114,16 @@ def test_every_instruction_set_computes_the_same(name, make, shape, dtype):
             assert relative_error(ours, theirs) <= 2 * TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_larger_than_a_thread_may_hold_are_packed_block_by_block(dtype):
+    x, weight, grad = torch.randn(9, 8200), torch.randn(4500, 8200) / 90, torch.randn(9, 4500)
+    leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+    found = ops.linear(*leaves)
+    grad_x = torch.autograd.grad(found, leaves[0], grad.to(dtype))[0]
+    assert relative_error(found, x @ weight.T) <= TOLERANCE[dtype]
+    assert relative_error(grad_x, grad @ weight) <= TOLERANCE[dtype]
+
+
 @pytest.mark.parametrize(("make", "shape"), ONE_OF_EACH)
 def test_bits_are_the_same_with_any_number_of_threads(make, shape):
     function, leaves = make(*shape)
