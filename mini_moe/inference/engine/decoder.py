@@ -30,6 +30,7 @@ class Decoder:
     Keeps the absorbed matrices of each layer, heads · (l + r) · e + heads · l · d numbers, and a
     few others put together, so weights and routers that change later need another Decoder. The
     experts, the embedding and the head are the model's own memory. Hooks of modules aren't called.
+    Whether compiled code runs is settled here, too.
     """
 
     @torch.inference_mode()
@@ -58,7 +59,11 @@ class Decoder:
                 return self.read(tokens, cache)
         batch, new = tokens.shape
         self.check(batch, new, cache)
-        embedded = torch.embedding(self.embedding, tokens)
+        try:
+            embedded = torch.embedding(self.embedding, tokens)
+        except IndexError:
+            self.model.check_tokens(tokens, 0)  # says which
+            raise
         return self.run(self.stack, embedded, cache, self.absorbs(new, cache.lengths))
 
     def absorbs(self, new: int, lengths: list[int]) -> bool:
@@ -69,9 +74,14 @@ class Decoder:
         return not even or absorbed_is_cheaper(self.config, new, lengths[0] + new)
 
     def check(self, batch: int, new: int, cache: LatentCache) -> None:
-        """Raise ValueError unless the cache belongs to this model and has room."""
+        """Raise ValueError unless the cache belongs to this model, has its type and has room."""
         if cache.model is not self.model:
             raise ValueError("cache: made for another model than the one that reads")
+        if cache.numbers.dtype != self.embedding.dtype:
+            raise ValueError(
+                f"cache: {self.embedding.dtype} expected, as the weights had when this Decoder was "
+                f"made, got {cache.numbers.dtype}"
+            )
         cache.check_room(batch, new)
 
     @torch.inference_mode()
