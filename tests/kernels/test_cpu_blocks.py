@@ -176,6 +176,19 @@ def test_kernel_compiles_without_a_break(make, shape):
         assert relative_error(one, two) <= TOLERANCE[torch.float32]
 
 
+def test_a_sum_of_other_shapes_is_torchs():
+    """As many numbers in another order are not the same rows."""
+    x, weight = torch.randn(3, 2, 4), torch.ones(4)
+    with without_shape_hook():
+        with pytest.raises(RuntimeError, match="must match the size"):
+            ops.add_and_normalise(x, torch.randn(2, 3, 4), weight, 1e-6)
+        with pytest.raises(RuntimeError, match="must match the size"):
+            ops.normalise(x, torch.ones(5), 1e-6)
+        total, _ = ops.add_and_normalise(x, x[0, 0], weight, 1e-6)
+    assert torch.equal(total, x + x[0, 0])
+    assert ops.linear(torch.zeros(9, 0), torch.zeros(3, 0)).shape == (9, 3)
+
+
 def test_norm_under_autocast_has_its_type_and_rounds_once():
     x, weight = torch.randn(9, 40), torch.rand(40)
     with torch.autocast("cpu", torch.bfloat16):
