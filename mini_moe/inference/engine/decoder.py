@@ -51,8 +51,8 @@ class Decoder:
     ) -> Float[Tensor, "batch new d_model"]:
         """Read `new` more tokens of every row, absorbed where that is cheaper or rows differ.
 
-        Raises: ValueError where the cache is another model's, full, or of another batch size, or
-        an id is out of range.
+        Raises: ValueError where the cache is another model's, full, or of another batch size or
+        type, there is no token, or an id is out of range.
         """
         if torch.is_autocast_enabled(tokens.device.type):  # it would round every weight anew
             with torch.autocast(tokens.device.type, enabled=False):
@@ -83,6 +83,8 @@ class Decoder:
                 f"made, got {cache.numbers.dtype}"
             )
         cache.check_room(batch, new)
+        if not new:
+            raise ValueError("tokens: at least one of every row expected, got none")
 
     @torch.inference_mode()
     def prefill(
@@ -96,7 +98,7 @@ class Decoder:
         Raises: ValueError for ids out of range, an empty prompt, or a cache that does not fit.
         """
         lengths = [len(prompt) for prompt in prompts]
-        self.check(len(prompts), max(lengths), cache)
+        self.check(len(prompts), max(lengths, default=0), cache)
         if any(cache.lengths) or not min(lengths):
             raise ValueError(f"prompts of 1 or more tokens and an empty cache expected: {lengths}")
         padded = [prompt + [prompt[-1]] * (max(lengths) - len(prompt)) for prompt in prompts]

@@ -187,3 +187,18 @@ def test_an_id_out_of_range_is_named_and_the_cache_stays_as_it_was(token):
     with pytest.raises(ValueError, match=rf"tokens must lie in \[0, vocab_size=61\), got {token}"):
         Decoder(model).read(torch.tensor([[token]]), cache)
     assert cache.lengths == [0]
+
+
+def test_nothing_to_read_is_refused():
+    model = small_model()
+    decoder, cache = Decoder(model), LatentCache(model)
+    for nothing, said in [
+        (torch.zeros(1, 0).long(), "at least one"),
+        (torch.zeros(0, 1), "0 rows"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            decoder.read(nothing.long(), cache)
+    with pytest.raises(ValueError, match="0 rows"):
+        decoder.prefill([], cache)
+    with pytest.raises(ValueError, match="at least one"):
+        decoder.prefill([[]], cache)
