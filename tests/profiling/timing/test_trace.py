@@ -132,10 +132,10 @@ class LateProfiler(profile):
 
     def export_chrome_trace(self, path):
         slices = "".join(
-            f',{{"ph":"X","pid":1,"tid":1,"name":"{i}","ts":8478567728729.{i:03},"dur":0.001}}'
+            f',{{"ph":"X","pid":1,"tid":1,"name":"{i}","ts":8978567728729.{i:03},"dur":0.001}}'
             for i in range(1, 999)
         )
-        root = f'{{"ph":"X","pid":1,"tid":1,"name":"{STEP_NAME}","ts":8478567728729.000,"dur":1.0}}'
+        root = f'{{"ph":"X","pid":1,"tid":1,"name":"{STEP_NAME}","ts":8978567728729.000,"dur":1.0}}'
         with open(path, "w") as file:
             file.write(f'{{"traceEvents":[{root}{slices}]}}')
 
