@@ -44,7 +44,7 @@ Tensor linear(const Tensor& x_, const Tensor& weight_, bool narrow) {
   return out;
 }
 
-// Gradients of x and weight, each in its type; the gradient of out has the type that was computed in.
+// Gradients of x and weight, each in its type; that of out has the type that was computed in.
 std::tuple<Tensor, Tensor> linear_backward(
     const Tensor& grad_, const Tensor& x_, const Tensor& weight_) {
   check_shape("weight", weight_, {-1, -1});

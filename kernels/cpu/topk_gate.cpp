@@ -1,8 +1,8 @@
 // Logits -> scores -> + bias -> groups -> top-k -> gates, and back, a token at a time.
 //
 // The bias moves the choice and never the weight. Of equals the lower id wins; NaN ranks highest,
-// as in torch.sort, and is chosen once like any other. Gates are the chosen scores, divided by their sum where `normalise`, times
-// route_scale. Source: DeepSeek-V3, arXiv 2412.19437 section 2.1.2, equations 12-16.
+// as in torch.sort, and is chosen once like any other. Gates are the chosen scores, divided by
+// their sum where `normalise`, times route_scale. Source: DeepSeek-V3, arXiv 2412.19437 section 2.1.2, equations 12-16.
 #include <cmath>
 #include <vector>
 
@@ -118,8 +118,9 @@ std::tuple<Tensor, Tensor, Tensor> topk_gate(
   return {gates, ids, scores};
 }
 
-// With q the chosen scores and S their sum + 1e-20: dq = scale (dgate - sum of dgate q / S) / S where
-// `normalise`, otherwise scale dgate. Then dlogits = ds s (1 - s), or s (ds - sum of ds s) for softmax.
+// With q the chosen scores and S their sum + 1e-20: dq = scale (dgate - sum of dgate q / S) / S
+// where `normalise`, otherwise scale dgate. Then dlogits = ds s (1 - s), or for softmax
+// s (ds - sum of ds s).
 // A gradient that is not given counts as zero.
 Tensor topk_gate_backward(std::optional<Tensor> grad_gates_, std::optional<Tensor> grad_scores_,
                           const Tensor& logits_, const Tensor& ids_, bool softmax, bool normalise,

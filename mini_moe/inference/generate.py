@@ -98,9 +98,11 @@ def stream(
     rows = make_rows(
         model, [prompt], max_new_tokens, sampling, seed, stop_token, stop, log_probabilities
     )
-    writing = write(Decoder(model), rows)
+    decoder = Decoder(model)
     if ahead:
-        writing = write_ahead(Drafter(Decoder(model), ahead), rows[0], Speculation())
+        writing = write_ahead(Drafter(decoder, ahead), rows[0], Speculation())
+    else:
+        writing = write(decoder, rows)
     return pieces(writing, rows[0])
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mini_moe.ops import sorted_experts
 
@@ -90,7 +91,12 @@ def switched_off() -> Iterator[None]:
 def serves(*tensors: Tensor) -> bool:
     """Whether what is compiled for the CPU takes these: float64 and the like stay with PyTorch."""
     fits = all(t.device.type == "cpu" and t.dtype in DTYPES for t in tensors)
-    return fits and _switched_on and not WHY_NOT
+    return fits and _switched_on and not WHY_NOT and not carries_tangents()
+
+
+def carries_tangents() -> bool:
+    """Whether derivatives run forwards (torch.func.jvp): operations of our own would lose them."""
+    return forward_ad._current_level >= 0
 
 
 def serves_experts(x: Tensor, gates: Tensor, n_experts: int) -> bool:
@@ -98,7 +104,7 @@ def serves_experts(x: Tensor, gates: Tensor, n_experts: int) -> bool:
     if x.device.type != "cuda":
         return serves(x, gates)
     fits = x.dtype in DTYPES and gates.dtype in DTYPES and n_experts <= MOST_EXPERTS_ON_CUDA
-    fits = fits and _switched_on and not CUDA_WHY_NOT
+    fits = fits and _switched_on and not CUDA_WHY_NOT and not carries_tangents()
     return fits and has_tensor_cores_for_bf16(x.device.index)
 
 

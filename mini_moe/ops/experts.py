@@ -77,6 +77,8 @@ def moe_experts(
         with compiled.named_errors():
             return torch.ops.mini_moe.experts_forward(*arguments)[0]
     check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
+    if compiled.carries_tangents():
+        return reference.moe_experts(x, expert_ids, gates, gate_up_proj, down_proj)
     return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj, keep)[0]
 
 

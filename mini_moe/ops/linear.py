@@ -26,7 +26,7 @@ def linear(
     Raises: ValueError (RuntimeError without the kernel) when the widths differ.
     """
     computed = dtype or autocast_dtype(x) or (x.dtype if x.dtype == weight.dtype else None)
-    many = x.numel() >= FEWEST_ROWS * x.shape[-1]
+    many = x.numel() >= FEWEST_ROWS * x.shape[-1] > 0
     if many and computed in compiled.DTYPES and serves(x, weight):
         rows, narrow = x.reshape(-1, x.shape[-1]), computed == torch.bfloat16
         with compiled.named_errors():

@@ -27,7 +27,7 @@ def normalise(
     Compiled where that is possible; its gradients can't be differentiated again.
     """
     dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
-    if serves(x, weight) and dtype in compiled.DTYPES:
+    if weight.shape == x.shape[-1:] and serves(x, weight) and dtype in compiled.DTYPES:
         rows, narrow = x.reshape(-1, x.shape[-1]), dtype == torch.bfloat16
         return torch.ops.mini_moe.rms_norm(rows, weight, eps, narrow)[0].view(x.shape)
     return rms_norm(x, weight, eps).to(dtype)
@@ -44,8 +44,9 @@ def add_and_normalise(
     Backward, the gradient that reaches the sum past the norm is added in the same pass.
     """
     dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
+    alike = x.shape == added.shape and weight.shape == x.shape[-1:]
     keeps_type = torch.promote_types(x.dtype, added.dtype) == x.dtype
-    if keeps_type and serves(x, added, weight) and dtype in compiled.DTYPES:
+    if alike and keeps_type and serves(x, added, weight) and dtype in compiled.DTYPES:
         rows, more = x.reshape(-1, x.shape[-1]), added.reshape(-1, x.shape[-1])
         narrow = dtype == torch.bfloat16
         total, y, _ = torch.ops.mini_moe.add_rms_norm(rows, more, weight, eps, narrow)

@@ -114,6 +114,16 @@ def test_every_instruction_set_computes_the_same(name, make, shape, dtype):
             assert relative_error(ours, theirs) <= 2 * TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_larger_than_a_thread_may_hold_are_packed_block_by_block(dtype):
+    x, weight, grad = torch.randn(9, 8200), torch.randn(4500, 8200) / 90, torch.randn(9, 4500)
+    leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+    found = ops.linear(*leaves)
+    grad_x = torch.autograd.grad(found, leaves[0], grad.to(dtype))[0]
+    assert relative_error(found, x @ weight.T) <= TOLERANCE[dtype]
+    assert relative_error(grad_x, grad @ weight) <= TOLERANCE[dtype]
+
+
 @pytest.mark.parametrize(("make", "shape"), ONE_OF_EACH)
 def test_bits_are_the_same_with_any_number_of_threads(make, shape):
     function, leaves = make(*shape)
@@ -164,6 +174,19 @@ def test_kernel_compiles_without_a_break(make, shape):
     ours = evaluate(torch.compile(function, fullgraph=True), leaves)
     for one, two in zip(ours, expected, strict=True):
         assert relative_error(one, two) <= TOLERANCE[torch.float32]
+
+
+def test_a_sum_of_other_shapes_is_torchs():
+    """As many numbers in another order are not the same rows."""
+    x, weight = torch.randn(3, 2, 4), torch.ones(4)
+    with without_shape_hook():
+        with pytest.raises(RuntimeError, match="must match the size"):
+            ops.add_and_normalise(x, torch.randn(2, 3, 4), weight, 1e-6)
+        with pytest.raises(RuntimeError, match="must match the size"):
+            ops.normalise(x, torch.ones(5), 1e-6)
+        total, _ = ops.add_and_normalise(x, x[0, 0], weight, 1e-6)
+    assert torch.equal(total, x + x[0, 0])
+    assert ops.linear(torch.zeros(9, 0), torch.zeros(3, 0)).shape == (9, 3)
 
 
 def test_norm_under_autocast_has_its_type_and_rounds_once():

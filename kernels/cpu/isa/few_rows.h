@@ -34,6 +34,19 @@ ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
 #endif
 }
 
+// The same sum of one vector, by the same additions: how many are summed together changes no bit.
+ALWAYS_INLINE float sum_of(Vec v) {
+#if defined(__AVX512F__)
+  __m512 x = (__m512)v;
+  x += _mm512_permute_ps(x, 0x4e);
+  x += _mm512_permute_ps(x, 0xb1);
+  x += _mm512_shuffle_f32x4(x, x, 0xb1);
+  return _mm512_cvtss_f32(x + _mm512_shuffle_f32x4(x, x, 0x4e));
+#else
+  return sum(v);
+#endif
+}
+
 // R rows of x with F rows of w. Sum r * F + f is theirs.
 template <int R, int F, class T>
 void few_dots(const FewRows& p, const float* const* x, float* const* out, const float* scale,
@@ -52,7 +65,8 @@ void few_dots(const FewRows& p, const float* const* x, float* const* out, const 
       if constexpr (R > 1) __builtin_prefetch(from + ahead);
       const Vec right = load(from, n);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) total[r * F + f] += left[r] * right;
+      for (int r = 0; r < R; r++)
+        total[r * F + f] = fused(total[r * F + f], left[r], right);
     }
   };
   int64_t at = 0;
@@ -62,7 +76,7 @@ void few_dots(const FewRows& p, const float* const* x, float* const* out, const 
   if constexpr (R * F > 4) {
     sums_of(total, sums);
   } else {
-    for (int i = 0; i < R * F; i++) sums[i] = sum(total[i]);
+    for (int i = 0; i < R * F; i++) sums[i] = sum_of(total[i]);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++) {
@@ -122,7 +136,8 @@ ALWAYS_INLINE void mix_rows(const FewRows& p, int64_t row, int64_t n) {
           const Vec value = whole ? load(from + c * kLanes)
                                   : load(from + c * kLanes, left - c * kLanes);
 #pragma GCC unroll 4
-          for (int r = 0; r < R; r++) total[r][c] += p.x[row + r][i] * value;
+          for (int r = 0; r < R; r++)
+            total[r][c] = fused(total[r][c], spread(p.x[row + r][i]), value);
         }
       }
     };

@@ -33,14 +33,16 @@ void multiply_rows(const Rows<A>& a, int64_t begin, int64_t end, int64_t k, cons
   }
 }
 
-// A matrix [n, k] (transposed) or [k, n] as panels of b.
+// A matrix [n, k] (transposed) or [k, n] as panels of b, from column `first` to `last` or the end.
 template <class T, class S>
-UnitOf<T>* pack_matrix(const S* b, bool transposed, int64_t n, int64_t k, Slot slot) {
-  const int64_t panel_units = units<T>(k) * kTileCols, panels = divide_up(n, kTileCols);
+UnitOf<T>* pack_matrix(const S* b, bool transposed, int64_t n, int64_t k, Slot slot,
+                       int64_t first = 0, int64_t last = INT64_MAX) {
+  const int64_t columns = (last < n ? last : n) - first, panels = divide_up(columns, kTileCols);
+  const int64_t panel_units = units<T>(k) * kTileCols;
   auto* packed = (UnitOf<T>*)scratch(slot, panels * panel_units * 4);
   for (int64_t panel = 0; panel < panels; panel++) {
     UnitOf<T>* to = packed + panel * panel_units;
-    int64_t c = panel * kTileCols;
+    int64_t c = first + panel * kTileCols;
     if (transposed) {
       pack_b_rows<T>(b + c * k, k, n - c, k, to);
       pack_b_rows<T>(b + (c + kLanes) * k, k, n - c - kLanes, k, to + kLanes);
@@ -65,10 +67,10 @@ ALWAYS_INLINE void store_rows(
 template <class T>
 struct StoreTile {
   T* out;
-  int64_t width;
+  int64_t width, first = 0;  // column of the first panel
 
   ALWAYS_INLINE void operator()(int64_t row, int m, int64_t panel, const float* sums) const {
-    int64_t c = panel * kTileCols;
+    int64_t c = first + panel * kTileCols;
     store_rows(out + row * width + c, width, m, width - c, sums, kTileCols);
   }
 };
@@ -80,21 +82,29 @@ ALWAYS_INLINE void typed(bool is_bf16, Use use) {
   else use(float{});
 }
 
+constexpr int64_t kMostPacked = int64_t(16) << 20;  // units of b that each thread holds at once
+
+// Columns are taken a block at a time, so that no head of a vocabulary fills each thread's memory.
 template <class T>
 void product(const Product& p, int64_t expert, int64_t begin, int64_t end) {
-  UnitOf<T>* b = nullptr;
-  typed(p.b_is_bf16, [&](auto type) {
-    using B = decltype(type);
-    b = pack_matrix<T>((const B*)p.b + expert * p.n * p.k, p.transposed, p.n, p.k, kPackedB);
-  });
-  typed(p.a_is_bf16, [&](auto type) {
-    using A = decltype(type);
-    const Rows<A> a{(const A*)p.a, p.k, nullptr};
-    typed(p.out_is_bf16, [&](auto type) {
-      using Out = decltype(type);
-      multiply_rows<T>(a, begin, end, p.k, b, p.n, StoreTile<Out>{(Out*)p.out, p.n});
+  const int64_t panels = kMostPacked / (units<T>(p.k) * kTileCols + 1) + 1;
+  for (int64_t first = 0; first < p.n; first += panels * kTileCols) {
+    const int64_t last = first + panels * kTileCols < p.n ? first + panels * kTileCols : p.n;
+    UnitOf<T>* b = nullptr;
+    typed(p.b_is_bf16, [&](auto type) {
+      auto* matrix = (const decltype(type)*)p.b + expert * p.n * p.k;
+      b = pack_matrix<T>(matrix, p.transposed, p.n, p.k, kPackedB, first, last);
     });
-  });
+    typed(p.a_is_bf16, [&](auto type) {
+      using A = decltype(type);
+      const Rows<A> a{(const A*)p.a, p.k, nullptr};
+      typed(p.out_is_bf16, [&](auto type) {
+        using Out = decltype(type);
+        const StoreTile<Out> store_tile{(Out*)p.out, p.n, first};
+        multiply_rows<T>(a, begin, end, p.k, b, last - first, store_tile);
+      });
+    });
+  }
 }
 
 }  // namespace mini_moe::MINI_MOE_ISA

@@ -99,6 +99,17 @@ ALWAYS_INLINE void store(T* to, Vec value, int64_t n) {
 }
 #endif
 
+// total + a * b, rounded once where the processor can, wherever the compiler puts it.
+ALWAYS_INLINE Vec fused(Vec total, Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)total);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)total);
+#else
+  return total + a * b;
+#endif
+}
+
 // As it would be after a round trip through T.
 template <class T>
 ALWAYS_INLINE Vec rounded(Vec value) {

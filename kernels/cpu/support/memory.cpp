@@ -45,7 +45,6 @@ thread_local Buffer buffers[kSlots];
 
 void* scratch(Slot slot, size_t bytes) { return buffers[slot].at_least(bytes ? bytes : 1); }
 
-
 Tensor empty(std::initializer_list<int64_t> shape, ScalarType type) {
   std::vector<int64_t> sizes(shape);
   Tensor tensor = torch::stable::empty(

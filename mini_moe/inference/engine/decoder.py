@@ -30,6 +30,7 @@ class Decoder:
     Keeps the absorbed matrices of each layer, heads · (l + r) · e + heads · l · d numbers, and a
     few others put together, so weights and routers that change later need another Decoder. The
     experts, the embedding and the head are the model's own memory. Hooks of modules aren't called.
+    Whether compiled code runs is settled here, too.
     """
 
     @torch.inference_mode()
@@ -50,15 +51,19 @@ class Decoder:
     ) -> Float[Tensor, "batch new d_model"]:
         """Read `new` more tokens of every row, absorbed where that is cheaper or rows differ.
 
-        Raises: ValueError where the cache is another model's, full, or of another batch size, or
-        an id is out of range.
+        Raises: ValueError where the cache is another model's, full, or of another batch size or
+        type, there is no token, or an id is out of range.
         """
         if torch.is_autocast_enabled(tokens.device.type):  # it would round every weight anew
             with torch.autocast(tokens.device.type, enabled=False):
                 return self.read(tokens, cache)
         batch, new = tokens.shape
         self.check(batch, new, cache)
-        embedded = torch.embedding(self.embedding, tokens)
+        try:
+            embedded = torch.embedding(self.embedding, tokens)
+        except IndexError:
+            self.model.check_tokens(tokens, 0)  # says which
+            raise
         return self.run(self.stack, embedded, cache, self.absorbs(new, cache.lengths))
 
     def absorbs(self, new: int, lengths: list[int]) -> bool:
@@ -69,10 +74,17 @@ class Decoder:
         return not even or absorbed_is_cheaper(self.config, new, lengths[0] + new)
 
     def check(self, batch: int, new: int, cache: LatentCache) -> None:
-        """Raise ValueError unless the cache belongs to this model and has room."""
+        """Raise ValueError unless the cache belongs to this model, has its type and has room."""
         if cache.model is not self.model:
             raise ValueError("cache: made for another model than the one that reads")
+        if cache.numbers.dtype != self.embedding.dtype:
+            raise ValueError(
+                f"cache: {self.embedding.dtype} expected, as the weights had when this Decoder was "
+                f"made, got {cache.numbers.dtype}"
+            )
         cache.check_room(batch, new)
+        if not new:
+            raise ValueError("tokens: at least one of every row expected, got none")
 
     @torch.inference_mode()
     def prefill(
@@ -86,7 +98,7 @@ class Decoder:
         Raises: ValueError for ids out of range, an empty prompt, or a cache that does not fit.
         """
         lengths = [len(prompt) for prompt in prompts]
-        self.check(len(prompts), max(lengths), cache)
+        self.check(len(prompts), max(lengths, default=0), cache)
         if any(cache.lengths) or not min(lengths):
             raise ValueError(f"prompts of 1 or more tokens and an empty cache expected: {lengths}")
         padded = [prompt + [prompt[-1]] * (max(lengths) - len(prompt)) for prompt in prompts]

@@ -11,6 +11,7 @@ from mini_moe.model.layers import RMSNorm, SwiGLU
 from mini_moe.model.moe import MoE
 from mini_moe.ops import compiled, moe_experts
 from mini_moe.ops.decode import gate_settings
+from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS
 
 THIN = 17  # rows from which on packing a matrix pays
 
@@ -60,7 +61,7 @@ class MixtureStep:
         self.down = mixture.experts.down_proj.detach()
         self.router, self.bias = self.gate.weight.detach(), self.gate.e_score_correction_bias
         self.settings = gate_settings(config)
-        small = config.top_k <= 32 and config.n_routed_experts <= 1024
+        small = config.top_k <= MOST_CHOSEN and config.n_routed_experts <= MOST_EXPERTS
         exact = self.router.dtype == self.down.dtype == torch.float32
         self.compiled = small and exact and compiled.serves(self.router, self.router)
 

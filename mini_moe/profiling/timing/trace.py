@@ -51,10 +51,11 @@ def write_trace(profiler: profile, segments: Iterable[Segment], path: Path) -> N
     with tempfile.TemporaryDirectory(prefix=".trace-", dir=path.parent) as folder:
         raw, whole = Path(folder) / "raw.json", Path(folder) / path.name
         profiler.export_chrome_trace(str(raw))
-        content = with_modules(json.loads(raw.read_text(encoding="utf-8")), segments)
-        text = json.dumps(
-            content, separators=(",", ":"), ensure_ascii=False
-        )  # Perfetto shows \\u00b7
+        events = json.loads(raw.read_text(encoding="utf-8"), parse_float=Decimal)
+        content = with_modules(events, segments)
+        text = json.dumps(  # Perfetto shows \\u00b7
+            content, separators=(",", ":"), ensure_ascii=False, default=float
+        )
         if path.name.endswith(".gz"):
             whole.write_bytes(gzip.compress(text.encode()))
         else:
@@ -110,7 +111,7 @@ def with_modules(content: dict[str, Any], segments: Iterable[Segment]) -> dict[s
 
 
 def nanoseconds(microseconds: float | Decimal) -> int:
-    """What torch writes, to three places after the point."""
+    """What torch writes, to three places after the point; a float may be one off."""
     return round(microseconds * 1000)
 
 

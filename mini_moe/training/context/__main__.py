@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -72,8 +73,8 @@ def run_extend(
 
 def shortened(phases: tuple[Phase, ...], share: float) -> list[Phase]:
     """The same phases with a share of their steps, at least one each."""
-    if not share > 0:
-        raise ValueError(f"share={share} must be above 0")
+    if not 0 < share < math.inf:
+        raise ValueError(f"share={share} must be above 0, and finite")
     return [dataclasses.replace(p, steps=max(1, round(p.steps * share))) for p in phases]
 
 

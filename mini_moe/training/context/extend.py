@@ -4,9 +4,12 @@ DeepSeek-V3 went from 4K to 32K to 128K tokens, a thousand steps each, YaRN's fa
 Source: DeepSeek-V3, arXiv 2412.19437 §4.3; YaRN, arXiv 2309.00071.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+
+import torch
 
 from mini_moe.config import TrainConfig
 from mini_moe.model import Transformer
@@ -41,8 +44,11 @@ def stretched(model: Transformer, factor: float, max_seq_len: int | None = None)
         yarn_factor=float(factor),
         yarn_original_seq_len=original,
     )
-    made = Transformer(config)
-    made.load_state_dict(model.state_dict())
+    with torch.device("meta"):  # numbers, their types and their device come with the weights
+        made = Transformer(config)
+    made.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    if config.tie_embeddings:
+        made.lm_head.weight = made.embed_tokens.weight
     made.tokenizer = model.tokenizer
     return made.eval()
 
@@ -57,10 +63,12 @@ def extend(
 ) -> tuple[Transformer, list[dict]]:
     """A copy stretched by YaRN and trained on longer texts, phase after phase; and the log.
 
+    The copy's weights are float32, whatever the model's are.
+
     Raises: ValueError as `stretched` and `train_recall` do, or for a factor that is not above 1;
     TrainingDiverged where a loss is not finite.
     """
     if not factor > 1:
         raise ValueError(f"factor={factor} must be above 1")
-    made = stretched(model, factor)
+    made = stretched(model, factor).float()
     return made, train_recall(made, phases, config, corpus, on_step)

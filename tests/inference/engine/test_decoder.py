@@ -170,3 +170,35 @@ def test_a_cache_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="empty cache expected"):
         decoder.prefill([[1], [2]], cache)
     assert cache.lengths == [1, 2]
+
+
+def test_a_model_whose_type_changed_needs_another_decoder():
+    model = small_model()
+    decoder, tokens = Decoder(model), random_tokens(model.config, 1, 1)
+    with pytest.raises(ValueError, match=r"float32 expected, .* made, got torch\.bfloat16"):
+        decoder.read(tokens, LatentCache(model.bfloat16()))
+    assert Decoder(model).read(tokens, LatentCache(model)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("token", [-1, 61])
+def test_an_id_out_of_range_is_named_and_the_cache_stays_as_it_was(token):
+    model = small_model()
+    cache = LatentCache(model)
+    with pytest.raises(ValueError, match=rf"tokens must lie in \[0, vocab_size=61\), got {token}"):
+        Decoder(model).read(torch.tensor([[token]]), cache)
+    assert cache.lengths == [0]
+
+
+def test_nothing_to_read_is_refused():
+    model = small_model()
+    decoder, cache = Decoder(model), LatentCache(model)
+    for nothing, said in [
+        (torch.zeros(1, 0).long(), "at least one"),
+        (torch.zeros(0, 1), "0 rows"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            decoder.read(nothing.long(), cache)
+    with pytest.raises(ValueError, match="0 rows"):
+        decoder.prefill([], cache)
+    with pytest.raises(ValueError, match="at least one"):
+        decoder.prefill([[]], cache)

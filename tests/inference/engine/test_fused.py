@@ -67,15 +67,28 @@ def test_every_instruction_set_decodes_the_same(name, kind):
 
 
 @torch.no_grad()
-def test_bits_are_the_same_with_any_number_of_threads():
-    torch.manual_seed(0)
-    model = Transformer(presets.tiny()).eval()
-    results = []
-    for number in (1, 2, 3, 7):
+@pytest.mark.parametrize("kind", ["plain", "odd widths", "many heads"])
+def test_bits_are_the_same_however_many_threads_and_tokens_come_together(kind):
+    model = small_model(**KINDS[kind])
+    tokens, results = random_tokens(model.config, 1, 33), []
+    for number, pieces in [(1, [1] * 33), (2, [1] * 33), (7, [2, 3] * 6 + [3]), (3, [16, 9, 8])]:
         with threads(number):
-            results.append(both(model, 3, [2, 1, 5])[0])
+            decoder, cache = Decoder(model), LatentCache(model)
+            read = [decoder.read(piece, cache) for piece in tokens.split(pieces, dim=1)]
+            results.append((torch.cat(read, dim=1), cache.numbers))
     for y, numbers in results[1:]:
         assert torch.equal(y, results[0][0]) and torch.equal(numbers, results[0][1])
+
+
+@torch.no_grad()
+def test_a_row_is_read_the_same_beside_others():
+    torch.manual_seed(0)
+    model = Transformer(presets.tiny()).eval()
+    tokens = random_tokens(model.config, 4, 39)
+    alone, together = LatentCache(model), LatentCache(model, 4)
+    decoder = Decoder(model)
+    for piece in tokens.split([1, 2, 4, 3, 3] * 3, dim=1):
+        assert torch.equal(decoder.read(piece, together)[:1], decoder.read(piece[:1], alone))
 
 
 @torch.no_grad()
@@ -174,6 +187,17 @@ def test_products_of_few_rows_are_exact_but_for_fp32(shape, dtype):
     x, w = torch.randn(rows, k), torch.randn(n, k).to(dtype)
     expected = x.double() @ w.double().T
     assert relative_error(torch.ops.mini_moe.few_rows(x, w), expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("k", [5, 15, 41, 64])
+def test_products_of_few_rows_are_those_of_each_row_alone(name, k):
+    x, w = torch.randn(9, k), torch.randn(43, k)
+    product = torch.ops.mini_moe.few_rows
+    with instructions(name):
+        for rows in range(2, 10):
+            alone = [product(row[None], w) for row in x[:rows]]
+            assert torch.equal(product(x[:rows], w), torch.cat(alone))
 
 
 def test_a_product_whose_sides_differ_is_refused():

@@ -4,6 +4,7 @@ import json
 import tempfile
 
 import pytest
+from torch.profiler import profile
 
 from mini_moe.profiling import profile_step, read_trace
 from mini_moe.profiling.timing import Segment
@@ -121,3 +122,26 @@ def test_a_file_that_is_no_trace_of_ours_is_refused(tmp_path, content):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="a trace written by"):
             read_trace(tmp_path / name)
+
+
+class LateProfiler(profile):
+    """What torch writes months after its time began: more digits than a float has."""
+
+    def __init__(self):
+        pass
+
+    def export_chrome_trace(self, path):
+        slices = "".join(
+            f',{{"ph":"X","pid":1,"tid":1,"name":"{i}","ts":8978567728729.{i:03},"dur":0.001}}'
+            for i in range(1, 999)
+        )
+        root = f'{{"ph":"X","pid":1,"tid":1,"name":"{STEP_NAME}","ts":8978567728729.000,"dur":1.0}}'
+        with open(path, "w") as file:
+            file.write(f'{{"traceEvents":[{root}{slices}]}}')
+
+
+def test_no_nanosecond_is_lost_however_late_it_is(tmp_path):
+    path = tmp_path / "late.json"
+    trace_module.write_trace(LateProfiler(), [], path)
+    slices = [event for event in events_of(path) if event["name"].isdigit()]
+    assert [nanoseconds(event) for event in slices] == [(i, i + 1) for i in range(1, 999)]

@@ -22,6 +22,17 @@ def test_a_stretched_copy_has_the_weights_and_yarns_frequencies():
     assert not made.training and model.config.yarn_factor == 1
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_stretched_copy_has_the_types_and_leaves_the_generator_alone(tied):
+    model = small_model(tie_embeddings=tied).to(torch.bfloat16)
+    before = torch.get_rng_state()
+    made = stretched(model, 4.0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {p.dtype for p in made.parameters()} == {torch.bfloat16}
+    assert (made.lm_head.weight is made.embed_tokens.weight) == tied
+    assert len(list(made.parameters())) == len(list(model.parameters()))
+
+
 @torch.no_grad()
 def test_factor_one_only_lifts_the_limit():
     model = small_model()

@@ -46,6 +46,7 @@ def test_base_then_extend_save_models_logs_and_tokenizers(tmp_path, capsys):
         (["--checkpoint", "/nowhere"], "/nowhere"),
         (["--learning_rate", "0"], "learning_rate=0.0"),
         (["--share", "nan"], "share=nan"),
+        (["--share", "inf"], "share=inf"),
     ],
 )
 def test_an_error_is_one_line(changes, said, corpus, tmp_path, capsys):
