@@ -69,8 +69,12 @@ def retrieves(model: Transformer, examples: Sequence[NeedleExample]) -> list[boo
 
     One pass reads text and answer: where every token of the answer is the likeliest after those
     before it, writing token by token gives just that answer, and where one is not, it doesn't.
+    Raises: ValueError for examples of several lengths.
     """
-    found, size = [], max(1, BATCH_TOKENS // examples[0].length)
+    lengths = sorted({one.length for one in examples})
+    if len(lengths) > 1:
+        raise ValueError(f"examples: texts of one length expected, got lengths {lengths}")
+    found, size = [], max(1, BATCH_TOKENS // max(lengths, default=1))
     for first in range(0, len(examples), size):
         batch = examples[first : first + size]
         rows = [torch.cat((one.tokens, torch.tensor(one.answer[:-1]).long())) for one in batch]

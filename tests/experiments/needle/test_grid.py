@@ -79,3 +79,10 @@ def test_the_batch_changes_nothing(corpus, model, monkeypatch):
 def test_what_cannot_be_is_refused(corpus, model, changes, said):
     with pytest.raises(ValueError, match=said):
         needle_grid(model, corpus, **{"lengths": [130], "depths": [0.5], "trials": 1} | changes)
+
+
+def test_no_example_is_no_answer_and_lengths_do_not_mix(corpus, model):
+    assert retrieves(model, []) == []
+    examples = [needle_example(corpus, length, 0.5) for length in (100, 120)]
+    with pytest.raises(ValueError, match=r"one length expected, got lengths \[100, 120\]"):
+        retrieves(model, examples)
