@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mini_moe.config import ModelConfig
 from mini_moe.ops import compiled
-from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS
+from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS, gate_settings
 
 # A layer as the operation takes it: what it lacks is empty. Those in FLOATS are always fp32.
 TENSORS = (
@@ -78,15 +78,6 @@ def settings_of(config: ModelConfig, scale: float) -> tuple:
     return (
         *(config.n_heads, config.v_head_dim, scale, config.norm_eps, config.latent_norm_eps),
         *gate_settings(config),
-    )
-
-
-def gate_settings(config: ModelConfig) -> tuple:
-    """What `topk_gate` needs to know beside tensors."""
-    return (
-        *(config.top_k, config.n_expert_groups, config.top_k_groups),
-        *(config.group_score == "top2_sum", config.score_function == "softmax"),
-        *(config.norm_topk_prob, config.route_scale),
     )
 
 

@@ -24,16 +24,15 @@ def topk_gate(
     fits = fits and logits.shape[-1] <= MOST_EXPERTS and config.top_k <= MOST_CHOSEN
     if not fits or (expert_bias is not None and expert_bias.dtype != torch.float32):
         return None
-    return torch.ops.mini_moe.topk_gate(
-        logits,
-        expert_bias,
-        config.top_k,
-        config.n_expert_groups,
-        config.top_k_groups,
-        config.group_score == "top2_sum",
-        config.score_function == "softmax",
-        config.norm_topk_prob,
-        config.route_scale,
+    return torch.ops.mini_moe.topk_gate(logits, expert_bias, *gate_settings(config))
+
+
+def gate_settings(config: ModelConfig) -> tuple:
+    """What the compiled gate needs to know beside tensors, in the operation's order."""
+    return (
+        *(config.top_k, config.n_expert_groups, config.top_k_groups),
+        *(config.group_score == "top2_sum", config.score_function == "softmax"),
+        *(config.norm_topk_prob, config.route_scale),
     )
 
 

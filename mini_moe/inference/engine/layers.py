@@ -10,8 +10,7 @@ from torch import Tensor
 from mini_moe.model.layers import RMSNorm, SwiGLU
 from mini_moe.model.moe import MoE
 from mini_moe.ops import compiled, moe_experts
-from mini_moe.ops.decode import gate_settings
-from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS
+from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS, gate_settings
 
 THIN = 17  # rows from which on packing a matrix pays
 
