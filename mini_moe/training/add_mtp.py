@@ -23,7 +23,7 @@ from mini_moe.training.balance import count_choices, update_expert_bias
 from mini_moe.training.checkpoint import TrainingDiverged
 from mini_moe.training.loop import check_fit
 from mini_moe.training.losses import balance_loss, cross_entropy
-from mini_moe.training.optimizer import build_optimizers, learning_rate_factor
+from mini_moe.training.optimizer import begin_step, build_optimizers
 from mini_moe.training.speed import bf16_is_faster, keep_freed_memory
 
 
@@ -69,11 +69,7 @@ def add_mtp(
     bf16 = bf16_is_faster() if config.bf16 is None else config.bf16
     optimizers, log = build_optimizers(made, config, bf16), []
     for step in range(config.steps):
-        factor = learning_rate_factor(step, config)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
-            optimizer.zero_grad(set_to_none=True)
+        begin_step(optimizers, step, config)
         record = {"step": step + 1, "mtp_loss": train_step(made, config, corpus, step, bf16)}
         for optimizer in optimizers:
             optimizer.step()

@@ -30,7 +30,7 @@ from mini_moe.training.checkpoint import (
 )
 from mini_moe.training.evaluation import validation_losses
 from mini_moe.training.losses import training_losses
-from mini_moe.training.optimizer import build_optimizers, learning_rate_factor
+from mini_moe.training.optimizer import begin_step, build_optimizers
 from mini_moe.training.speed import (
     bf16_is_faster,
     flops_per_token,
@@ -149,12 +149,7 @@ def train_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dic
     batch = sample_batch(
         corpus.train, batch=config.batch_size, length=length, seed=config.seed, step=step
     )
-    factor = learning_rate_factor(step, config)
-    for optimizer in state.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
-        optimizer.zero_grad(set_to_none=True)
-
+    factor = begin_step(state.optimizers, step, config)
     model.train()
     routings: list[Routing] = []
     device = model.embed_tokens.weight.device

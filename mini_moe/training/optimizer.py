@@ -110,3 +110,13 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     decay = (config.steps - step) / max(1.0, config.decay_fraction * config.steps)
     return min(warmup, decay, 1.0)
+
+
+def begin_step(optimizers: list[torch.optim.Optimizer], step: int, config: TrainConfig) -> float:
+    """Set the learning rates of a step and forget old gradients; the factor of the peak rates."""
+    factor = learning_rate_factor(step, config)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
+        optimizer.zero_grad(set_to_none=True)
+    return factor

@@ -16,7 +16,7 @@ from mini_moe.training.balance import count_choices, update_all_biases
 from mini_moe.training.checkpoint import TrainingDiverged
 from mini_moe.training.evaluation import validation_losses
 from mini_moe.training.losses import balance_loss
-from mini_moe.training.optimizer import build_optimizers, learning_rate_factor
+from mini_moe.training.optimizer import begin_step, build_optimizers
 from mini_moe.training.speed import bf16_is_faster, keep_freed_memory
 
 EVAL_LENGTH = 256  # tokens a sequence has in the evaluation at the end
@@ -67,11 +67,7 @@ def train_recall(
     for phase in phases:
         for _ in range(phase.steps):
             step = len(log)
-            factor = learning_rate_factor(step, config)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
-                optimizer.zero_grad(set_to_none=True)
+            begin_step(optimizers, step, config)
             losses = recall_step(model, phase, config, corpus, haystack, step, bf16)
             for optimizer in optimizers:
                 optimizer.step()
