@@ -19,7 +19,7 @@ from mini_moe.teaching.clinic.sick_code import GAMMA
 from mini_moe.text import Corpus, sample_batch
 from mini_moe.training.balance import count_choices, update_all_biases
 from mini_moe.training.losses import cross_entropy
-from mini_moe.training.optimizer import build_optimizers, learning_rate_factor
+from mini_moe.training.optimizer import begin_step, build_optimizers
 
 STEPS = 60  # enough to see every disease, about three seconds a patient
 
@@ -111,11 +111,7 @@ def train_step(
 ) -> float:
     """Losses → gradients → clip → optimizers → expert bias; gives the language loss."""
     config = patient._train_config
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-        for group in optimizer.param_groups:
-            peak = group.setdefault("peak_lr", group["lr"])
-            group["lr"] = peak * learning_rate_factor(step, config)
+    begin_step(optimizers, step, config)
     language, balance, routings = both_losses(patient, tokens)
     (language + config.balance_loss_weight * balance).backward()
     nn.utils.clip_grad_norm_(patient.model.parameters(), config.grad_clip)
