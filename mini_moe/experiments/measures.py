@@ -16,7 +16,7 @@ from mini_moe.config import TrainConfig
 from mini_moe.experiments.designs import Arm
 from mini_moe.experiments.knock_outs import knock_out_losses
 from mini_moe.model import Routing, Transformer
-from mini_moe.ops.compiled import describe
+from mini_moe.ops import describe
 from mini_moe.routing import max_violation
 from mini_moe.text import Corpus, Split, windows
 from mini_moe.training import train

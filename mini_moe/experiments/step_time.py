@@ -2,8 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ import torch
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.experiments.designs import Arm
 from mini_moe.experiments.measures import machine, only_domains, settings
-from mini_moe.ops import compiled
+from mini_moe.ops import compiled, use
+from mini_moe.ops.switch import Form
 from mini_moe.text import Corpus
 from mini_moe.training.checkpoint import TrainingState
 from mini_moe.training.loop import fresh_state, train_step
@@ -50,8 +50,8 @@ def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[di
     seconds: dict[tuple[str, str], list[float]] = {}
     for number in range(1 + ROUNDS):
         for name, arm in models.items():
-            for suffix, kernels in paths(arm.model).items():
-                with kernels():
+            for suffix, form in paths(arm.model).items():
+                with use(form):
                     turn = take_turn(states[name], arm.at_seed(0), texts[name])
                 if number:
                     seconds.setdefault((name, suffix), []).extend(turn)
@@ -67,11 +67,11 @@ def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[di
     return records
 
 
-def paths(model: ModelConfig) -> dict[str, Callable[[], AbstractContextManager]]:
-    """Suffix of a record's fields → how the experts run then."""
+def paths(model: ModelConfig) -> dict[str, Form]:
+    """Suffix of a record's fields → the form in which operations run then."""
     if compiled.WHY_NOT or not model.n_moe_layers:
-        return {"": nullcontext}
-    return {"": nullcontext, "_pytorch": compiled.switched_off}
+        return {"": "compiled"}
+    return {"": "compiled", "_pytorch": "pytorch"}
 
 
 def take_turn(state: TrainingState, config: TrainConfig, corpus: Corpus) -> list[float]:

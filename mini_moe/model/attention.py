@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from mini_moe.config import ModelConfig
 from mini_moe.model.layers import Linear, RMSNorm
 from mini_moe.model.rope import softmax_scale
-from mini_moe.ops.latent_attention import keys_and_values, latent_attention
-from mini_moe.ops.rope import rotate
+from mini_moe.ops import latent_attention, rotate
+from mini_moe.ops.reference import keys_and_values
 
 
 @runtime_checkable
-class LatentCache(Protocol):
+class Cache(Protocol):
     """What the model needs of a cache: its length, and to append a layer's new positions."""
 
     def __len__(self) -> int: ...
@@ -56,25 +56,23 @@ class MultiHeadLatentAttention(nn.Module):
         self,
         x: Float[Tensor, "batch seq d_model"],
         rotation: Float[Tensor, "seq pairs 2"],
-        cache: LatentCache | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        query = rearrange(self.query(x, rotation), "batch heads seq d -> batch seq heads d")
+        query = self.query(x, rotation)
         latent, key_rope = self.compress(x, rotation)
         if cache is not None:
             latent, key_rope = cache.append(self.layer, latent, key_rope)
         mixed = latent_attention(query, self.heads(latent), key_rope, self.scale)
         return self.o_proj(rearrange(mixed, "batch seq heads d -> batch seq (heads d)"))
 
-    def query(self, x: Tensor, rotation: Tensor) -> Float[Tensor, "batch heads seq d_qk"]:
+    def query(self, x: Tensor, rotation: Tensor) -> Float[Tensor, "batch seq heads d_qk"]:
         """Queries of all heads, the last qk_rope_head_dim channels rotated."""
         if self.config.q_lora_rank is None:
             query = self.q_proj(x)
         else:
             query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        query = rearrange(
-            query, "batch seq (heads d) -> batch seq heads d", heads=self.config.n_heads
-        )
-        return rearrange(rotate(query, rotation), "batch seq heads d -> batch heads seq d")
+        heads = "batch seq (heads d) -> batch seq heads d"
+        return rotate(rearrange(query, heads, heads=self.config.n_heads), rotation)
 
     def compress(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """What a cache holds: the normalised latent and the rotated key shared by all heads."""

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mini_moe.ops.linear import linear
-from mini_moe.ops.rms_norm import add_and_normalise, normalise, rms_norm
-from mini_moe.ops.swiglu import swiglu_product
+from mini_moe.ops import linear, normalise, swiglu_product
+from mini_moe.ops.reference import rms_norm
 
 __all__ = ["Linear", "RMSNorm", "SwiGLU", "rms_norm"]
 
@@ -24,12 +23,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(
-        self, x: Float[Tensor, "*batch width"], added: Float[Tensor, "*batch width"] | None = None
-    ) -> Float[Tensor, "*batch width"] | tuple[Tensor, Tensor]:
-        """The norm of x; or, where something is added, x + added and the norm of that."""
-        if added is not None:
-            return add_and_normalise(x, added, self.weight, self.eps)
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         return normalise(x, self.weight, self.eps)
 
 

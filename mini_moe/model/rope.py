@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
-from mini_moe.ops.rope import apply_rope
+from mini_moe.ops.reference import apply_rope
 
 __all__ = [
     "apply_rope",

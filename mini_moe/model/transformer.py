@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mini_moe.config import ModelConfig
-from mini_moe.model.attention import LatentCache, MultiHeadLatentAttention
+from mini_moe.model.attention import Cache, MultiHeadLatentAttention
 from mini_moe.model.experts import Experts
 from mini_moe.model.layers import Linear, RMSNorm, SwiGLU
 from mini_moe.model.moe import MoE
@@ -42,7 +42,7 @@ class Transformer(nn.Module):
         self,
         tokens: Int[Tensor, "batch seq"],
         *,
-        cache: LatentCache | None = None,
+        cache: Cache | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
         """Logits of the token after each position.
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
         self,
         tokens: Int[Tensor, "batch seq"],
         *,
-        cache: LatentCache | None = None,
+        cache: Cache | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
         """The normalised vectors that the head turns into logits."""
@@ -143,9 +143,9 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch seq d_model"],
         rotation: Float[Tensor, "seq pairs 2"],
-        cache: LatentCache | None = None,
+        cache: Cache | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        attended = self.self_attn(self.input_layernorm(x), rotation, cache)
-        x, normed = self.post_attention_layernorm(x, attended)
+        x = x + self.self_attn(self.input_layernorm(x), rotation, cache)
+        normed = self.post_attention_layernorm(x)
         return x + (self.mlp(normed, routings) if self.is_moe else self.mlp(normed))

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mini_moe.ops import reference
 from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.switch import allowed_form
 
 LONGEST_EXPLICIT = 1024  # keys up to which the [queries, keys] weights are kept for the backward
 QUERY_BLOCK = 128  # queries that are multiplied together with all keys before them
@@ -17,12 +19,12 @@ def causal_attention(
     value: Float[Tensor, "batch heads keys d_v"],
     scale: float,
 ) -> Float[Tensor, "batch heads queries d_v"]:
-    """softmax(scale · q kᵀ + mask) v, where a query sees its own position and those before.
+    """`reference.attention`: a query sees its own position and those before.
 
     The queries are the last positions of the keys, so the same call serves training (as many
-    queries as keys) and decoding with a cache (fewer). Short sequences keep the weights for the
-    backward pass; long ones go through torch's flash attention, which computes them again.
-    Under autocast all of it runs in its type.
+    queries as keys) and decoding with a cache (fewer). On the CPU short sequences keep the weights
+    for the backward pass; long ones, and all on a GPU, go through torch's fused attention, which
+    computes them again. Under autocast all of it runs in its type.
 
     Raises: ValueError for more queries than keys.
     """
@@ -32,8 +34,10 @@ def causal_attention(
         )
     if dtype := autocast_dtype(query):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if key.shape[-2] > LONGEST_EXPLICIT:
-        return _flash(query, key, value, scale)
+    if allowed_form() == "definition":
+        return reference.attention(query, key, value, scale)
+    if key.shape[-2] > LONGEST_EXPLICIT or query.device.type in ("cuda", "mps"):
+        return _fused(query, key, value, scale)
     return BlockwiseAttention.apply(query, key, value, scale)
 
 
@@ -89,13 +93,7 @@ def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:
     ]
 
 
-def future(queries: int, keys: int, like: Tensor) -> Tensor:
-    """True where a key lies after the query: [queries, keys], the last query sees every key."""
-    everything = torch.ones(queries, keys, dtype=torch.bool, device=like.device)
-    return everything.triu(diagonal=keys - queries + 1)
-
-
-def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """torch's kernels want queries, keys and values of one width; zeros fill what is missing."""
     queries, keys, d_v = query.shape[-2], key.shape[-2], value.shape[-1]
     width = max(query.shape[-1], d_v)
@@ -103,6 +101,6 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     if queries == keys:
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     else:
-        sees = ~future(queries, keys, query)
+        sees = ~reference.future(queries, keys, query)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=sees, scale=scale)
     return mixed[..., :d_v]

@@ -1,4 +1,4 @@
-"""`mini_moe::decode`: a few tokens through all layers in one call; and their products.
+"""`mini_moe::decode`: a few tokens through all layers in one call.
 
 A token's pass does little arithmetic in each of dozens of operations, and calling them takes longer
 than the arithmetic. Where the compiled library serves, all of it is one operation.
@@ -7,12 +7,12 @@ than the arithmetic. Where the compiled library serves, all of it is one operati
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
 from mini_moe.ops import compiled
-from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS, gate_settings
+from mini_moe.ops.route import MOST_CHOSEN, MOST_EXPERTS, gate_settings
 
 # A layer as the operation takes it: what it lacks is empty. Those in FLOATS are always fp32.
 TENSORS = (
@@ -50,9 +50,9 @@ def decode(
     norm: Float[Tensor, "d_model"],
     settings: tuple,
 ) -> Float[Tensor, "batch new d_model"]:
-    """What the layers and the norm behind them make of embedded tokens; the cache gains theirs.
+    """What the layers and the final norm make of embedded tokens; the cache gains theirs.
 
-    Row b of the cache `numbers` holds lengths[b] positions; each layer writes the new ones behind
+    Row b of the cache `numbers` holds lengths[b] positions; each layer writes the new ones after
     them and attends to latents. `settings` are `settings_of` the configuration.
 
     Raises: ValueError naming what does not fit, before the cache is touched.
@@ -61,16 +61,6 @@ def decode(
         return torch.ops.mini_moe.decode.default(
             x, numbers, lengths, rotation, layers, norm, *settings
         )
-
-
-def likeliest(
-    logits: Float[Tensor, "rows vocab"],
-) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
-    """The largest logit of every row, NaN if there is one, and its token."""
-    if logits.dtype != torch.float32 or not compiled.serves(logits):
-        return tuple(logits.max(dim=-1))
-    tokens = torch.ops.mini_moe.choose_best.default(logits, 1)
-    return logits.gather(1, tokens)[:, 0], tokens[:, 0]
 
 
 def settings_of(config: ModelConfig, scale: float) -> tuple:
@@ -85,4 +75,3 @@ if not compiled.WHY_NOT:
     torch.library.register_fake(
         "mini_moe::decode", lambda x, numbers, lengths, *rest: x.new_empty(x.shape)
     )
-    torch.library.register_fake("mini_moe::few_rows", lambda x, w: x.new_empty(len(x), len(w)))

@@ -1,55 +1,14 @@
-"""The registered operation `mini_moe::moe_experts` and its gradient.
-
-The default is the definition in `reference.py`; `compiled.py` serves CPU and CUDA,
-`sorted_experts.py` what the compiled kernels don't. `KERNEL.set_kernel_enabled(device, False)`
-brings the definition back, to compare.
-"""
+"""`moe_experts`: the routed experts of one layer, in the form that the switch allows."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mini_moe.ops import compiled, reference, sorted_experts
-from mini_moe.ops.compiled import serves
+from mini_moe.ops import compiled, reference
 from mini_moe.ops.precision import autocast_dtype
-
-FORWARD_SCHEMA = (
-    "(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, Tensor down_proj,"
-    " bool keep=True) -> (Tensor, Tensor)"
-)
-BACKWARD_SCHEMA = (
-    "(Tensor grad, Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj,"
-    " Tensor down_proj, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-DEVICES = ("cpu", "cuda")
-
-
-def _reference_forward(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
-    saved = x.new_zeros(saved_shape(x, expert_ids, gates, gate_up_proj, keep))
-    return reference.moe_experts(x, expert_ids, gates, gate_up_proj, down_proj), saved
-
-
-def saved_shape(x, expert_ids, gates, gate_up_proj, keep) -> tuple[int, int]:
-    """Shape of what the forward keeps for the backward, known before tokens are routed."""
-    experts, _, d_expert, _ = gate_up_proj.shape
-    rows = expert_ids.numel()
-    if not compiled.serves_experts(x, gates, experts):
-        rows = sorted_experts.most_rows(rows, experts)
-    return rows if keep else 0, 2 * d_expert
-
-
-KERNEL = torch.library.custom_op(
-    "mini_moe::moe_experts", _reference_forward, mutates_args=(), schema=FORWARD_SCHEMA
-)
-BACKWARD_KERNEL = torch.library.custom_op(
-    "mini_moe::moe_experts_backward",
-    reference.moe_experts_backward,
-    mutates_args=(),
-    schema=BACKWARD_SCHEMA,
-)
-for device in DEVICES:
-    KERNEL.register_kernel(device, compiled.forward)
-    BACKWARD_KERNEL.register_kernel(device, compiled.backward)
+from mini_moe.ops.registration import register
+from mini_moe.ops.sorted_experts import sorted_experts
+from mini_moe.ops.switch import allowed_form
 
 
 def moe_experts(
@@ -62,8 +21,8 @@ def moe_experts(
     """Send each token through its experts and add their outputs, weighted by the gates.
 
     Defined by `reference.moe_experts`. Under autocast the products run in its type, and gates are
-    rounded to it where they multiply. Gradients reach x, gates and both weights; they can't be
-    differentiated again.
+    rounded to it where they multiply. Gradients reach x, gates and both weights; outside of the
+    definition they can't be differentiated again.
 
     Raises: ValueError when shapes don't fit each other or an expert id is out of range.
     """
@@ -71,15 +30,14 @@ def moe_experts(
         x, gate_up_proj, down_proj = x.to(dtype), gate_up_proj.to(dtype), down_proj.to(dtype)
     inputs = (x, gates, gate_up_proj, down_proj)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    if not keep and serves(x, gates) and not torch.compiler.is_compiling():
-        # Past torch's bookkeeping, which takes as long as a token's products; it checks as well.
-        arguments = (x, expert_ids.long(), gates, gate_up_proj, down_proj, False)
-        with compiled.named_errors():
-            return torch.ops.mini_moe.experts_forward(*arguments)[0]
-    check_shapes(x, expert_ids, gates, gate_up_proj, down_proj)
-    if compiled.carries_tangents():
-        return reference.moe_experts(x, expert_ids, gates, gate_up_proj, down_proj)
-    return KERNEL(x, expert_ids, gates, gate_up_proj, down_proj, keep)[0]
+    arguments = (x, expert_ids, *inputs[1:])
+    if compiled.serves_experts(x, gates, len(gate_up_proj)):
+        with compiled.named_errors():  # the library checks the arguments
+            return torch.ops.mini_moe.experts_forward(x, expert_ids.long(), *inputs[1:], keep)[0]
+    check_shapes(*arguments)
+    if allowed_form() == "definition" or compiled.carries_tangents():
+        return reference.moe_experts(*arguments)
+    return sorted_experts(*arguments, keep)[0]
 
 
 def check_shapes(
@@ -108,36 +66,29 @@ def check_shapes(
             raise ValueError(f"{name}: {shape} expected, got {list(tensor.shape)}")
 
 
-@KERNEL.register_fake
-def _shapes(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
-    shape = saved_shape(x, expert_ids, gates, gate_up_proj, keep)
-    return x.new_empty(x.shape), x.new_empty(shape)
+def _shapes(x, expert_ids, gates, gate_up_proj, down_proj, keep):
+    rows = expert_ids.numel() if keep else 0
+    return x.new_empty(x.shape), x.new_empty(rows, 2 * gate_up_proj.shape[2])
 
 
-if not compiled.WHY_NOT:
-    torch.library.register_fake("mini_moe::experts_forward", _shapes)
-
-
-@BACKWARD_KERNEL.register_fake
-def _(grad, x, expert_ids, gates, gate_up_proj, down_proj, saved):
+def _gradient_shapes(grad, x, expert_ids, gates, gate_up_proj, down_proj, saved):
     return tuple(t.new_empty(t.shape) for t in (x, gates, gate_up_proj, down_proj))
 
 
 def _save(ctx, inputs, output) -> None:
     *tensors, ctx.keep = inputs
-    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, output[1])
 
 
 def _differentiate(ctx, grad, _grad_saved):
-    if grad is None:
-        return None, None, None, None, None, None
     if not ctx.keep:
         raise RuntimeError("keep=False was asked for, so moe_experts can't be differentiated")
-    grad_x, grad_gates, grad_gate_up, grad_down = BACKWARD_KERNEL(
-        grad.contiguous(), *ctx.saved_tensors
-    )
-    return grad_x, None, grad_gates, grad_gate_up, grad_down, None
+    grads = torch.ops.mini_moe.experts_backward(grad.contiguous(), *ctx.saved_tensors)
+    return grads[0], None, *grads[1:], None
 
 
-KERNEL.register_autograd(_differentiate, setup_context=_save)
+register(
+    "experts_forward", _shapes, _gradient_shapes, _differentiate, _save, backward="experts_backward"
+)

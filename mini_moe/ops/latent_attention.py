@@ -1,7 +1,7 @@
 """`mini_moe::latent_attention`: heads whose keys and values one projection of a latent made."""
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from mini_moe.ops import compiled
 from mini_moe.ops.attention import causal_attention
 from mini_moe.ops.compiled import serves
 from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.reference import keys_and_values
 from mini_moe.ops.registration import register
 
 
@@ -35,19 +36,6 @@ def latent_attention(
     heads_first = rearrange(query, "batch queries heads d -> batch heads queries d")
     mixed = causal_attention(heads_first, key, value, scale)
     return rearrange(mixed, "batch heads queries d -> batch queries heads d")
-
-
-def keys_and_values(
-    kv: Float[Tensor, "batch keys heads d_nope_and_v"],
-    key_rope: Float[Tensor, "batch keys d_rope"],
-    d_qk: int,
-) -> tuple[Float[Tensor, "batch heads keys d_qk"], Float[Tensor, "batch heads keys d_v"]]:
-    """Every head's keys, the shared part repeated, and its values."""
-    heads = rearrange(kv, "batch keys heads d -> batch heads keys d")
-    d_nope = d_qk - key_rope.shape[-1]
-    nope, value = heads.split([d_nope, heads.shape[-1] - d_nope], dim=-1)
-    shared = repeat(key_rope, "batch keys d -> batch heads keys d", heads=heads.shape[1])
-    return torch.cat((nope, shared), dim=-1), value
 
 
 def _forward(query, kv, key_rope, scale):

@@ -1,13 +1,20 @@
-"""The definition of a mixture of experts: one expert at a time, in plain PyTorch.
+"""The definition of every operation, in plain PyTorch.
 
-Slow and obvious on purpose. Whatever is faster must agree with this.
+Slow and obvious on purpose. Whatever is faster must agree with this; `python -m mini_moe.ops` lists
+what is.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import einsum
-from jaxtyping import Float, Int
+from einops import einsum, rearrange, repeat
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from mini_moe.config import ModelConfig
+
+# ---------------------------------------------------------------- experts
 
 
 def moe_experts(
@@ -31,39 +38,157 @@ def moe_experts(
     return mixed
 
 
-def moe_experts_backward(
-    grad: Tensor,
-    x: Tensor,
-    expert_ids: Tensor,
-    gates: Tensor,
-    gate_up_proj: Tensor,
-    down_proj: Tensor,
-    saved: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, gates, gate_up_proj and down_proj: the chain rule, one expert at a time.
+# ---------------------------------------------------------------- the router
 
-    With g = W_gate x, u = W_up x, h = silu(g) ⊙ u, y = W_down h, and the output Σ gate · y:
-    dgate = ⟨dout, y⟩, dy = gate · dout, dW_down = dy hᵀ, dh = W_downᵀ dy, du = dh ⊙ silu(g),
-    dg = dh ⊙ u ⊙ silu'(g), dW = [dg; du] xᵀ, dx = W_gateᵀ dg + W_upᵀ du.
-    `saved` is what a faster forward keeps for its own backward; the definition needs nothing.
+
+class Routing(NamedTuple):
+    """One layer's decisions, in the order in which they were made."""
+
+    logits: Float[Tensor, "tokens experts"]
+    scores: Float[Tensor, "tokens experts"]  # sigmoid or softmax of the logits
+    choice_scores: Float[Tensor, "tokens experts"]  # scores + bias; −inf outside chosen groups
+    expert_ids: Int[Tensor, "tokens top_k"]  # best first; the lower id wins a tie
+    gates: Float[Tensor, "tokens top_k"]  # weights of the chosen experts, without the bias
+
+
+def route(
+    logits: Float[Tensor, "tokens experts"],
+    expert_bias: Float[Tensor, "experts"] | None,
+    config: ModelConfig,
+) -> Routing:
+    """Logits → scores → + bias → groups → top-k → gates.
+
+    The bias moves the choice and never the weight: gates are made from the bare scores.
+    Source: DeepSeek-V3, arXiv 2412.19437 §2.1.2, equations 12–16.
     """
-    grad_x, grad_gates = torch.zeros_like(x), torch.zeros_like(gates)
-    grad_gate_up, grad_down = torch.zeros_like(gate_up_proj), torch.zeros_like(down_proj)
-    for expert, (gate_up, down) in enumerate(zip(gate_up_proj, down_proj, strict=True)):
-        here = expert_ids == expert
-        weight = torch.where(here, gates, 0).sum(dim=-1, keepdim=True).to(x.dtype)
-        gate, up = einsum(x, gate_up, "tokens d, two f d -> two tokens f")
-        sigmoid = gate.sigmoid()
-        hidden = gate * sigmoid * up
-        grad_gate_here = (grad * (hidden @ down.T)).sum(dim=-1, keepdim=True)
-        grad_gates += torch.where(here, grad_gate_here, 0).to(gates.dtype)
+    scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
+    choice_scores = scores.detach()
+    if expert_bias is not None:
+        choice_scores = choice_scores + expert_bias
+    if config.n_expert_groups > 1:
+        allowed = allowed_experts(choice_scores, config)
+        choice_scores = choice_scores.masked_fill(~allowed, float("-inf"))
+    expert_ids = choose(choice_scores, config.top_k)
+    gates = gate_weights(scores.gather(-1, expert_ids), config)
+    return Routing(logits, scores, choice_scores, expert_ids, gates)
 
-        grad_output = torch.where(here.any(dim=-1, keepdim=True), weight * grad, 0)
-        grad_down[expert] = grad_output.T @ hidden
-        grad_hidden = grad_output @ down
-        grad_up = grad_hidden * gate * sigmoid
-        grad_gate = grad_hidden * up * sigmoid * (1 + gate * (1 - sigmoid))
-        both = torch.stack((grad_gate, grad_up))
-        grad_gate_up[expert] = einsum(both, x, "two tokens f, tokens d -> two f d")
-        grad_x += einsum(both, gate_up, "two tokens f, two f d -> tokens d")
-    return grad_x, grad_gates, grad_gate_up, grad_down
+
+def choose(values: Float[Tensor, "tokens n"], k: int) -> Int[Tensor, "tokens k"]:
+    """Indices of the k largest values, best first; ties go to the lower index on every machine."""
+    return values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+
+
+def allowed_experts(
+    choice_scores: Float[Tensor, "tokens experts"], config: ModelConfig
+) -> Bool[Tensor, "tokens experts"]:
+    """True for the experts of each token's `top_k_groups` best groups.
+
+    A group is worth the sum of its two best choice scores (V3) or its best one (V2). In V3 a group
+    is a node, so this bounds how many nodes a token's activations travel to.
+    Source: arXiv 2412.19437 §2.1.2 "Node-Limited Routing"; arXiv 2405.04434 §2.2.2.
+    """
+    grouped = rearrange(choice_scores, "tokens (g e) -> tokens g e", g=config.n_expert_groups)
+    best = grouped.topk(2 if config.group_score == "top2_sum" else 1, dim=-1).values
+    groups = choose(best.sum(dim=-1), config.top_k_groups)
+    kept = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, groups, True)
+    return repeat(kept, "tokens g -> tokens (g e)", e=grouped.shape[-1])
+
+
+def gate_weights(
+    chosen_scores: Float[Tensor, "tokens top_k"], config: ModelConfig
+) -> Float[Tensor, "tokens top_k"]:
+    """The chosen scores, divided by their sum where `norm_topk_prob`, times `route_scale`."""
+    if config.norm_topk_prob:
+        chosen_scores = chosen_scores / (chosen_scores.sum(dim=-1, keepdim=True) + 1e-20)
+    return chosen_scores * config.route_scale
+
+
+# ---------------------------------------------------------------- attention
+
+
+def attention(
+    query: Float[Tensor, "batch heads queries d_qk"],
+    key: Float[Tensor, "batch heads keys d_qk"],
+    value: Float[Tensor, "batch heads keys d_v"],
+    scale: float,
+) -> Float[Tensor, "batch heads queries d_v"]:
+    """softmax(scale · q kᵀ + mask) v: a query sees its own position and those before it.
+
+    The queries are the last positions of the keys. Source: Vaswani et al., arXiv 1706.03762 §3.2.1.
+    """
+    scores = einsum(query * scale, key, "b h queries d, b h keys d -> b h queries keys")
+    scores = scores.masked_fill(future(*scores.shape[-2:], like=scores), float("-inf"))
+    return einsum(scores.softmax(dim=-1), value, "b h queries keys, b h keys d -> b h queries d")
+
+
+def future(queries: int, keys: int, like: Tensor) -> Bool[Tensor, "queries keys"]:
+    """True where a key comes after the query; the last query sees every key."""
+    everything = torch.ones(queries, keys, dtype=torch.bool, device=like.device)
+    return everything.triu(diagonal=keys - queries + 1)
+
+
+def keys_and_values(
+    kv: Float[Tensor, "batch keys heads d_nope_and_v"],
+    key_rope: Float[Tensor, "batch keys d_rope"],
+    d_qk: int,
+) -> tuple[Float[Tensor, "batch heads keys d_qk"], Float[Tensor, "batch heads keys d_v"]]:
+    """Every head's keys [nope | rope], the rope part repeated, and its values.
+
+    Source: DeepSeek-V3, arXiv 2412.19437 §2.1.1, equations 3–5.
+    """
+    heads = rearrange(kv, "batch keys heads d -> batch heads keys d")
+    d_nope = d_qk - key_rope.shape[-1]
+    nope, value = heads.split([d_nope, heads.shape[-1] - d_nope], dim=-1)
+    shared = repeat(key_rope, "batch keys d -> batch heads keys d", heads=heads.shape[1])
+    return torch.cat((nope, shared), dim=-1), value
+
+
+def apply_rope(
+    x: Float[Tensor, "*batch seq width"], rotation: Float[Tensor, "seq pairs 2"]
+) -> Float[Tensor, "*batch seq width"]:
+    """Turn each pair of neighbouring channels (2i, 2i + 1) by its angle, in fp32.
+
+    (a, b) → (a cos − b sin, a sin + b cos). The dot product of two rotated vectors depends only on
+    the distance between their positions. Pairs are neighbours, as in DeepSeek's weights.
+    Source: Su et al., arXiv 2104.09864 §3.4.2.
+    """
+    cos, sin = rotation.to(torch.promote_types(x.dtype, torch.float32)).unbind(-1)
+    first, second = rearrange(x.to(cos.dtype), "... (pairs two) -> two ... pairs", two=2)
+    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return rearrange(turned, "... pairs two -> ... (pairs two)").to(x.dtype)
+
+
+# ---------------------------------------------------------------- dense parts and the loss
+
+
+def rms_norm(
+    x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
+) -> Float[Tensor, "*batch width"]:
+    """x / √(mean(x²) + eps), times weight; the division in fp32 whatever the type of x.
+
+    Source: Zhang and Sennrich, arXiv 1910.07467 §4.
+    """
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
+
+
+def linear(
+    x: Float[Tensor, "*batch d_in"], weight: Float[Tensor, "d_out d_in"]
+) -> Float[Tensor, "*batch d_out"]:
+    """x weightᵀ."""
+    return F.linear(x, weight)
+
+
+def swiglu_product(
+    gate: Float[Tensor, "*batch d_ff"], up: Float[Tensor, "*batch d_ff"]
+) -> Float[Tensor, "*batch d_ff"]:
+    """silu(gate) ⊙ up. Source: Shazeer, arXiv 2002.05202 §2."""
+    return F.silu(gate) * up
+
+
+def cross_entropy(
+    logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, "tokens"]
+) -> Float[Tensor, ""]:
+    """−ln softmax(logits)[target], averaged over all tokens, in fp32 or wider."""
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)

@@ -1,4 +1,4 @@
-"""What torch learns of an operation compiled for the CPU alone: shapes and a derivative."""
+"""What torch learns of a compiled operation: its shapes and its derivative."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,26 @@ from mini_moe.ops import compiled
 
 
 def register(
-    name: str, fake: Callable, fake_backward: Callable, differentiate: Callable, save: Callable
+    name: str,
+    shapes: Callable,
+    gradient_shapes: Callable,
+    differentiate: Callable,
+    save: Callable,
+    backward: str = "",
 ) -> None:
-    """Shapes and derivative of `mini_moe::NAME`; its `NAME_backward` has no derivative.
+    """Shapes and derivative of `mini_moe::NAME`; its backward operation has no derivative.
 
-    Does nothing where the library is not loaded.
+    `backward` is that operation's name, NAME_backward unless given. Does nothing where the library
+    is not loaded.
     """
     if compiled.WHY_NOT:
         return
+    backward = backward or f"{name}_backward"
 
     def refuse(ctx, *grads):
         raise RuntimeError(f"the gradient of {name} can't be differentiated again")
 
-    torch.library.register_fake(f"mini_moe::{name}", fake)
-    torch.library.register_fake(f"mini_moe::{name}_backward", fake_backward)
+    torch.library.register_fake(f"mini_moe::{name}", shapes)
+    torch.library.register_fake(f"mini_moe::{backward}", gradient_shapes)
     torch.library.register_autograd(f"mini_moe::{name}", differentiate, setup_context=save)
-    torch.library.register_autograd(f"mini_moe::{name}_backward", refuse)
+    torch.library.register_autograd(f"mini_moe::{backward}", refuse)

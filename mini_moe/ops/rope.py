@@ -7,21 +7,7 @@ from torch import Tensor
 
 from mini_moe.ops import compiled
 from mini_moe.ops.compiled import serves
-
-
-def apply_rope(
-    x: Float[Tensor, "*batch seq width"], rotation: Float[Tensor, "seq pairs 2"]
-) -> Float[Tensor, "*batch seq width"]:
-    """Turn each pair of neighbouring channels (2i, 2i + 1) by its angle, in fp32.
-
-    (a, b) → (a cos − b sin, a sin + b cos). Two rotated vectors' dot product depends only on the
-    distance of their positions. Pairs are neighbours, as in DeepSeek's weights.
-    Source: Su et al., arXiv 2104.09864 §3.4.2.
-    """
-    cos, sin = rotation.to(torch.promote_types(x.dtype, torch.float32)).unbind(-1)
-    first, second = rearrange(x.to(cos.dtype), "... (pairs two) -> two ... pairs", two=2)
-    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
-    return rearrange(turned, "... pairs two -> ... (pairs two)").to(x.dtype)
+from mini_moe.ops.reference import apply_rope
 
 
 def rotate(

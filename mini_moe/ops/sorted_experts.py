@@ -1,4 +1,4 @@
-"""The fast PyTorch path of a mixture of experts: sort, multiply block by block, gather and add.
+"""The fast PyTorch form of a mixture of experts: sort, multiply block by block, gather and add.
 
 Only matrix products loop over experts. Mixing is a gather with a sum per token instead of a
 scattered addition, so the same input gives the same bits on every run, and nothing of size
@@ -62,9 +62,7 @@ def backward(
     zero, so they add nothing to any weight's gradient.
     """
     experts, _, d_expert, d_model = gate_up_proj.shape
-    n_rows = expert_ids.numel()
-    padded = len(saved) != n_rows  # the compiled forward pass leaves no gaps
-    rows = sort_rows(expert_ids, experts, row_multiple(n_rows, experts) if padded else 1)
+    rows = sort_rows(expert_ids, experts, row_multiple(expert_ids.numel(), experts))
     grad_rows, x_rows = gather_sum(grad, rows.token[:, None]), gather_sum(x, rows.token[:, None])
     gate, up = saved[: len(x_rows)].chunk(2, dim=-1)
     gate_rows = x.new_zeros(len(x_rows), 1)
@@ -123,3 +121,49 @@ def gather_sum(
 ) -> Float[Tensor, "tokens d"]:
     """Σ_k weights[t, k] · values[place[t, k]], fused: an embedding bag over sorted rows."""
     return F.embedding_bag(place, values, per_sample_weights=weights, mode="sum")
+
+
+sorted_experts = torch.library.custom_op(
+    "mini_moe::sorted_experts",
+    forward,
+    mutates_args=(),
+    schema="(Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj, Tensor down_proj,"
+    " bool keep=True) -> (Tensor, Tensor)",
+)
+sorted_experts_backward = torch.library.custom_op(
+    "mini_moe::sorted_experts_backward",
+    backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor expert_ids, Tensor gates, Tensor gate_up_proj,"
+    " Tensor down_proj, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@sorted_experts.register_fake
+def _(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
+    experts, _, d_expert, _ = gate_up_proj.shape
+    most = most_rows(expert_ids.numel(), experts) if keep else 0
+    return x.new_empty(x.shape), x.new_empty(most, 2 * d_expert)
+
+
+@sorted_experts_backward.register_fake
+def _(grad, x, expert_ids, gates, gate_up_proj, down_proj, saved):
+    return tuple(t.new_empty(t.shape) for t in (x, gates, gate_up_proj, down_proj))
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.keep = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad, _grad_saved):
+    if grad is None:
+        return None, None, None, None, None, None
+    if not ctx.keep:
+        raise RuntimeError("keep=False was asked for, so moe_experts can't be differentiated")
+    grads = sorted_experts_backward(grad.contiguous(), *ctx.saved_tensors)
+    return grads[0], None, *grads[1:], None
+
+
+sorted_experts.register_autograd(_differentiate, setup_context=_save)

@@ -1,7 +1,7 @@
 """The compiled steps of the experts' layer one by one, with gradients, fakes and no hidden state.
 
 `mini_moe::topk_gate`, `sort_rows`, `grouped_swiglu`, `grouped_gemm`, `grouped_wgrad` and `combine`
-exist where the library is loaded (`compiled.describe()`); importing this module teaches torch their
+exist where the library is loaded (`describe()`); importing this module teaches torch their
 shapes and derivatives. The layer itself is `experts.py` and needs none of them.
 """
 

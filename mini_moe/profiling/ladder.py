@@ -1,39 +1,19 @@
 """One change after the other on the same model, each timed beside all that came before it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from mini_moe.config import TrainConfig
 from mini_moe.model import Transformer
-from mini_moe.ops import compiled
-from mini_moe.ops.experts import BACKWARD_KERNEL, DEVICES, KERNEL
+from mini_moe.ops import use
+from mini_moe.ops.switch import Form
 from mini_moe.profiling.timing.steps import check_model, copy_state, seconds_of
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.checkpoint import TrainingState
 from mini_moe.training.loop import train_step
-
-
-@contextmanager
-def definition_only() -> Iterator[None]:
-    """Experts by their definition, `ops/reference.py`, in which every expert works on every token.
-
-    Compiled kernels are switched off as well.
-    """
-    switched = []
-    try:
-        for device in DEVICES:
-            for kernel in (KERNEL, BACKWARD_KERNEL):
-                switch = kernel.set_kernel_enabled(device, False)
-                switch.__enter__()
-                switched.append(switch)
-        with compiled.switched_off():
-            yield
-    finally:
-        for switch in reversed(switched):
-            switch.__exit__(None, None, None)
 
 
 @contextmanager
@@ -58,7 +38,7 @@ class Rung:
 
     name: str
     config: TrainConfig
-    how: Callable[[], AbstractContextManager] = nullcontext  # what is switched meanwhile
+    form: Form = "compiled"  # of the operations: the switch's position
     fused: bool = True  # AdamW in one pass, or one operation and one weight after the other
 
     def state(self, model: Transformer) -> TrainingState:
@@ -97,7 +77,7 @@ def climb(
             def step(state: TrainingState = state, config: TrainConfig = rung.config) -> None:
                 train_step(state, config, corpus)
 
-            with rung.how():
+            with use(rung.form):
                 step()
                 seconds[rung.name].append(seconds_of(step, device))
     return seconds

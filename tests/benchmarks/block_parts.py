@@ -15,7 +15,7 @@ from torch import Tensor
 from mini_moe import ops, presets
 from mini_moe.config import TrainConfig
 from mini_moe.model.router import Router
-from mini_moe.ops import compiled
+from mini_moe.ops import use
 from mini_moe.training.losses import balance_loss
 from mini_moe.training.speed import keep_freed_memory
 from tests.benchmarks.common import alternate, report, spread
@@ -91,7 +91,7 @@ def without(call: Callable[[], None]) -> Callable[[], None]:
     """The same with the compiled kernels switched off."""
 
     def switched() -> None:
-        with compiled.switched_off():
+        with use("pytorch"):
             call()
 
     return switched

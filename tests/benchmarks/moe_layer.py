@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts
 
-from mini_moe.ops import compiled, moe_experts
+from mini_moe.ops import describe, moe_experts, use
 from tests.benchmarks.common import alternate, report
 
 SHAPES = [(2048, 256, 128, 16, 4), (4096, 512, 256, 64, 8)]  # tokens, d, d_expert, experts, top_k
@@ -30,7 +30,7 @@ COMMAND = "python -m tests.benchmarks.run moe_layer"
 
 def main() -> None:
     """Measure, print, write results/moe_layer.json."""
-    print(compiled.describe())
+    print(describe())
     rows = [
         measure(shape, dtype, routing, backward)
         for shape in SHAPES
@@ -42,7 +42,7 @@ def main() -> None:
     single = torch.get_num_threads() == 1
     name = "moe_layer_one_thread" if single else "moe_layer"
     command = f"OMP_NUM_THREADS=1 {COMMAND}" if single else COMMAND
-    report(name, command, rows, kernels=compiled.describe())
+    report(name, command, rows, kernels=describe())
 
 
 def take_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -108,7 +108,7 @@ class Layer:
 
     def pytorch_path(self, x: Tensor) -> Tensor:
         """The same without the compiled kernels; in effect for a forward and its backward."""
-        with compiled.switched_off():
+        with use("pytorch"):
             return self.ours(x)
 
     def transformers(self, implementation: str) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 from mini_moe import Transformer, presets
 from mini_moe.config import TrainConfig
 from mini_moe.hf_config import config_to_hf
-from mini_moe.ops import compiled
+from mini_moe.ops import use
 from mini_moe.training.losses import training_losses
 from mini_moe.training.speed import flops_per_token, keep_freed_memory, matmul_peak
 from tests.benchmarks.common import report, spread
@@ -104,7 +104,7 @@ def work(connection: Connection, name: str, kind: str) -> None:
     if kind.endswith("compiled"):
         for block in blocks:
             block.compile()
-    with compiled.switched_off() if name == WITHOUT_KERNELS else nullcontext():
+    with use("pytorch") if name == WITHOUT_KERNELS else nullcontext():
         for _ in range(3):
             step()
         connection.send("ready")

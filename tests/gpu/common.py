@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mini_moe.ops import compiled, moe_experts, reference
+from mini_moe.ops import compiled, moe_experts
 from tests.helpers import TOLERANCE, relative_error
-from tests.ops.expert_cases import Case, random_case, with_ids
+from tests.ops.expert_cases import Case, exact, random_case, with_ids
 
 DTYPES = [torch.float32, torch.bfloat16]
 LOADS = [0, 1, 63, 64, 65, 127, 129]  # rows of an expert: none, one, and around tiles
@@ -81,13 +81,6 @@ def run(case: Case, grad: Tensor) -> list[Tensor]:
     output = moe_experts(*here)
     poison()
     return [output.detach(), *torch.autograd.grad(output, here.leaves, grad)]
-
-
-def exact(case: Case, grad: Tensor) -> list[Tensor]:
-    """The same from the definition, in float64 on the CPU."""
-    plain = [tensor.detach() for tensor in case.copy(torch.float64)]
-    gradients = reference.moe_experts_backward(grad.cpu().double(), *plain, torch.empty(0))
-    return [reference.moe_experts(*plain), *gradients]
 
 
 NAMES = ("output", "grad x", "grad gates", "grad gate_up_proj", "grad down_proj")

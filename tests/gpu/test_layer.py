@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from mini_moe.ops import compiled, moe_experts
-from mini_moe.ops.experts import KERNEL
+from mini_moe.ops import compiled, describe, moe_experts, use
 from tests.gpu.common import (
     DEVICE,
     DTYPES,
@@ -31,8 +30,8 @@ SHAPES = [(1, 1, 1), (1, 8, 8), (7, 1, 5), (9, 3, 7), (33, 8, 13), (300, 2, 3), 
 def test_compiled_kernels_are_what_runs():
     case = on_gpu(random_case(9, 3, 7))
     assert compiled.serves_experts(case.x, case.gates, 7)
-    assert KERNEL(*case)[1].shape == (27, 20)
-    assert "on CUDA: compiled kernels (sm_80, sm_90a)" in compiled.describe()
+    assert "experts_forward" in type(moe_experts(*case).grad_fn).__name__
+    assert "on CUDA: compiled kernels (sm_80, sm_90a)" in describe()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -172,7 +171,7 @@ def test_pytorch_path_agrees():
     case = random_case(200, 2, 5, 64, 32)
     grad = random_grad(case)
     expected = exact(case, grad)
-    with compiled.switched_off():
+    with use("pytorch"):
         found = run(case, grad)
     for ours, theirs in zip(found, expected, strict=True):
         assert relative_error(ours.cpu(), theirs) <= TOLERANCE[torch.float32]
@@ -199,5 +198,5 @@ def test_autocast_multiplies_in_its_type_and_returns_gradients_in_theirs():
 def test_second_derivatives_are_refused_not_wrong():
     case = on_gpu(random_case(4, 2, 3))
     (slope,) = torch.autograd.grad(moe_experts(*case).square().sum(), case.x, create_graph=True)
-    with pytest.raises(RuntimeError, match="moe_experts_backward|once_differentiable"):
+    with pytest.raises(RuntimeError, match="experts_forward"):
         torch.autograd.grad(slope.sum(), case.x)

@@ -5,23 +5,23 @@ import torch
 from torch.library import opcheck
 
 from mini_moe.ops import moe_experts
-from mini_moe.ops.experts import BACKWARD_KERNEL, KERNEL
 from tests.gpu.common import DTYPES, needs_gpu, no_rehearsal, on_gpu
 from tests.helpers import TOLERANCE, relative_error, without_shape_hook
 from tests.ops.expert_cases import random_case
 
 pytestmark = needs_gpu
+OPS = torch.ops.mini_moe
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_operation_keeps_the_rules_of_custom_operations(dtype):
     case = on_gpu(random_case(64, 2, 5, 64, 32, dtype))
     with torch.no_grad():
-        mixed, saved = KERNEL(*case)
+        mixed, saved = OPS.experts_forward(*case, True)
     backward = (torch.randn_like(mixed), *(t.detach() for t in case), saved)
     with without_shape_hook():  # opcheck passes symbolic sizes
-        opcheck(KERNEL, tuple(case))
-        opcheck(BACKWARD_KERNEL, backward)
+        opcheck(OPS.experts_forward, (*case, True))
+        opcheck(OPS.experts_backward, backward)
 
 
 @pytest.mark.compile

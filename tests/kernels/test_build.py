@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from mini_moe.ops import compiled
+from mini_moe.ops import compiled, describe, use
 from tests.kernels.cpu import needs_library
 
 
@@ -20,10 +20,10 @@ def build():
 
 
 def test_one_line_says_which_code_runs():
-    assert compiled.describe().startswith("experts on the CPU: ")
-    assert "\n" not in compiled.describe()
-    with compiled.switched_off():
-        assert "PyTorch (" in compiled.describe()
+    assert describe().startswith("experts on the CPU: ")
+    assert "\n" not in describe()
+    with use("pytorch"):
+        assert "PyTorch (" in describe()
 
 
 def test_library_that_is_not_built_is_explained(tmp_path, monkeypatch):

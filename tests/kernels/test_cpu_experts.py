@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mini_moe.ops import compiled, moe_experts, reference, sorted_experts
+from mini_moe.ops import moe_experts, reference, sorted_experts, use
 from tests.helpers import TOLERANCE, relative_error
 from tests.kernels.cpu import NAMES, instructions, needs_library, threads
-from tests.ops.expert_cases import Case, dumb_forward, random_case, with_ids
+from tests.ops.expert_cases import Case, dumb_forward, exact, random_case, with_ids
 
 pytestmark = needs_library
 DTYPES = [torch.float32, torch.bfloat16]
@@ -37,14 +37,6 @@ def run(case: Case, grad: torch.Tensor) -> list[torch.Tensor]:
     plain = [tensor.detach() for tensor in case]
     output, saved = torch.ops.mini_moe.experts_forward(*plain, True)
     return [output, *torch.ops.mini_moe.experts_backward(grad, *plain, saved)]
-
-
-def exact(case: Case, grad: torch.Tensor) -> list[torch.Tensor]:
-    """The same in float64 from the definition."""
-    wide = case.copy(torch.float64)
-    plain = [tensor.detach() for tensor in wide]
-    gradients = reference.moe_experts_backward(grad.double(), *plain, torch.empty(0))
-    return [reference.moe_experts(*plain), *gradients]
 
 
 def random_grad(case: Case) -> torch.Tensor:
@@ -151,7 +143,7 @@ def test_switching_between_forward_and_backward_is_noticed():
     case = random_case(400, 2, 5)
     expected = run(case, grad := torch.ones_like(case.x))
     output = moe_experts(*case)
-    with compiled.switched_off():
+    with use("pytorch"):
         found = torch.autograd.grad(output, case.leaves, grad)
     for ours, theirs in zip(found, expected[1:], strict=True):
         assert relative_error(ours, theirs) <= TOLERANCE[torch.float32]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_moe.ops import compiled
+from mini_moe.ops import compiled, describe
 from tests.kernels.cpu import needs_library
 
 CUDA = compiled.SOURCES / "cuda"
@@ -109,7 +109,7 @@ def test_library_with_cuda_kernels_serves_a_torch_without_cuda():
     ids = torch.tensor([[2, 0], [2, 1]])
     assert torch.ops.mini_moe.sort_rows(ids, 3)[3].tolist() == [0, 1, 2, 4]
     if not torch.cuda.is_available():
-        assert "compiled kernels (sm_80, sm_90a)" in compiled.describe()
+        assert "compiled kernels (sm_80, sm_90a)" in describe()
 
 
 # ---------------------------------------------------------------- torch's stream

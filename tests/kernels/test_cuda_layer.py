@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from mini_moe.checker import DTYPES
-from mini_moe.ops import reference
 from tests.helpers import TOLERANCE, relative_error
 from tests.kernels.test_sort_rows import EDGES, distinct, run_sort, shuffled
-from tests.ops.expert_cases import random_case, with_ids
+from tests.ops.expert_cases import exact, random_case, with_ids
 
 
 class Layer:
@@ -94,11 +93,7 @@ def assert_exact(kernels, case, exact_case, kept=None):
     grad = torch.randn(case.x.shape, generator=draw).to(case.x.dtype)
     layer = Layer(kernels, case)
     found = [layer.forward(), *layer.backward(grad)]
-    plain = [tensor.detach() for tensor in exact_case.copy(torch.float64)]
-    expected = [
-        reference.moe_experts(*plain),
-        *reference.moe_experts_backward(grad.double(), *plain, torch.empty(0)),
-    ]
+    expected = exact(exact_case, grad)
     if kept is not None:
         expected[2] *= kept
     for ours, theirs in zip(found, expected, strict=True):

@@ -41,7 +41,7 @@ def random_attention(**changes):
 def by_hand(config, attention, x, rotation):
     """One head and one query at a time, keys and values rebuilt from the latent, in float64."""
     attention, x = attention.double(), x.double()
-    query = attention.query(x, rotation.double())
+    query = attention.query(x, rotation.double()).transpose(1, 2)
     latent, key_rope = attention.compress(x, rotation.double())
     per_head = config.qk_nope_head_dim + config.v_head_dim
     mixed = []

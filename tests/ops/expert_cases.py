@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mini_moe.ops import reference
+
 
 class Case(NamedTuple):
     """Arguments of `moe_experts`, in its order."""
@@ -74,3 +76,11 @@ def dumb_forward(case: Case) -> Tensor:
             mixed = mixed + case.gates[t, choice] * (case.down_proj[expert] @ hidden)
         outputs.append(mixed)
     return torch.stack(outputs) if outputs else torch.zeros_like(case.x)
+
+
+def exact(case: Case, grad: Tensor) -> list[Tensor]:
+    """The definition's output and its four gradients, in float64 on the CPU."""
+    wide = Case(*(tensor.cpu() for tensor in case)).copy(torch.float64)
+    output = reference.moe_experts(*wide)
+    grads = torch.autograd.grad(output, wide.leaves, grad.cpu().double(), materialize_grads=True)
+    return [output.detach(), *grads]

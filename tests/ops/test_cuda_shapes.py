@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mini_moe.ops import compiled, sorted_experts, steps
-from mini_moe.ops.experts import BACKWARD_KERNEL, KERNEL
+from mini_moe.ops import attention, causal_attention, compiled, moe_experts, steps, use
+from mini_moe.ops.sorted_experts import most_rows, sorted_experts, sorted_experts_backward
 from tests.helpers import without_shape_hook
 from tests.kernels.cpu import needs_library
 
-T, K, E, D, F = 20, 3, 6, 16, 8
+T, K, E, D, WIDTH = 20, 3, 6, 16, 8
 GPU = torch.device("cuda", 0)
 OPS = torch.ops.mini_moe
 
@@ -37,8 +37,8 @@ def arguments(dtype=torch.bfloat16, gates=torch.float32, device=GPU, experts=E):
         torch.empty(T, D, dtype=dtype, device=device),
         torch.empty(T, K, dtype=torch.long, device=device),
         torch.empty(T, K, dtype=gates, device=device),
-        torch.empty(experts, 2, F, D, dtype=dtype, device=device),
-        torch.empty(experts, D, F, dtype=dtype, device=device),
+        torch.empty(experts, 2, WIDTH, D, dtype=dtype, device=device),
+        torch.empty(experts, D, WIDTH, dtype=dtype, device=device),
     )
 
 
@@ -49,18 +49,30 @@ def assert_like(ours, theirs):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_layer_knows_its_shapes_on_cuda(served, dtype):
     case = arguments(dtype)
-    mixed, saved = KERNEL(*case)
-    assert_like(mixed, case[0])
-    rows = sorted_experts.most_rows(T * K, E)
+    assert_like(moe_experts(*case), case[0])
+    forward, backward, rows = sorted_experts, sorted_experts_backward, most_rows(T * K, E)
     if served and dtype != torch.float64:
-        rows = T * K
-    assert saved.shape == (rows, 2 * F) and saved.device == GPU
+        forward, backward, rows = OPS.experts_forward, OPS.experts_backward, T * K
+    mixed, saved = forward(*case, True)
+    assert_like(mixed, case[0])
+    assert saved.shape == (rows, 2 * WIDTH) and saved.device == GPU
     x, _, gates, gate_up, down = case
     for ours, theirs in zip(
-        BACKWARD_KERNEL(torch.empty_like(x), *case, saved), (x, gates, gate_up, down), strict=True
+        backward(torch.empty_like(x), *case, saved), (x, gates, gate_up, down), strict=True
     ):
         assert_like(ours, theirs)
-    assert KERNEL(*case, False)[1].shape == (0, 2 * F)
+    assert forward(*case, False)[1].shape == (0, 2 * WIDTH)
+
+
+@pytest.mark.parametrize("queries", [1, 40, 2000])
+def test_attention_on_cuda_is_one_call_of_torchs(monkeypatch, queries):
+    """No loop over blocks of queries: the GPU's own attention, for training and for decoding."""
+    calls = []
+    monkeypatch.setattr(attention, "_fused", lambda *given: calls.append(given))
+    query = torch.empty(2, 3, queries, 12, device=GPU)
+    key, value = (torch.empty(2, 3, 2000, width, device=GPU) for width in (12, 8))
+    causal_attention(query, key, value, 0.3)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -82,7 +94,7 @@ def test_compiled_kernels_serve_what_they_can(monkeypatch, case, expected):
     compiled.has_tensor_cores_for_bf16.cache_clear()
     x, _, gates, gate_up, _ = case()
     assert compiled.serves_experts(x, gates, len(gate_up)) == expected
-    with compiled.switched_off():
+    with use("pytorch"):
         assert not compiled.serves_experts(x, gates, len(gate_up))
 
 
@@ -110,7 +122,7 @@ def test_steps_know_their_shapes_on_cuda():
     mixed = OPS.combine(rows, place, gates)
     wgrad = OPS.grouped_wgrad(rows, hidden, offsets)
     shapes = [t.shape for t in (hidden, saved, rows, mixed, wgrad)]
-    assert shapes == [(T * K, F), (T * K, 2 * F), (T * K, D), (T, D), (E, D, F)]
+    assert shapes == [(T * K, WIDTH), (T * K, 2 * WIDTH), (T * K, D), (T, D), (E, D, WIDTH)]
     assert all(t.device == GPU for t in (token, place, counts, offsets, mixed, wgrad))
 
 
@@ -132,7 +144,7 @@ def test_gradients_of_a_step_have_the_types_of_its_inputs_on_cuda(name):
     x, ids, gates, gate_up, down = arguments()
     token, place, _, offsets = OPS.sort_rows(ids, E)
     logits, rows = (torch.empty(n, m, device=GPU) for n, m in ((T, E), (T * K, D)))
-    narrow = torch.empty(T * K, F, dtype=x.dtype, device=GPU)
+    narrow = torch.empty(T * K, WIDTH, dtype=x.dtype, device=GPU)
     calls = {
         "topk_gate": (logits, None, K, 1, 1, False, False, True, 2.5),
         "grouped_swiglu": (x, token, offsets, gate_up, True),

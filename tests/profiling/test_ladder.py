@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mini_moe.model.experts import Experts
-from mini_moe.ops import compiled
-from mini_moe.profiling.ladder import Rung, climb, definition_only, with_threads
+from mini_moe.ops import use
+from mini_moe.profiling.ladder import Rung, climb, with_threads
 from tests.profiling.timing.test_recording import hooks
 from tests.training.small_run import small_train_config
 
@@ -12,8 +12,8 @@ from tests.training.small_run import small_train_config
 def rungs():
     adamw = small_train_config(optimizer="adamw", learning_rate=0.004)
     return [
-        Rung("loop", adamw, definition_only, fused=False),
-        Rung("sorted", adamw, compiled.switched_off, fused=False),
+        Rung("loop", adamw, "definition", fused=False),
+        Rung("sorted", adamw, "pytorch", fused=False),
         Rung("fused", adamw),
     ]
 
@@ -38,7 +38,7 @@ def test_the_definition_goes_through_every_expert_and_is_gone_afterwards(model):
         return sum(event.name == "aten::silu" for event in seen.events()), output
 
     _, plain = activations()
-    with pytest.raises(KeyboardInterrupt), definition_only():
+    with pytest.raises(KeyboardInterrupt), use("definition"):
         asked, defined = activations()
         assert asked == 4
         assert torch.allclose(plain, defined, atol=1e-6)

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mini_moe.profiling.counting.formulas  # noqa: F401 (what torch's counter doesn't know)
 from mini_moe import Transformer, presets
-from mini_moe.ops import compiled
+from mini_moe.ops import use
 from mini_moe.training import speed
 from mini_moe.training.losses import training_losses
 from tests.helpers import random_tokens, small_model
@@ -16,7 +16,7 @@ from tests.training.small_run import small_train_config
 def counted_by_torch(model, seq: int) -> int:
     depths = model.config.n_mtp_layers
     tokens = random_tokens(model.config, batch=1, seq=seq + 1 + depths)
-    with compiled.switched_off(), FlopCounterMode(display=False) as counter:
+    with use("pytorch"), FlopCounterMode(display=False) as counter:
         training_losses(model, tokens, small_train_config(), []).total.backward()
     return counter.get_total_flops()
 

@@ -10,9 +10,7 @@ from mini_moe.inference.engine.absorption import absorbed_output, absorbed_query
 from mini_moe.inference.engine.layers import Product, norm_of
 from mini_moe.model.attention import MultiHeadLatentAttention
 from mini_moe.model.layers import RMSNorm
-from mini_moe.ops import causal_attention, compiled
-
-FUSED = hasattr(torch.ops.mini_moe, "latent_attention")  # never puts keys together in memory
+from mini_moe.ops import latent_attention
 
 
 class Place:
@@ -132,19 +130,8 @@ class AttentionStep:
         place.write(number, latent, kept[:, :, 0, self.rank :])
         latent, key_rope = place.held[number].split([self.rank, self.width - self.rank], dim=-1)
         made = self.up(latent.reshape(-1, self.rank)).view(batch, latent.shape[1], heads, -1)
-        mixed = attend(query, made, key_rope, self.attention.scale)
+        mixed = latent_attention(query, made, key_rope, self.attention.scale)
         return self.out(mixed.reshape(batch * new, heads * self.config.v_head_dim)).add_(x)
-
-
-def attend(query: Tensor, made: Tensor, key_rope: Tensor, scale: float) -> Tensor:
-    """Causal attention [batch, new, heads, d_v]; `made` is [nope | value] of every key and head."""
-    if FUSED and compiled.serves(query, query):
-        return torch.ops.mini_moe.latent_attention(query, made, key_rope, scale)[0]
-    d_nope = query.shape[-1] - key_rope.shape[-1]
-    nope, value = made.transpose(1, 2).split([d_nope, made.shape[-1] - d_nope], dim=-1)
-    shared = key_rope[:, None].expand(-1, made.shape[2], -1, -1)
-    key = torch.cat((nope, shared), dim=-1)
-    return causal_attention(query.transpose(1, 2), key, value, scale).transpose(1, 2)
 
 
 def turn(made: Tensor, first: int, rotation: Tensor) -> None:

@@ -9,7 +9,7 @@ from mini_moe.inference.cache import LatentCache
 from mini_moe.model.layers import RMSNorm
 from mini_moe.model.transformer import Block
 from mini_moe.ops.decode import decode, flat, serves, settings_of
-from mini_moe.ops.topk_gate import gate_settings
+from mini_moe.ops.route import gate_settings
 
 FEW = 16  # tokens of a pass; from more of them on, packing a matrix pays
 

@@ -1,7 +1,6 @@
-"""The parts of a layer as plain calls: norms, products, experts; compiled where possible."""
+"""The parts of a layer as plain calls on rows [tokens, width], without modules and gradients."""
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -9,71 +8,40 @@ from torch import Tensor
 
 from mini_moe.model.layers import RMSNorm, SwiGLU
 from mini_moe.model.moe import MoE
-from mini_moe.ops import compiled, moe_experts
-from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS, gate_settings
-
-THIN = 17  # rows from which on packing a matrix pays
+from mini_moe.ops import moe_experts, normalise, product, route
 
 
 def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
-    """`RMSNorm` on rows [tokens, width], without its module's call."""
-    weight, shape, eps = norm.weight.detach(), norm.weight.shape, norm.eps
-    if compiled.serves(weight, weight) and hasattr(torch.ops.mini_moe, "rms_norm"):
-        fused, narrow = torch.ops.mini_moe.rms_norm.default, weight.dtype == torch.bfloat16
-        return lambda x: fused(x, weight, eps, narrow)[0]
-    return lambda x: torch.rms_norm(x, shape, weight, eps)
+    """`RMSNorm` without its module's call."""
+    weight, eps = norm.weight.detach(), norm.eps
+    return lambda x: normalise(x, weight, eps)
 
 
 class Product:
-    """x [rows, in] times weight [out, in] transposed, in fp32 by compiled kernels.
-
-    Few rows: the weight is read once, where it lies. From `THIN` rows on it is packed first: the
-    product of the experts, one expert, all rows.
-    """
+    """x [rows, in] times a weight [out, in], transposed."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach().contiguous()
-        self.stack = self.weight[None]
-        self.compiled = weight.dtype == torch.float32 and compiled.serves(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.compiled:
-            return F.linear(x, self.weight)
-        if len(x) < THIN:
-            return torch.ops.mini_moe.few_rows.default(x, self.weight)
-        return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(len(x)), self.stack, True)
-
-
-@lru_cache(maxsize=256)
-def all_rows(rows: int) -> Tensor:
-    """Offsets of one group that holds all rows."""
-    return torch.tensor([0, rows])
+        return product(x, self.weight)
 
 
 class MixtureStep:
     """Router, chosen experts and shared experts, added to what came in."""
 
     def __init__(self, mixture: MoE) -> None:
-        self.gate, config = mixture.gate, mixture.gate.config
+        self.config, self.bias = mixture.gate.config, mixture.gate.e_score_correction_bias
+        self.router = mixture.gate.weight.detach()
+        self.wide = torch.promote_types(self.router.dtype, torch.float32)
         self.shared = SwiGLUStep(mixture.shared_experts) if mixture.shared_experts else None
         self.gate_up = mixture.experts.gate_up_proj.detach()
         self.down = mixture.experts.down_proj.detach()
-        self.router, self.bias = self.gate.weight.detach(), self.gate.e_score_correction_bias
-        self.settings = gate_settings(config)
-        small = config.top_k <= MOST_CHOSEN and config.n_routed_experts <= MOST_EXPERTS
-        exact = self.router.dtype == self.down.dtype == torch.float32
-        self.compiled = small and exact and compiled.serves(self.router, self.router)
 
     def __call__(self, x: Tensor, normed: Tensor) -> Tensor:
-        if self.compiled:
-            ops, logits = torch.ops.mini_moe, F.linear(normed, self.router)
-            gates, ids, _ = ops.topk_gate.default(logits, self.bias, *self.settings)
-            mixed, _ = ops.experts_forward.default(
-                normed, ids, gates, self.gate_up, self.down, False
-            )
-        else:
-            routing = self.gate(normed)
-            mixed = moe_experts(normed, routing.expert_ids, routing.gates, self.gate_up, self.down)
+        logits = F.linear(normed.to(self.wide), self.router.to(self.wide))
+        routing = route(logits, self.bias, self.config)
+        mixed = moe_experts(normed, routing.expert_ids, routing.gates, self.gate_up, self.down)
         mixed = mixed.add_(x)
         return mixed if self.shared is None else self.shared(mixed, normed)
 

@@ -84,8 +84,8 @@ def _rows(expert_ids: Shape) -> int:
 
 
 FORMULAS: dict[str, Callable] = {
-    "mini_moe::moe_experts": experts_forward,
-    "mini_moe::moe_experts_backward": experts_backward,
+    "mini_moe::sorted_experts": experts_forward,
+    "mini_moe::sorted_experts_backward": experts_backward,
     "mini_moe::experts_forward": experts_forward,
     "mini_moe::experts_backward": experts_backward,
     "mini_moe::grouped_swiglu": grouped_swiglu,

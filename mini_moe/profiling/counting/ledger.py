@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mini_moe.ops import compiled
 from mini_moe.ops.sorted_experts import most_rows
 
 
@@ -74,7 +73,7 @@ def sums_in_place(func, args: tuple) -> bool:
 
 
 def inside_experts(func, args: tuple) -> int:
-    """Bytes that the PyTorch path of `moe_experts` holds on top of its results at its fullest.
+    """Bytes that `sorted_experts` holds on top of its results at its fullest.
 
     Forward: x, hidden and output rows. Backward: rows of x, of both gradients and six hidden ones
     when all results exist, or two more before the weights' and x's gradients are there. Blocks are
@@ -82,11 +81,9 @@ def inside_experts(func, args: tuple) -> int:
     work in scratch memory of their own, which torch does not allocate.
     """
     name = func._schema.name.partition("::")[2]
-    if name not in ("moe_experts", "moe_experts_backward"):
+    if name not in ("sorted_experts", "sorted_experts_backward"):
         return 0
-    x, expert_ids, gates, gate_up = args[1:5] if name.endswith("backward") else args[:4]
-    if compiled.serves_experts(x, gates, len(gate_up)):
-        return 0
+    x, expert_ids, _, gate_up = args[1:5] if name.endswith("backward") else args[:4]
     experts, _, width, d = gate_up.shape
     rows = (expert_ids.numel() + most_rows(expert_ids.numel(), experts)) // 2
     numbers = rows * (2 * d + width)

@@ -136,7 +136,7 @@ def count(
 def attention_is_fused(dtype: torch.dtype) -> bool:
     """Whether a compiled kernel serves attention in this type, here and now."""
     sample = torch.empty(0, dtype=dtype)
-    return hasattr(torch.ops.mini_moe, "latent_attention") and compiled.serves(sample, sample)
+    return compiled.serves(sample, sample)
 
 
 def config_of(model: ModelConfig | Transformer) -> tuple[ModelConfig, torch.dtype]:

@@ -4,7 +4,8 @@ import time
 
 import torch
 
-from mini_moe.ops import compiled, moe_experts, reference
+from mini_moe.ops import compiled, moe_experts, use
+from mini_moe.ops.switch import Form
 
 SHAPE = (1024, 128, 64, 16, 4)  # tokens, d_model, d_expert, experts, top_k
 
@@ -27,13 +28,9 @@ def time_layer(rounds: int = 15) -> dict[str, list[float]]:
     weights = random(experts, 2, d_expert, d_model), random(experts, d_model, d_expert)
     arguments = random(tokens, d_model), ids, gates, *weights
 
-    def sorted_rows(*given: torch.Tensor) -> torch.Tensor:
-        with compiled.switched_off():
-            return moe_experts(*given)
-
-    forms = {"definition": reference.moe_experts, "sorted rows": sorted_rows}
+    forms: dict[str, Form] = {"definition": "definition", "sorted rows": "pytorch"}
     if not compiled.WHY_NOT:
-        forms["compiled"] = moe_experts
+        forms["compiled"] = "compiled"
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -41,7 +38,8 @@ def time_layer(rounds: int = 15) -> dict[str, list[float]]:
         for number in range(rounds + 1):
             for name, form in forms.items():
                 start = time.thread_time()
-                form(*arguments)
+                with use(form):
+                    moe_experts(*arguments)
                 if number:
                     seconds[name].append(time.thread_time() - start)
     finally:

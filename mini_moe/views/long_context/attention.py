@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 from torch import Tensor
@@ -26,7 +27,7 @@ def last_attention(
 
     def record(module, given) -> None:
         x, rotation = given[:2]
-        query = module.query(x[:, -1:], rotation[-1:])
+        query = rearrange(module.query(x[:, -1:], rotation[-1:]), "b new h d -> b h new d")
         keys, _ = module.expand(*module.compress(x, rotation))
         scores = module.scale * query @ keys.transpose(-1, -2)
         rows.append(scores[0, :, 0].float().softmax(dim=-1))

@@ -108,11 +108,11 @@ def output(command: list[str], seconds: float, more: dict | None = None) -> tupl
 
 def small_runs(device: str) -> None:
     """Every kernel once or more, small: the layer and its gradients, the gate, the ladder."""
-    from mini_moe.ops import compiled, moe_experts
+    from mini_moe.ops import compiled, describe, moe_experts
     from tests.benchmarks.gpu.cases import choose_experts
 
     if device != "cpu" and compiled.CUDA_WHY_NOT:
-        raise RuntimeError(compiled.describe())
+        raise RuntimeError(describe())
     for tokens, d_model, d_expert, experts, top_k in SMALL:
         ids, gates = choose_experts(tokens, experts, top_k, "zipf")
         ids = ids.to(device)

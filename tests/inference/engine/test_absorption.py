@@ -17,7 +17,7 @@ from mini_moe.inference.engine.absorption import (
     crossover,
     naive_flops,
 )
-from mini_moe.ops import compiled
+from mini_moe.ops import use
 from tests.helpers import random_tokens, relative_error, small_config, small_model
 
 DENSE = {"n_layers": 1, "n_dense_layers": 1}
@@ -25,7 +25,7 @@ DENSE = {"n_layers": 1, "n_dense_layers": 1}
 
 def counted(model, before, new, absorbed):
     """Multiply-adds · 2 that torch counts in one layer's heads, its cache projection left out."""
-    with compiled.switched_off():  # torch counts only its own products
+    with use("pytorch"):  # torch counts only its own products
         config, decoder = model.config, Decoder(model)
         embedded = model.embed_tokens(random_tokens(config, 1, 1))
         with torch.no_grad():  # makes the absorbed matrices
@@ -38,7 +38,7 @@ def counted(model, before, new, absorbed):
     if config.q_lora_rank:
         rest += 2 * new * config.d_model * config.q_lora_rank
     embedded = model.embed_tokens(tokens[:, before:])
-    with compiled.switched_off(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with use("pytorch"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         decoder.run(decoder.stack, embedded, cache, absorbed)
     return counter.get_total_flops() - rest
 

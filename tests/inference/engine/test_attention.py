@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mini_moe.inference import LatentCache
-from mini_moe.inference.engine.attention import Place, attend, turn
+from mini_moe.inference.engine.attention import Place, turn
 from mini_moe.model.rope import apply_rope, rope_rotation
-from mini_moe.ops import causal_attention, compiled
+from mini_moe.ops import causal_attention, latent_attention, use
 from tests.helpers import TOLERANCE, relative_error, small_model
 
 
@@ -33,19 +33,16 @@ def test_turning_in_place_is_rope_on_the_last_channels(first, shape, dtype):
     assert relative_error(made[..., first:], expected) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("way", ["compiled", "plain"])
+@pytest.mark.parametrize("form", ["compiled", "pytorch", "definition"])
 @pytest.mark.parametrize(("new", "keys"), [(1, 1), (1, 9), (5, 9), (9, 9), (130, 200)])
-def test_attention_on_rebuilt_keys_is_causal(way, new, keys):
+def test_attention_on_rebuilt_keys_is_causal(form, new, keys):
     query, made = torch.randn(2, new, 3, 12), torch.randn(2, keys, 3, 8 + 6)
     key_rope = torch.randn(2, keys, 20)[..., 3:7]  # a slice, as of a cache
     shared = key_rope[:, :, None].expand(-1, -1, 3, -1)
     key = torch.cat((made[..., :8], shared), dim=-1).transpose(1, 2)
     expected = causal_attention(query.transpose(1, 2), key, made[..., 8:].transpose(1, 2), 0.3)
-    if way == "plain":
-        with compiled.switched_off():
-            found = attend(query, made, key_rope, 0.3)
-    else:
-        found = attend(query, made, key_rope, 0.3)
+    with use(form):
+        found = latent_attention(query, made, key_rope, 0.3)
     assert relative_error(found, expected.transpose(1, 2)) < TOLERANCE[torch.float32]
 
 

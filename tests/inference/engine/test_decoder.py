@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mini_moe.inference import Decoder, LatentCache
 from mini_moe.inference.engine import decoder as decoder_module
 from mini_moe.model import Transformer
-from mini_moe.ops import compiled
+from mini_moe.ops import use
 from tests.config_strategy import valid_configs
 from tests.helpers import random_tokens, relative_error, small_model
 
@@ -143,7 +143,7 @@ def test_other_types_decode_too(dtype, tolerance, absorbed):
 @pytest.mark.parametrize("absorbed", [True, False])
 def test_the_compiled_kernels_are_not_needed(absorbed):
     model, tokens = small_model(), random_tokens(small_model().config)
-    with compiled.switched_off():
+    with use("pytorch"):
         plain = logits_of(Decoder(model), tokens, LatentCache(model, 2), absorbed)
     assert (plain - model(tokens)).abs().max() <= LARGEST_LOGIT_ERROR
 

@@ -4,14 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mini_moe.inference.engine.layers import (
-    THIN,
-    MixtureStep,
-    Product,
-    SwiGLUStep,
-    norm_of,
-)
-from mini_moe.ops import compiled
+from mini_moe.inference.engine.layers import MixtureStep, Product, SwiGLUStep, norm_of
+from mini_moe.ops import use
+from mini_moe.ops.product import THIN
 from tests.helpers import TOLERANCE, relative_error, small_model
 
 ROWS = [1, THIN - 1, THIN, 40]
@@ -23,7 +18,7 @@ def way(request):
     if request.param == "compiled":
         yield
     else:
-        with compiled.switched_off():
+        with use("pytorch"):
             yield
 
 

@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mini_moe import TrainConfig, Transformer, presets
-from mini_moe.ops import compiled
+from mini_moe.ops import use
 from mini_moe.profiling import measure_memory, predict_memory
 from mini_moe.profiling.counting.ledger import Ledger
 from tests.helpers import small_config, small_model, without_shape_hook
@@ -40,7 +40,7 @@ def run_config(**changes) -> TrainConfig:
 def test_every_peak_is_foretold_within_a_hundredth(case, kernels):
     model, changes = CASES[case]
     config = run_config(**changes)
-    off = compiled.switched_off() if kernels == "PyTorch" else contextlib.nullcontext()
+    off = use("pytorch") if kernels == "PyTorch" else contextlib.nullcontext()
     with off:
         foretold, measured = predict_memory(model, config), measure_memory(model, config)
     # Real gradients of a weight used twice are added in place, those without numbers are not.

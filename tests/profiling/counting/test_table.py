@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mini_moe import TrainConfig, Transformer, presets
 from mini_moe.inference.cache import KeyValueCache
-from mini_moe.ops import compiled
+from mini_moe.ops import use
 from mini_moe.profiling import count, muon_flops
 from mini_moe.training.losses import training_losses
 from mini_moe.training.optimizer import build_optimizers
@@ -60,7 +60,7 @@ def test_flops_with_a_cache_are_those_torch_counts(config, batch, seq, context):
 @pytest.mark.parametrize("seq", [128, 129, 300, 1024, 1100])
 def test_long_sequences_are_counted_as_they_are_computed(seq, kernels):
     model = small_model(max_seq_len=2048, n_mtp_layers=1, v_head_dim=5)
-    with compiled.switched_off() if kernels == "PyTorch" else contextlib.nullcontext():
+    with use("pytorch") if kernels == "PyTorch" else contextlib.nullcontext():
         found = count(model, seq=seq, pairs="executed")
         assert found.total.flops_training == counted(lambda: training_pass(model, 1, seq))
 

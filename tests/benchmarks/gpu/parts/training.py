@@ -1,13 +1,13 @@
 """A step of training the 12-million-parameter model, with the compiled kernels and without."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from mini_moe import Transformer, presets
-from mini_moe.config import TrainConfig
-from mini_moe.ops import compiled
+from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.ops import compiled, describe, use
+from mini_moe.ops.switch import Form
 from mini_moe.training.losses import training_losses
 from tests.benchmarks.gpu.parts.bench import Bench
 
@@ -20,16 +20,14 @@ def run(bench: Bench) -> None:
     tokens = torch.randint(config.vocab_size, (batch, seq + 1), generator=numbers)
     tokens = tokens.to(bench.device)
     calls = {
-        "mini_moe": training_step(config, tokens, nullcontext),
-        "PyTorch path": training_step(config, tokens, compiled.switched_off),
+        "mini_moe": training_step(config, tokens, "compiled"),
+        "PyTorch path": training_step(config, tokens, "pytorch"),
     }
     case = {"batch": batch, "seq": seq, "d_model": config.d_model, "layers": config.n_layers}
     bench.measure("training", case, calls, tokens=batch * seq, seconds=8.0)
 
 
-def training_step(
-    config, tokens: torch.Tensor, around: Callable[[], AbstractContextManager]
-) -> Callable[[], None]:
+def training_step(config: ModelConfig, tokens: torch.Tensor, form: Form) -> Callable[[], None]:
     """Losses, gradients, update."""
     torch.manual_seed(0)
     model = Transformer(config).to(tokens.device).train()
@@ -37,10 +35,10 @@ def training_step(
     settings = TrainConfig()
 
     def step() -> None:
-        if tokens.is_cuda and around is nullcontext and compiled.CUDA_WHY_NOT:
-            raise ValueError(compiled.describe())
+        if tokens.is_cuda and form == "compiled" and compiled.CUDA_WHY_NOT:
+            raise ValueError(describe())
         optimizer.zero_grad(set_to_none=True)
-        with around():
+        with use(form):
             with torch.autocast(tokens.device.type, torch.bfloat16):
                 losses = training_losses(model, tokens, settings, [])
             losses.total.backward()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mini_moe.ops import compiled, moe_experts
+from mini_moe.ops import compiled, describe, moe_experts, use
 from tests.benchmarks.gpu.cases import Shape, choose_experts
 
 Mixing = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -123,13 +123,13 @@ def bag(rows: Tensor, place: Tensor, gates: Tensor) -> Tensor:
 def ours(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """What the models of this package call. Raises: ValueError without kernels for the GPU."""
     if x.is_cuda and not compiled.serves_experts(x, gates, len(down)):
-        raise ValueError(compiled.describe())
+        raise ValueError(describe())
     return moe_experts(x, ids, gates, gate_up.unflatten(1, (2, -1)), down)
 
 
 def pytorch_path(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The same without the compiled kernels."""
-    with compiled.switched_off():
+    with use("pytorch"):
         return moe_experts(x, ids, gates, gate_up.unflatten(1, (2, -1)), down)
 
 

@@ -1,0 +1,73 @@
+"""`route` and `choose`: what the router decides from its logits, in one compiled pass."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mini_moe.config import ModelConfig
+from mini_moe.ops import compiled, reference
+from mini_moe.ops.compiled import serves, serves_experts
+from mini_moe.ops.reference import Routing
+
+MOST_EXPERTS, MOST_CHOSEN = 1024, 32  # of the compiled gate
+
+
+def route(
+    logits: Float[Tensor, "tokens experts"],
+    expert_bias: Float[Tensor, "experts"] | None,
+    config: ModelConfig,
+) -> Routing:
+    """`reference.route`; compiled, one pass over the logits makes scores, choice and gates.
+
+    Compiled on the CPU and on CUDA for fp32 logits of up to 1,024 experts, of which a token uses
+    up to 32.
+    """
+    exact = logits.dtype == torch.float32 and (
+        expert_bias is None or expert_bias.dtype == torch.float32
+    )
+    small = logits.shape[-1] <= MOST_EXPERTS and config.top_k <= MOST_CHOSEN
+    if not (exact and small and serves_experts(logits, logits, logits.shape[-1])):
+        return reference.route(logits, expert_bias, config)
+    gates, expert_ids, scores = torch.ops.mini_moe.topk_gate(
+        logits, expert_bias, *gate_settings(config)
+    )
+    choice_scores = scores.detach()
+    if expert_bias is not None:
+        choice_scores = choice_scores + expert_bias
+    if config.n_expert_groups > 1:
+        allowed = reference.allowed_experts(choice_scores, config)
+        choice_scores = choice_scores.masked_fill(~allowed, float("-inf"))
+    return Routing(logits, scores, choice_scores, expert_ids, gates)
+
+
+def gate_settings(config: ModelConfig) -> tuple:
+    """What the compiled gate needs to know besides tensors, in the operation's order."""
+    return (
+        *(config.top_k, config.n_expert_groups, config.top_k_groups),
+        *(config.group_score == "top2_sum", config.score_function == "softmax"),
+        *(config.norm_topk_prob, config.route_scale),
+    )
+
+
+def choose(values: Float[Tensor, "tokens n"], k: int) -> Int[Tensor, "tokens k"]:
+    """`reference.choose`: indices of the k largest values, ties to the lower index."""
+    if values.dtype == torch.float32 and serves(values):
+        return torch.ops.mini_moe.choose_best(values, k)
+    return reference.choose(values, k)
+
+
+def likeliest(
+    logits: Float[Tensor, "rows vocab"],
+) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
+    """The largest logit of each row, NaN if there is one, and its index."""
+    if logits.dtype != torch.float32 or not serves(logits):
+        return tuple(logits.max(dim=-1))
+    tokens = torch.ops.mini_moe.choose_best.default(logits, 1)
+    return logits.gather(1, tokens)[:, 0], tokens[:, 0]
+
+
+if not compiled.WHY_NOT:
+    torch.library.register_fake(
+        "mini_moe::choose_best",
+        lambda values, k: values.new_empty(len(values), k, dtype=torch.long),
+    )

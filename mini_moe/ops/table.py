@@ -1,0 +1,101 @@
+"""The table of all operations: what defines each, and what may compute it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from mini_moe.ops import compiled, reference
+from mini_moe.ops.attention import causal_attention
+from mini_moe.ops.sorted_experts import sorted_experts
+from mini_moe.ops.switch import allowed_form
+
+ALIKE = "float32 or bfloat16"
+
+
+class Operation(NamedTuple):
+    """One operation in its forms. `cpu` and `cuda` name compiled operations, `mini_moe::NAME`."""
+
+    name: str  # in `mini_moe.ops`
+    definition: Callable
+    pytorch: Callable | None  # the fast PyTorch form; None: the definition is fast
+    cpu: str | None
+    cuda: str | None
+    when: str  # what the compiled form takes; the PyTorch form takes all that the definition does
+
+
+TABLE = (
+    Operation(
+        "moe_experts", reference.moe_experts, sorted_experts, "experts_forward", "experts_forward",
+        f"{ALIKE}; on CUDA compute capability 8.0 and up to 1,024 experts",
+    ),
+    Operation(
+        "route", reference.route, None, "topk_gate", "topk_gate",
+        "float32 logits of up to 1,024 experts, at most 32 chosen",
+    ),
+    Operation("choose", reference.choose, None, "choose_best", None, "float32"),
+    Operation("likeliest", torch.max, None, "choose_best", None, "float32"),
+    Operation(
+        "causal_attention", reference.attention, causal_attention, None, None,
+        "never; PyTorch on a GPU: scaled_dot_product_attention",
+    ),
+    Operation(
+        "latent_attention", reference.attention, causal_attention, "latent_attention", None, ALIKE
+    ),
+    Operation("rotate", reference.apply_rope, None, "rotate", None, f"{ALIKE}, float32 angles"),
+    Operation("normalise", reference.rms_norm, None, "rms_norm", None, ALIKE),
+    Operation("linear", reference.linear, None, "linear", None, f"{ALIKE}, 8 or more rows"),
+    Operation("product", reference.linear, None, "few_rows", None, "float32, without gradients"),
+    Operation("swiglu_product", reference.swiglu_product, None, "swiglu_product", None, ALIKE),
+    Operation("cross_entropy", reference.cross_entropy, None, "cross_entropy", None, ALIKE),
+)  # fmt: skip
+
+
+def describe(name: str = "moe_experts") -> str:
+    """One line: which form of an operation runs here on the CPU and on CUDA, and why.
+
+    Raises: ValueError for an operation that is not in the table.
+    """
+    found = {operation.name: operation for operation in TABLE}.get(name)
+    if found is None:
+        raise ValueError(f"name={name!r}: one of {[op.name for op in TABLE]} expected")
+    what = "experts" if name == "moe_experts" else name
+    cpu, cuda = runs_on_cpu(found), runs_on_cuda(found)
+    return f"{what} on the CPU: {cpu}; on CUDA: {'the same' if cuda == cpu else cuda}"
+
+
+def runs_on_cpu(operation: Operation) -> str:
+    """The form that the CPU runs here and now, with the reason where it is not compiled."""
+    return _form(operation, operation.cpu, compiled.WHY_NOT, compiled.instruction_set)
+
+
+def runs_on_cuda(operation: Operation) -> str:
+    """The same for CUDA."""
+    return _form(operation, operation.cuda, compiled.CUDA_WHY_NOT, compiled.cuda_kernels)
+
+
+def _form(operation: Operation, name: str | None, why_not: str, target: Callable[[], str]) -> str:
+    allowed = allowed_form()
+    if allowed == "definition":
+        return "the definition (that is what the switch allows)"
+    if allowed == "pytorch":
+        return "PyTorch (compiled kernels switched off)"
+    if name is None:
+        return "PyTorch"
+    return f"PyTorch ({why_not})" if why_not else f"compiled kernels ({target()})"
+
+
+def as_text() -> str:
+    """The table, one line an operation."""
+    lines = [("operation", "definition", "PyTorch", "CPU", "CUDA", "compiled when")]
+    for row in TABLE:
+        pytorch = row.pytorch and getattr(row.pytorch, "__name__", "sorted_experts")
+        lines.append(
+            (row.name, row.definition.__name__, pytorch or "·", row.cpu or "·", row.cuda or "·",
+             row.when)
+        )  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
