@@ -1,7 +1,7 @@
 // Attention over heads rebuilt from a latent. Threads take whole heads, so no thread changes the
 // order of any sum; the kernels are in isa/attention.h.
 #include "kernels.h"
-#include "operations.h"
+#include "support/checks.h"
 #include "support/dispatch.h"
 
 namespace mini_moe {
@@ -85,3 +85,17 @@ std::tuple<Tensor, Tensor, Tensor> latent_attention_backward(
 }
 
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def(
+      "latent_attention(Tensor query, Tensor kv, Tensor key_rope, float scale)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "latent_attention_backward(Tensor grad, Tensor query, Tensor kv, Tensor key_rope,"
+      " Tensor row_sums, float scale) -> (Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("latent_attention", TORCH_BOX(&mini_moe::latent_attention));
+  m.impl("latent_attention_backward", TORCH_BOX(&mini_moe::latent_attention_backward));
+}

@@ -1,5 +1,5 @@
-// Schemas of the compiled operations, and their registration for the CPU; kernels/cuda/bindings.cpp
-// registers the same for CUDA.
+// Schemas of the operations that the CPU and CUDA share, and their registration for the CPU;
+// kernels/cuda/bindings.cpp registers the same for CUDA.
 #include <cstring>
 
 #include "support/dispatch.h"

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "kernels.h"
-#include "operations.h"
+#include "support/checks.h"
 #include "support/dispatch.h"
 
 namespace mini_moe {
@@ -68,3 +68,15 @@ Tensor cross_entropy_backward(
 }
 
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def("cross_entropy(Tensor logits, Tensor targets) -> (Tensor, Tensor)");
+  m.def(
+      "cross_entropy_backward(Tensor grad, Tensor logits, Tensor targets, Tensor row_sums)"
+      " -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("cross_entropy", TORCH_BOX(&mini_moe::cross_entropy));
+  m.impl("cross_entropy_backward", TORCH_BOX(&mini_moe::cross_entropy_backward));
+}

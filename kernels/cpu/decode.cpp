@@ -2,7 +2,7 @@
 // in decode_pass.cpp.
 #include "decode.h"
 
-#include "operations.h"
+#include "support/checks.h"
 #include "support/dispatch.h"
 
 namespace mini_moe {
@@ -158,3 +158,17 @@ Tensor few_rows(const Tensor& x_, const Tensor& w_) {
 }
 
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def(
+      "decode(Tensor x, Tensor(a!) numbers, int[] lengths, Tensor rotation, Tensor[] layers,"
+      " Tensor norm, int heads, int d_v, float scale, float norm_eps, float latent_eps, int top_k,"
+      " int n_groups, int top_k_groups, bool two_best, bool softmax, bool normalise,"
+      " float route_scale) -> Tensor");
+  m.def("few_rows(Tensor x, Tensor w) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("decode", TORCH_BOX(&mini_moe::decode));
+  m.impl("few_rows", TORCH_BOX(&mini_moe::few_rows));
+}

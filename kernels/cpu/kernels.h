@@ -97,19 +97,13 @@ struct SwiGLU {
 struct Norm {
   int64_t width;
   float eps;
-  bool y_is_bf16;       // y and grad; x, total and their gradients are of the table's type
+  bool y_is_bf16;       // y and grad; x and its gradient are of the table's type
   const void* x;        // [rows, width]
   const float* weight;  // [width]
   void* y;
   float* shares;        // [rows] 1 / sqrt(mean of squares + eps)
   const void* grad;     // of y
   void* grad_x;
-  // Where something is added to x first; otherwise all null.
-  bool added_is_bf16;
-  const void* added;
-  void* total;             // x + added, which is then what y is the norm of
-  const void* grad_total;  // what reaches the sum past the norm
-  void* grad_added;        // grad_x in another type
 };
 
 struct CrossEntropy {

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "kernels.h"
-#include "operations.h"
+#include "support/checks.h"
 #include "support/dispatch.h"
 
 namespace mini_moe {
@@ -70,3 +70,13 @@ std::tuple<Tensor, Tensor> linear_backward(
 }
 
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def("linear(Tensor x, Tensor weight, bool narrow) -> Tensor");
+  m.def("linear_backward(Tensor grad, Tensor x, Tensor weight) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("linear", TORCH_BOX(&mini_moe::linear));
+  m.impl("linear_backward", TORCH_BOX(&mini_moe::linear_backward));
+}

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "operations.h"
+#include "support/checks.h"
 #include "rows.h"
 
 namespace mini_moe {
@@ -24,9 +24,13 @@ Norm check(const Tensor& x, const Tensor& weight, double eps, bool narrow) {
   return norm;
 }
 
+}  // namespace
+
 // y in bfloat16 where `narrow`, otherwise float32; and 1 / root mean square of every row
-std::tuple<Tensor, Tensor> normalise(Norm norm, const Tensor& x, const Tensor& weight,
-                                     bool narrow) {
+std::tuple<Tensor, Tensor> rms_norm(
+    const Tensor& x_, const Tensor& weight, double eps, bool narrow) {
+  Norm norm = check(x_, weight, eps, narrow);
+  const Tensor x = dense(x_);
   const int64_t rows = x.size(0);
   Tensor y = empty({rows, norm.width}, narrow ? ScalarType::BFloat16 : ScalarType::Float);
   Tensor shares = empty({rows}, ScalarType::Float);
@@ -39,10 +43,11 @@ std::tuple<Tensor, Tensor> normalise(Norm norm, const Tensor& x, const Tensor& w
   return {y, shares};
 }
 
-// Gradients of x and weight, and of what was added to x where `norm` has a place for it.
-std::tuple<Tensor, Tensor> differentiate(Norm norm, const Tensor& grad_, const Tensor& x,
-                                         const Tensor& weight, const Tensor& shares_) {
-  const Tensor grad = dense(grad_), shares = dense(shares_);
+// Gradients of x and weight.
+std::tuple<Tensor, Tensor> rms_norm_backward(
+    const Tensor& grad_, const Tensor& x_, const Tensor& weight, const Tensor& shares_) {
+  Norm norm = check(x_, weight, 0, is_bf16("grad", grad_));
+  const Tensor grad = dense(grad_), x = dense(x_), shares = dense(shares_);
   const int64_t rows = x.size(0), blocks = (rows + kRows - 1) / kRows;
   check_shape("grad", grad, {rows, norm.width});
   check_type("grad", grad, grad.scalar_type());
@@ -67,46 +72,16 @@ std::tuple<Tensor, Tensor> differentiate(Norm norm, const Tensor& grad_, const T
   return {grad_x, grad_weight};
 }
 
-}  // namespace
-
-std::tuple<Tensor, Tensor> rms_norm(
-    const Tensor& x, const Tensor& weight, double eps, bool narrow) {
-  return normalise(check(x, weight, eps, narrow), dense(x), weight, narrow);
-}
-
-std::tuple<Tensor, Tensor> rms_norm_backward(
-    const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& shares) {
-  return differentiate(check(x, weight, 0, is_bf16("grad", grad)), grad, dense(x), weight, shares);
-}
-
-// x + added in the type of x, and its norm as above.
-std::tuple<Tensor, Tensor, Tensor> add_rms_norm(
-    const Tensor& x, const Tensor& added_, const Tensor& weight, double eps, bool narrow) {
-  Norm norm = check(x, weight, eps, narrow);
-  check_shape("added", added_, {x.size(0), norm.width});
-  check_type("added", added_, added_.scalar_type());
-  const Tensor added = dense(added_);
-  Tensor total = empty({x.size(0), norm.width}, x.scalar_type());
-  norm.added_is_bf16 = is_bf16("added", added);
-  norm.added = added.const_data_ptr(), norm.total = total.mutable_data_ptr();
-  auto [y, shares] = normalise(norm, dense(x), weight, narrow);
-  return {total, y, shares};
-}
-
-// Gradients of x, of what was added (bfloat16 where `narrow`, otherwise float32), of the weight.
-std::tuple<Tensor, Tensor, Tensor> add_rms_norm_backward(
-    const Tensor& grad_total_, const Tensor& grad, const Tensor& total, const Tensor& weight,
-    const Tensor& shares, bool narrow) {
-  Norm norm = check(total, weight, 0, is_bf16("grad", grad));
-  check_shape("grad_total", grad_total_, {total.size(0), norm.width});
-  check_type("grad_total", grad_total_, total.scalar_type());
-  const Tensor grad_total = dense(grad_total_);
-  Tensor grad_added = empty({total.size(0), norm.width},
-                            narrow ? ScalarType::BFloat16 : ScalarType::Float);
-  norm.added_is_bf16 = narrow, norm.grad_total = grad_total.const_data_ptr();
-  norm.grad_added = grad_added.mutable_data_ptr();
-  auto [grad_x, grad_weight] = differentiate(norm, grad, dense(total), weight, shares);
-  return {grad_x, grad_added, grad_weight};
-}
-
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def("rms_norm(Tensor x, Tensor weight, float eps, bool narrow) -> (Tensor, Tensor)");
+  m.def(
+      "rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor shares)"
+      " -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("rms_norm", TORCH_BOX(&mini_moe::rms_norm));
+  m.impl("rms_norm_backward", TORCH_BOX(&mini_moe::rms_norm_backward));
+}

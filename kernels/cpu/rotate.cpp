@@ -1,7 +1,7 @@
 // Rotary positions on the last channels of every head, in fp32; back turns them the other way,
 // which is also the gradient. Source: Su et al., arXiv 2104.09864 section 3.4.2.
 #include "kernels.h"
-#include "operations.h"
+#include "support/checks.h"
 #include "support/dispatch.h"
 
 namespace mini_moe {
@@ -27,3 +27,11 @@ Tensor rotate(const Tensor& x_, const Tensor& rotation_, bool back) {
 }
 
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def("rotate(Tensor x, Tensor rotation, bool back) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("rotate", TORCH_BOX(&mini_moe::rotate));
+}

@@ -1,7 +1,7 @@
 // The activation of a dense SwiGLU between its products, and its gradients, in one pass each.
 // Source: Shazeer, arXiv 2002.05202 section 2.
 #include "kernels.h"
-#include "operations.h"
+#include "support/checks.h"
 #include "support/dispatch.h"
 
 namespace mini_moe {
@@ -50,3 +50,13 @@ std::tuple<Tensor, Tensor> swiglu_product_backward(
 }
 
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def("swiglu_product(Tensor gate, Tensor up) -> Tensor");
+  m.def("swiglu_product_backward(Tensor grad, Tensor gate, Tensor up) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("swiglu_product", TORCH_BOX(&mini_moe::swiglu_product));
+  m.impl("swiglu_product_backward", TORCH_BOX(&mini_moe::swiglu_product_backward));
+}

@@ -193,3 +193,11 @@ Tensor choose_best(const Tensor& values_, int64_t k) {
 }
 
 }  // namespace mini_moe
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
+  m.def("choose_best(Tensor values, int k) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
+  m.impl("choose_best", TORCH_BOX(&mini_moe::choose_best));
+}

@@ -3,8 +3,7 @@
 //
 //   dx = r (g - n mean(g n))      dweight = sum over rows of dy * n
 //
-// As in the definition, n is rounded to the type of x before the weight multiplies it. x may be a
-// sum, whose gradient is then that of the sum itself plus dx.
+// As in the definition, n is rounded to the type of x before the weight multiplies it.
 #pragma once
 
 #include "packing.h"
@@ -26,19 +25,12 @@ void rms_norm(const Norm& norm, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; row++) {
     const int64_t start = row * norm.width;
     const T* x = (const T*)norm.x + start;
-    T* total = norm.total ? (T*)norm.total + start : nullptr;
     Vec squares = {};
     for (int64_t at = 0; at < norm.width; at += kLanes) {
       const int64_t n = norm.width - at;
-      Vec value = load(x + at, n);
-      if (total) {
-        value += load_as(norm.added_is_bf16, norm.added, start + at, n);
-        store(total + at, value, n);
-        value = rounded<T>(value);
-      }
+      const Vec value = load(x + at, n);
       squares += value * value;
     }
-    if (total) x = total;
     const float share = 1 / __builtin_sqrtf(sum(squares) / norm.width + norm.eps);
     norm.shares[row] = share;
     for (int64_t at = 0; at < norm.width; at += kLanes) {
@@ -68,10 +60,7 @@ void rms_norm_backward(const Norm& norm, int64_t first, int64_t last, float* to_
     for (int64_t at = 0; at < norm.width; at += kLanes) {
       const int64_t n = norm.width - at;
       Vec g = load_as(norm.y_is_bf16, norm.grad, start + at, n) * load(norm.weight + at, n);
-      Vec value = (g - load(x + at, n) * share * mean) * share;
-      if (norm.grad_total) value += load((const T*)norm.grad_total + start + at, n);
-      store((T*)norm.grad_x + start + at, value, n);
-      if (norm.grad_added) store_as(norm.added_is_bf16, norm.grad_added, start + at, value, n);
+      store((T*)norm.grad_x + start + at, (g - load(x + at, n) * share * mean) * share, n);
     }
   }
 }

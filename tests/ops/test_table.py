@@ -1,0 +1,102 @@
+"""The table of operations tells the truth: forms agree, and nothing that is compiled is missing."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from mini_moe import ops, presets
+from mini_moe.ops import TABLE, compiled, describe, use
+from mini_moe.ops.steps import OPERATIONS
+from mini_moe.ops.table import as_text
+from tests.helpers import TOLERANCE, relative_error
+from tests.kernels.cpu import needs_library
+from tests.ops.expert_cases import random_case
+
+NAMES = [operation.name for operation in TABLE]
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+HEADS = normal(2, 9, 3, 12), normal(2, 9, 3, 8 + 6, seed=1), normal(2, 9, 4, seed=2)
+FIRST = [t.transpose(1, 2) for t in (HEADS[0], HEADS[0] / 2, HEADS[1][..., :6])]
+ARGUMENTS = {
+    "moe_experts": lambda: [t.detach() for t in random_case(40, 2, 6)],
+    "route": lambda: (normal(40, 16), normal(16, seed=1) / 9, presets.tiny()),
+    "choose": lambda: (normal(40, 16), 3),
+    "likeliest": lambda: (normal(40, 16),),
+    "causal_attention": lambda: (*FIRST, 0.3),
+    "latent_attention": lambda: (*HEADS, 0.3),
+    "rotate": lambda: (HEADS[0], normal(9, 4, 2)),
+    "normalise": lambda: (normal(40, 16), normal(16), 1e-6),
+    "linear": lambda: (normal(40, 16), normal(5, 16)),
+    "product": lambda: (normal(40, 16), normal(5, 16)),
+    "swiglu_product": lambda: (normal(40, 16), normal(40, 16, seed=1)),
+    "cross_entropy": lambda: (normal(40, 16), torch.arange(40) % 16),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_forms_of_an_operation_agree(name):
+    found = {}
+    for form in ("definition", "pytorch", "compiled"):
+        with use(form):
+            result = getattr(ops, name)(*ARGUMENTS[name]())
+        found[form] = result if isinstance(result, tuple) else (result,)
+    for form in ("pytorch", "compiled"):
+        for ours, theirs in zip(found[form], found["definition"], strict=True):
+            assert ours.dtype == theirs.dtype
+            assert relative_error(ours, theirs) <= TOLERANCE[torch.float32]
+
+
+@needs_library
+def test_everything_compiled_is_in_the_table_or_a_stage_of_the_layer():
+    named = {name for row in TABLE for name in (row.cpu, row.cuda) if name} | set(OPERATIONS)
+    registered = torch._C._dispatch_get_all_op_names()
+    ours = {name.partition("::")[2] for name in registered if name.startswith("mini_moe::")}
+    ours = {name for name in ours if "backward" not in name and name != "sorted_experts"}
+    asked = {"instruction_set", "use_instruction_set", "cuda_kernels"}
+    assert ours - asked == named | {"decode"}
+    assert named <= ours
+
+
+def test_describe_says_what_the_switch_allows():
+    with use("definition"):
+        assert "the definition" in describe("route")
+    with use("pytorch"):
+        assert "switched off" in describe()
+    if not compiled.WHY_NOT:
+        assert describe("linear").startswith("linear on the CPU: compiled kernels (")
+    with pytest.raises(ValueError, match="name='softmax': one of"):
+        describe("softmax")
+
+
+def test_the_switch_refuses_other_names_and_comes_back_after_an_error():
+    with pytest.raises(ValueError, match="form='fast': one of"), use("fast"):
+        pass
+    before = describe()
+    with pytest.raises(KeyboardInterrupt), use("definition"):
+        raise KeyboardInterrupt
+    assert describe() == before
+
+
+def test_the_switch_leaves_other_threads_alone():
+    seen = []
+    with use("definition"):
+        thread = threading.Thread(target=lambda: seen.append(describe()))
+        thread.start()
+        thread.join()
+    assert seen == [describe()]
+
+
+def test_the_command_prints_every_operation():
+    done = subprocess.run(
+        [sys.executable, "-m", "mini_moe.ops"], capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(f"\n{name} " in done.stdout for name in NAMES)
+    assert as_text() in done.stdout
