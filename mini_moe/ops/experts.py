@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.ops import compiled, reference, sorted_experts
-from mini_moe.ops.compiled import serves
 from mini_moe.ops.precision import autocast_dtype
 
 FORWARD_SCHEMA = (
@@ -22,6 +21,7 @@ BACKWARD_SCHEMA = (
     " Tensor down_proj, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 DEVICES = ("cpu", "cuda")
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def _reference_forward(x, expert_ids, gates, gate_up_proj, down_proj, keep=True):
@@ -71,7 +71,9 @@ def moe_experts(
         x, gate_up_proj, down_proj = x.to(dtype), gate_up_proj.to(dtype), down_proj.to(dtype)
     inputs = (x, gates, gate_up_proj, down_proj)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    if not keep and serves(x, gates) and not torch.compiler.is_compiling():
+    fits = expert_ids.dtype in INTEGERS and gate_up_proj.ndim == 4
+    served = fits and compiled.serves_experts(x, gates, len(gate_up_proj))
+    if not keep and served and not torch.compiler.is_compiling():
         # Past torch's bookkeeping, which takes as long as a token's products; it checks as well.
         arguments = (x, expert_ids.long(), gates, gate_up_proj, down_proj, False)
         with compiled.named_errors():
@@ -91,7 +93,7 @@ def check_shapes(
             "gate_up_proj: [experts, 2, d_expert, d_model] expected, "
             f"got {list(gate_up_proj.shape)}"
         )
-    if expert_ids.ndim != 2 or not expert_ids.shape[1] or expert_ids.is_floating_point():
+    if expert_ids.ndim != 2 or not expert_ids.shape[1] or expert_ids.dtype not in INTEGERS:
         raise ValueError(
             "expert_ids: integers [tokens, top_k] expected, "
             f"got {expert_ids.dtype} {list(expert_ids.shape)}"

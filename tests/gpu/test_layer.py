@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mini_moe.ops import compiled, moe_experts
+from mini_moe.ops import compiled, experts, moe_experts
 from mini_moe.ops.experts import KERNEL
 from tests.gpu.common import (
     DEVICE,
@@ -194,6 +194,15 @@ def test_autocast_multiplies_in_its_type_and_returns_gradients_in_theirs():
     for ours, theirs in zip([output, *gradients], exact(case, grad), strict=True):
         assert relative_error(ours.cpu(), theirs) <= TOLERANCE[torch.bfloat16]
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
+def test_without_gradients_torchs_bookkeeping_is_left_out(monkeypatch):
+    """It takes several times as long as the operation itself."""
+    case = on_gpu(random_case(30, 2, 4))
+    expected = moe_experts(*case)
+    monkeypatch.setattr(experts, "KERNEL", None)
+    with torch.no_grad():
+        assert torch.equal(moe_experts(*case), expected)
 
 
 def test_second_derivatives_are_refused_not_wrong():
