@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -47,6 +48,19 @@ def test_tables_of_a_file_need_no_gpu(tmp_path, capsys):
     path = report.write(RESULT, tmp_path)
     assert command.main(["--render", str(path)]) == 0
     assert capsys.readouterr().out.strip() == report.markdown(RESULT).strip()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize(("environment", "python"), [(True, "here/python"), (False, "some-python")])
+def test_make_installs_nothing_and_writes_where_it_is_told(environment, python, tmp_path):
+    (tmp_path / "here").mkdir()
+    if environment:
+        (tmp_path / "here/python").touch()
+    given = [f"PY={tmp_path}/here/python", "PYTHON=some-python", f"OUT={tmp_path}/out"]
+    words = ["make", "-n", "-C", str(libraries.ROOT), "--no-print-directory", "bench-gpu", *given]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said.strip().endswith(f'{python} -m tests.benchmarks.gpu --out "{tmp_path}/out"')
+    assert "pip" not in said and said.strip().count("\n") == 0
 
 
 def options(tmp_path, only, seconds=570.0):

@@ -13,7 +13,7 @@ from tests.benchmarks.gpu import check, clock
 from tests.benchmarks.gpu.libraries import ladder_steps, sources
 from tests.benchmarks.gpu.parts import kernels, layers, products, training
 from tests.benchmarks.gpu.parts.bench import Rows, line
-from tests.benchmarks.gpu.parts.inside import short
+from tests.benchmarks.gpu.parts.inside import look_inside, short
 from tests.benchmarks.gpu.report import find, tiles_answer
 from tests.benchmarks.gpu.tests.stand_ins import CheckedLaunchers, cpu_bench
 
@@ -120,6 +120,18 @@ def test_the_layer_is_also_timed_kernel_by_kernel():
         shares = [row["share"] for row in rows if row["case"]["pass"] == case]
         assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
     assert all(row["launches"] >= 1 for row in rows if row["peer"] == "mini_moe::experts_forward")
+
+
+def test_a_look_inside_that_fails_ends_no_part():
+    def broken():
+        raise RuntimeError("no profiler here")
+
+    bench, rows = cpu_bench()
+    look_inside(bench, {"tokens": 8}, broken)
+    assert rows == [{"left_out": "inside {'tokens': 8}: RuntimeError: no profiler here"}]
+    hurried, rows = cpu_bench(seconds=1)
+    look_inside(hurried, {"tokens": 8}, broken)
+    assert rows == [{"left_out": "inside {'tokens': 8}: no time left"}]
 
 
 @pytest.mark.parametrize(
