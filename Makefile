@@ -4,6 +4,7 @@ PYTHON  ?= python3
 PORT    ?= 8888
 WORKERS ?= 2
 NB      ?=
+OUT     ?= tests/benchmarks/results
 
 FIRST_LESSON := notebooks/00_tour.ipynb
 
@@ -43,8 +44,9 @@ notebooks: venv corpus  ## Execute the notebooks and store their outputs (NB=03_
 bench: venv corpus  ## Measure the speed against other implementations
 	$(PY) tests/benchmarks/run.py
 
-bench-gpu: venv  ## Build, check and time the CUDA kernels (needs an NVIDIA GPU and nvcc)
-	$(PY) -m tests.benchmarks.gpu
+# Installs nothing: a machine with a GPU may have no network, and a Python with torch for CUDA.
+bench-gpu:  ## Build, check and time the CUDA kernels (needs an NVIDIA GPU and nvcc; OUT=folder)
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tests.benchmarks.gpu --out "$(OUT)"
 
 kernels: venv  ## Compile the kernels where a compiler is found
 	@$(PY) kernels/build.py

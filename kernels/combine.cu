@@ -1,18 +1,17 @@
 // combine: every token gathers the rows of its experts and adds them up, weighted.
 //
 //   out[t] = Σ_k gates[t, k] · y[place[t, k]]          (without gates: the plain sum)
-//   backward: dy[place[t, k]] = gates[t, k] · dout[t],  dgates[t, k] = ⟨dout[t], y[place[t, k]]⟩,
-//             and dy = 0 in padding rows
-//   A place outside of [0, rows) is skipped: nothing is added, its dgate is 0.
-// The plain sum is also the gradient of the gather x[token]: dx[t] = Σ_k drows[place[t, k]].
+//   A place outside of [0, rows) is skipped: nothing is added.
+// The plain sum is also the gradient of the gather x[token]: dx[t] = Σ_k drows[place[t, k]]. The
+// gradients of y and of the gates need no kernel of their own: experts.cpp derives them from what
+// the hidden rows' gradient needs anyway.
 //
 // fp32 sums, always in the order of k, and every output is written by one thread: the same bits on
 // every run, no atomics. Addresses are 64 bits wide: rows · d_model may pass 2^31.
-// Thread → data: forward: `lanes` threads of a block share a token, each takes vectors of 16 bytes
-// lanes apart; several tokens a block where rows are short. Four rows are asked for together before
-// the first is added. Backward: a warp a row.
-// Bytes (e a element): forward e · d (K + 1) a token; backward e · d (3 K) a token, of which dout,
-// read K times, comes from the cache K - 1 times. FLOPs: 2 d K a token; backward 3 d K.
+// Thread → data: `lanes` threads of a block share a token, each takes vectors of 16 bytes lanes
+// apart; several tokens per block where rows are short. Four rows are asked for together before the
+// first is added.
+// Bytes (e per element): e · d (K + 1) per token. FLOPs: 2 d K per token.
 // Source: SonicMoE, functional/reduction_over_k_gather.py: gather and sum a token, no atomics.
 #include "device.cuh"
 
@@ -49,51 +48,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class T, int kVector>
-__global__ void __launch_bounds__(kThreads)
-    combine_backward_kernel(const T* grad,  // [tokens, d_model] by strides
-                            int64_t token_stride, int64_t d_stride,
-                            const T* y,            // [rows, d_model]
-                            const int64_t* place,  // [tokens, top_k]
-                            const float* gates,    // [tokens, top_k]
-                            T* grad_y,             // [rows, d_model]
-                            float* grad_gates,     // [tokens, top_k]
-                            int64_t n_choices, int64_t n_rows, int64_t d_model, int top_k) {
-  int lane = threadIdx.x % kWarp;
-  int64_t choice = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
-  if (choice >= n_choices) return;
-  int64_t row = place[choice];
-  bool exists = row >= 0 && row < n_rows;
-  float dot = 0, gate = gates[choice];
-  const T* from = grad + choice / top_k * token_stride;
-  for (int64_t d = lane * kVector; exists && d < d_model; d += kWarp * kVector) {
-    float g[kVector], value[kVector];
-    load_vector(from + d * d_stride, g);
-    load_vector(y + row * d_model + d, value);
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      dot += g[i] * value[i];
-      g[i] *= gate;
-    }
-    store_vector(grad_y + row * d_model + d, g);
-  }
-  dot = warp_sum(dot);
-  if (lane == 0) grad_gates[choice] = dot;
-}
-
-// Block e clears the padding behind expert e's rows; the last block what is behind all of them.
-template <class T>
-__global__ void clear_padding_kernel(T* rows,                 // [rows, d_model]
-                                     const int64_t* counts,   // [experts]
-                                     const int64_t* offsets,  // [experts + 1]
-                                     int64_t n_rows, int64_t d_model, int n_experts) {
-  int e = blockIdx.x;
-  bool last = e == n_experts;
-  int64_t begin = last ? offsets[e] : offsets[e] + counts[e], end = last ? n_rows : offsets[e + 1];
-  for (int64_t i = begin * d_model + threadIdx.x; i < end * d_model; i += blockDim.x)
-    rows[i] = from_float<T>(0);
-}
-
 const char* check(int64_t type, int64_t n_tokens, int64_t n_rows, int64_t d_model, int64_t top_k) {
   if (type != kFloat32 && type != kBFloat16)
     return fail("y: expected fp32 (0) or bf16 (1), got %lld", shown(type));
@@ -126,26 +80,6 @@ const char* forward_of(const void* y, const int64_t* place, const float* gates, 
   return run(static_cast<const T*>(y), place, gates, static_cast<T*>(out), n_tokens, n_rows,
              d_model, top_k, stream);
 }
-
-template <class T>
-const char* backward_of(const void* grad, int64_t token_stride, int64_t d_stride, const void* y,
-                        const int64_t* place, const float* gates, void* grad_y, float* grad_gates,
-                        const int64_t* counts, const int64_t* offsets, int64_t n_tokens,
-                        int64_t n_rows, int64_t d_model, int64_t top_k, int64_t n_experts,
-                        void* stream) {
-  bool wide = aligned16(grad) && aligned16(y) && aligned16(grad_y) && d_stride == 1 &&
-              d_model % kPerVector<T> == 0 && token_stride % kPerVector<T> == 0;
-  if (n_rows)
-    TRY(launch("combine_backward: padding", clear_padding_kernel<T>, n_experts + 1, 128, 0, stream,
-               static_cast<T*>(grad_y), counts, offsets, n_rows, d_model, int(n_experts)));
-  int64_t n_choices = n_tokens * top_k;
-  if (!n_choices) return nullptr;
-  auto kernel = wide ? combine_backward_kernel<T, kPerVector<T>> : combine_backward_kernel<T, 1>;
-  return launch("combine_backward", kernel, ceil_div(n_choices, kThreads / kWarp), kThreads, 0,
-                stream, static_cast<const T*>(grad), token_stride, d_stride,
-                static_cast<const T*>(y), place, gates, static_cast<T*>(grad_y), grad_gates,
-                n_choices, n_rows, d_model, int(top_k));
-}
 }  // namespace
 
 extern "C" const char* combine_forward(const void* y, int64_t type, const int64_t* place,
@@ -156,18 +90,4 @@ extern "C" const char* combine_forward(const void* y, int64_t type, const int64_
   if (!n_tokens) return nullptr;
   auto run = type == kFloat32 ? forward_of<float> : forward_of<bf16>;
   return run(y, place, gates, out, n_tokens, n_rows, d_model, top_k, stream);
-}
-
-extern "C" const char* combine_backward(const void* grad, int64_t token_stride, int64_t d_stride,
-                                        const void* y, int64_t type, const int64_t* place,
-                                        const float* gates, void* grad_y, float* grad_gates,
-                                        const int64_t* counts, const int64_t* offsets,
-                                        int64_t n_tokens, int64_t n_rows, int64_t d_model,
-                                        int64_t top_k, int64_t n_experts, void* stream) {
-  TRY(check(type, n_tokens, n_rows, d_model, top_k));
-  if (n_experts < 1 || n_experts > 1 << 20)
-    return fail("n_experts: expected 1 to 2^20, got %lld", shown(n_experts));
-  auto run = type == kFloat32 ? backward_of<float> : backward_of<bf16>;
-  return run(grad, token_stride, d_stride, y, place, gates, grad_y, grad_gates, counts, offsets,
-             n_tokens, n_rows, d_model, top_k, n_experts, stream);
 }

@@ -7,7 +7,7 @@
 // [0, source rows) is zero, and so are rows behind all experts.
 //
 // Idea, beyond step 5: blocks find their expert by a search, run in an order that shares tiles in
-// the L2 cache, and store 16 bytes a lane; three sizes of tiles, for few and many rows an expert.
+// the L2 cache, and store 16 bytes a lane; tiles of several sizes, for few and many rows an expert.
 // Thread → data: tensor_core_tiles.cuh; fp32, and bf16 that is not aligned: plain_tiles.cuh.
 // Bytes, with bf16 and everything read once: 2 rows (k + n) + 2 · active experts · k · n, and 8 a
 // row for a_row. FLOPs: 2 rows · k · n. Speed on a GPU: not yet measured.
@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(T::kThreads)
     Along<T, T::kM, true> a(p.a, p.k, source);
     if constexpr (kTransposed) {
       Along<T, T::kN, false> b(weights, p.k, {nullptr, column, 0, p.n - column});
-      multiply_tiles<T>(a, b, n_steps, sums, sums.has_any_of(rows.count));
+      multiply_rows<T>(a, b, n_steps, sums, rows.count);
     } else {
       Down<T, T::kN, false> b(weights, p.n, column, {nullptr, 0, 0, p.k});
-      multiply_tiles<T>(a, b, n_steps, sums, sums.has_any_of(rows.count));
+      multiply_rows<T>(a, b, n_steps, sums, rows.count);
     }
   }
   int64_t row = rows.first + sums.warp_m();
@@ -115,9 +115,10 @@ constexpr Start kConfigurations[] = {
 };
 constexpr int kCount = sizeof kConfigurations / sizeof *kConfigurations;
 
-int best_configuration(int64_t n_rows, int64_t n_experts) {  // an estimate, not yet measured
-  int64_t rows = n_rows / n_experts;
-  return rows <= 16 ? 0 : rows <= 96 ? 1 : 2;
+int best_configuration(const Product<bf16>& p) {  // an estimate, not yet measured
+  int64_t rows = p.n_rows / p.n_experts;
+  if (rows <= 96) return rows <= 16 ? 0 : 1;
+  return wide_tiles_pay(p.n_experts, rows, p.n, p.k) ? 4 : 2;
 }
 
 template <class T>
@@ -131,7 +132,7 @@ Product<T> product(const void* a, const int64_t* a_row, int64_t n_source_rows, c
 
 extern "C" int64_t grouped_gemm_configurations() { return kCount; }
 
-// `configuration`: which tiles the tensor cores use, −1: as many rows an expert suggest.
+// `configuration`: which tiles the tensor cores use, −1: as the sizes suggest.
 extern "C" const char* grouped_gemm_configured(int64_t configuration, const void* a, int64_t type,
                                                const int64_t* a_row, int64_t n_source_rows,
                                                const void* b, const int64_t* offsets, void* out,
@@ -155,7 +156,7 @@ extern "C" const char* grouped_gemm_configured(int64_t configuration, const void
   auto p = product<bf16>(a, a_row, n_source_rows, b, offsets, out, n_rows, n_experts, k, n);
   bool wide = aligned16(a) && aligned16(b) && aligned16(out) && k % 8 == 0 && n % 8 == 0;
   if (!wide) return start_plain(p, transposed, stream);
-  if (configuration < 0) configuration = best_configuration(n_rows, n_experts);
+  if (configuration < 0) configuration = best_configuration(p);
   return kConfigurations[configuration](p, transposed, stream);
 }
 

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(T::kThreads)
     Along<T, T::kM, true> x(p.x, p.d_model, {p.token, rows.first, p.n_tokens, rows.count});
     GateAndUp<T> weights{{gate, p.d_model, columns}, {up, p.d_model, columns}};
     int n_steps = (p.d_model + T::kK - 1) / T::kK;
-    multiply_tiles<T>(x, weights, n_steps, sums, sums.has_any_of(rows.count));
+    multiply_rows<T>(x, weights, n_steps, sums, rows.count);
   }
   constexpr int kColumns = T::kWarpN / 2;
   int64_t row = rows.first + sums.warp_m();
@@ -156,9 +156,10 @@ constexpr Start kConfigurations[] = {
 };
 constexpr int kCount = sizeof kConfigurations / sizeof *kConfigurations;
 
-int best_configuration(int64_t n_rows, int64_t n_experts) {  // an estimate, not yet measured
-  int64_t rows = n_rows / n_experts;
-  return rows <= 16 ? 0 : rows <= 96 ? 1 : 2;
+int best_configuration(const Layer<bf16>& p) {  // an estimate, not yet measured
+  int64_t rows = p.n_rows / p.n_experts;
+  if (rows <= 96) return rows <= 16 ? 0 : 1;
+  return wide_tiles_pay(p.n_experts, rows, 2 * p.d_expert, p.d_model) ? 3 : 2;
 }
 
 template <class T>
@@ -173,7 +174,7 @@ Layer<T> layer(const void* x, const int64_t* token, int64_t n_tokens, const void
 
 extern "C" int64_t grouped_swiglu_configurations() { return kCount; }
 
-// `configuration`: which tiles the tensor cores use, −1: as many rows an expert suggest.
+// `configuration`: which tiles the tensor cores use, −1: as the sizes suggest.
 extern "C" const char* grouped_swiglu_configured(int64_t configuration, const void* x,
                                                  int64_t type, const int64_t* token,
                                                  int64_t n_tokens, const void* gate_up,
@@ -200,7 +201,7 @@ extern "C" const char* grouped_swiglu_configured(int64_t configuration, const vo
   bool wide = aligned16(x) && aligned16(gate_up) && aligned16(hidden) && aligned16(saved) &&
               d_model % 8 == 0 && d_expert % 8 == 0;
   if (!wide) return start_plain(p, stream);
-  if (configuration < 0) configuration = best_configuration(n_rows, n_experts);
+  if (configuration < 0) configuration = best_configuration(p);
   return kConfigurations[configuration](p, stream);
 }
 

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(T::kThreads) tensor_core_kernel(Gradient<bf16>
   Sums<T> sums = {};
   Down<T, T::kM, kIndexA> a(p.a, p.m, tile.row, {p.a_row, tile.first, p.n_a, tile.count});
   Down<T, T::kN, kIndexB> b(p.b, p.n, tile.column, {p.b_row, tile.first, p.n_b, tile.count});
-  multiply_tiles<T>(a, b, int((int64_t(tile.count) + T::kK - 1) / T::kK), sums);
+  multiply_tiles<T, true>(a, b, int((int64_t(tile.count) + T::kK - 1) / T::kK), sums);
   int row = tile.row + sums.warp_m(), column = tile.column + sums.warp_n();
   auto value = [&](int i, int j, int c) { return sums.of[i][j][c]; };
   store_rows<T::kWarpM, T::kWarpN>(value, p.out + (tile.expert * p.m + row) * p.n + column, p.n,
@@ -110,9 +110,11 @@ constexpr Start kConfigurations[] = {
 };
 constexpr int kCount = sizeof kConfigurations / sizeof *kConfigurations;
 
-int best_configuration(int64_t n_experts, int64_t m, int64_t n) {  // an estimate, not yet measured
+// An estimate, not yet measured.
+int best_configuration(const Gradient<bf16>& p, int64_t n_experts) {
   constexpr int kBlocksAtOnce = 264;  // two a processor of an H100
-  return ceil_div(m, 128) * ceil_div(n, 128) * n_experts < kBlocksAtOnce ? 0 : 1;
+  if (ceil_div(p.m, 128) * ceil_div(p.n, 128) * n_experts < kBlocksAtOnce) return 0;
+  return wide_tiles_pay(n_experts, p.m, p.n, p.n_rows / n_experts) ? 2 : 1;
 }
 
 template <class T>
@@ -151,7 +153,7 @@ extern "C" const char* grouped_wgrad_configured(int64_t configuration, const voi
   auto p = gradient<bf16>(a, a_row, n_a, b, b_row, n_b, offsets, out, n_rows, m, n);
   bool wide = aligned16(a) && aligned16(b) && aligned16(out) && m % 8 == 0 && n % 8 == 0;
   if (!wide) return start_plain(p, n_experts, stream);
-  if (configuration < 0) configuration = best_configuration(n_experts, m, n);
+  if (configuration < 0) configuration = best_configuration(p, n_experts);
   return kConfigurations[configuration](p, n_experts, stream);
 }
 

@@ -26,6 +26,19 @@ struct Tiles {
   static_assert(k <= 64, "16-byte chunks of a row: 4 or a multiple of 8");
 };
 
+// Whether 128 × 256 tiles beat 128 × 128 ones for `n_matrices` products of height × width, summed
+// over `depth`. All launchers ask here, so one line changes their choice. Computed, not measured;
+// `make bench-gpu` measures it first:
+// + For every 16 of depth, mma.sync takes 406 clocks and 12 KB from the L2 cache: 30 bytes a clock.
+//   Two blocks of 128 × 128 take as long and 16 KB: 40 bytes a clock.
+// − One block fills a processor, so nothing hides its first copies and last stores, some 4,000
+//   clocks: 8 % of the products' at a depth of 2048, 31 % at 512.
+// − The last round is seldom full: four rounds on 132 processors, and no tile half empty.
+inline bool wide_tiles_pay(int64_t n_matrices, int64_t height, int64_t width, int64_t depth) {
+  int64_t columns = (width + 127) / 128, tiles = n_matrices * ((height + 127) / 128) * columns / 2;
+  return height >= 128 && columns % 2 == 0 && depth >= 2048 && tiles >= 4 * 132;
+}
+
 // Rows of 16-byte chunks, one behind the other. Eight rows that ldmatrix reads at once would lie in
 // the same banks; so a row's chunks change places, another way in each of eight neighbours.
 template <int rows, int columns>
@@ -174,9 +187,6 @@ template <class T>
 struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2 + c) is in
   float of[T::kWarpM / 16][T::kWarpN / 8][4];  // of[i][j][2 h + c]
   __device__ static int warp_m() { return threadIdx.x / kWarp / T::kWarpsN * T::kWarpM; }
-  __device__ static bool has_any_of(int n_rows) {  // of a tile that has at least one
-    return T::kWarpM == T::kM || warp_m() < n_rows;
-  }
   __device__ static int warp_n() { return threadIdx.x / kWarp % T::kWarpsN * T::kWarpN; }
 
   __device__ void add(const Fragments<T>& x) {
@@ -191,8 +201,8 @@ struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2
 };
 
 // sums += a b, over n_steps · kK. Steps behind the last one are fetched as zeros, and never used.
-// A warp none of whose rows are there copies and waits with the others, and adds nothing.
-template <class T, class A, class B>
+// Unless kEveryWarpAdds, a warp without rows copies and waits with the others, and adds nothing.
+template <class T, bool kEveryWarpAdds, class A, class B>
 __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_rows = true) {
   constexpr int kAhead = T::kStages - 1, kStageSize = A::Tile::kSize + B::Tile::kSize;
   bf16* stages = dynamic_shared<bf16>();
@@ -222,7 +232,7 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_
       bool last = k == T::kK - 16;
       if (last) wait_for_next_step();
       load((k / 16 + 1) % 2, last ? step + 1 : step, last ? 0 : k + 16);
-      if (has_rows) sums.add(fragments[k / 16 % 2]);
+      if (kEveryWarpAdds || has_rows) sums.add(fragments[k / 16 % 2]);
       if (k == 0) fetch(step + kAhead);  // into the buffer of the step before
     }
   }
@@ -230,11 +240,25 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_
   __syncthreads();  // the tiles' memory is free
 }
 
+// The same for a tile that has n_rows rows, at least one. Whether each warp has some of them is
+// tested here, once for the whole block: inside the loop a test keeps ldmatrix, copies and mma
+// apart. The deepest tiles have no registers for a second loop; there every warp adds, zeros too.
+template <class T, class A, class B>
+__device__ void multiply_rows(A& a, B& b, int n_steps, Sums<T>& sums, int n_rows) {
+  constexpr bool kOneLoop = T::kWarpM == T::kM || T::kWarpM * T::kK >= 64 * 64;
+  if (kOneLoop || n_rows > T::kM - T::kWarpM)
+    multiply_tiles<T, true>(a, b, n_steps, sums);
+  else
+    multiply_tiles<T, false>(a, b, n_steps, sums, sums.warp_m() < n_rows);
+}
+
 // A warp stores kRows × kColumns through its own part of shared memory, so that neighbouring lanes
 // write 16 bytes each of one row, whole sectors. `value(i, j, c)`: a number as in `Sums`.
 template <int kRows, int kColumns, class Value>
 __device__ void store_rows(Value value, bf16* out, int64_t stride, int rows, int columns) {
   using Tile = Swizzled<kRows, kColumns>;
+  constexpr int kRounds = kRows * Tile::kChunks / kWarp;
+  static_assert(kRounds * kWarp == kRows * Tile::kChunks);
   int lane = threadIdx.x % kWarp;
   bf16* tile = dynamic_shared<bf16>() + threadIdx.x / kWarp * Tile::kSize;
 #pragma unroll
@@ -246,8 +270,9 @@ __device__ void store_rows(Value value, bf16* out, int64_t stride, int rows, int
           pack_two(value(i, j, c), value(i, j, c + 1));
     }
   __syncwarp();
-  for (int at = lane; at < kRows * Tile::kChunks; at += kWarp) {
-    int row = at / Tile::kChunks, chunk = at % Tile::kChunks;
+#pragma unroll 4  // so many loads from shared memory are on their way at once
+  for (int i = 0; i < kRounds; ++i) {
+    int at = i * kWarp + lane, row = at / Tile::kChunks, chunk = at % Tile::kChunks;
     if (row < rows && chunk * 8 < columns)
       *reinterpret_cast<uint4*>(out + row * stride + chunk * 8) =
           *reinterpret_cast<const uint4*>(tile + Tile::place(row, chunk));

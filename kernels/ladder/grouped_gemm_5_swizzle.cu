@@ -1,7 +1,7 @@
 // Grouped product, step 5: large tiles, swizzled, in a deep pipeline.
 //
 // Idea: four things that need each other. (1) A warp has 64 × 64 sums, so that a number fetched from
-// shared memory is used 64 times, not 32: half of the traffic that held step 4 back. (2) Four
+// shared memory is used 64 times, not 32: half of step 4's reads there. (2) Four
 // buffers: three steps of copies are on their way while one is multiplied, with one barrier a step.
 // (3) They fill 64 KB of dynamic shared memory, with none to spare for padding: instead, the four
 // 16-byte chunks of a row change places (XOR), another way in each pair of rows. (4) While mma works
@@ -9,7 +9,7 @@
 // Thread → data: 4 warps, 2 × 2, share a tile of 128 × 128; a warp has 4 × 8 of mma, 128 sums a
 // thread. A thread copies 4 + 4 chunks a step. Registers allow two blocks a processor.
 // Bytes from global memory: 4 · rows · d_out · d_in / 128, half of steps 2-4. FLOPs as before.
-// Expected: the largest gain since tensor cores came in.
+// Computed: shared memory allows 67 % of the tensor cores' peak, 33 % in step 4 (../README.md).
 // Recorded: no bank conflict anywhere, neither in copies nor in ldmatrix; x and w use every sector
 // that moves; `out` still half of each, as a warp stores 16 bytes a row.
 // Step 6 is ../grouped_gemm.cu, which the extension uses.

@@ -10,6 +10,8 @@ from mini_moe.ops.registration import register
 from mini_moe.ops.sorted_experts import sorted_experts
 from mini_moe.ops.switch import allowed_form
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 def moe_experts(
     x: Float[Tensor, "tokens d_model"],
@@ -31,7 +33,8 @@ def moe_experts(
     inputs = (x, gates, gate_up_proj, down_proj)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     arguments = (x, expert_ids, *inputs[1:])
-    if compiled.serves_experts(x, gates, len(gate_up_proj)):
+    fits = expert_ids.dtype in INTEGERS and gate_up_proj.ndim == 4
+    if fits and compiled.serves_experts(x, gates, len(gate_up_proj)):
         with compiled.named_errors():  # the library checks the arguments
             return torch.ops.mini_moe.experts_forward(x, expert_ids.long(), *inputs[1:], keep)[0]
     check_shapes(*arguments)
@@ -49,7 +52,7 @@ def check_shapes(
             "gate_up_proj: [experts, 2, d_expert, d_model] expected, "
             f"got {list(gate_up_proj.shape)}"
         )
-    if expert_ids.ndim != 2 or not expert_ids.shape[1] or expert_ids.is_floating_point():
+    if expert_ids.ndim != 2 or not expert_ids.shape[1] or expert_ids.dtype not in INTEGERS:
         raise ValueError(
             "expert_ids: integers [tokens, top_k] expected, "
             f"got {expert_ids.dtype} {list(expert_ids.shape)}"

@@ -1,24 +1,18 @@
-"""The compiled steps of the experts' layer one by one, with gradients, fakes and no hidden state.
+"""The compiled steps of the experts' layer one by one, with fakes and no hidden state.
 
 `mini_moe::topk_gate`, `sort_rows`, `grouped_swiglu`, `grouped_gemm`, `grouped_wgrad` and `combine`
-exist where the library is loaded (`describe()`); importing this module teaches torch their
-shapes and derivatives. The layer itself is `experts.py` and needs none of them.
+exist where the library is loaded (`ops.describe()`); importing this module teaches torch their
+shapes and the gate's derivative. The products have none of their own: the layer in `experts.py`
+has, and needs none of these operations.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mini_moe.ops import compiled
 
-OPERATIONS = (
-    "topk_gate",
-    "sort_rows",
-    "grouped_swiglu",
-    "grouped_gemm",
-    "grouped_wgrad",
-    "combine",
-)
+PRODUCTS = ("grouped_swiglu", "grouped_gemm", "grouped_wgrad", "combine")
+OPERATIONS = ("topk_gate", "sort_rows", *PRODUCTS)
 
 
 def _topk_gate(logits: Tensor, bias: Tensor | None, top_k: int, *settings):
@@ -85,70 +79,9 @@ def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
     return grad.to(ctx.dtype), *[None] * 8
 
 
-def swiglu_backward(ctx, grad, _grad_saved):
-    """With h = silu(g) ⊙ u: dg = dh ⊙ u ⊙ silu'(g), du = dh ⊙ silu(g), dW = [dg; du]ᵀ x."""
-    if not ctx.keep:
-        raise RuntimeError("keep=False was asked for, so grouped_swiglu can't be differentiated")
-    x, token, offsets, weights, saved = ctx.saved_tensors
-    gate, up = saved.chunk(2, dim=-1)
-    grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
-    both = torch.cat((grad_gate, grad * F.silu(gate)), dim=-1)
-    ops = torch.ops.mini_moe
-    grad_rows = ops.grouped_gemm(both, offsets, weights.flatten(1, 2), False)
-    grad_weights = ops.grouped_wgrad(both, rows_at(x, token), offsets).view(weights.shape)
-    return added_at(x, token, grad_rows), None, None, grad_weights, None
-
-
-def gemm_backward(ctx, grad):
-    """Of a row: its gradient times the matrix, turned the other way; of a matrix: rows × rows."""
-    a, offsets, b = ctx.saved_tensors
-    ops, pair = torch.ops.mini_moe, (grad, a) if ctx.transposed else (a, grad)
-    grad_a = ops.grouped_gemm(grad, offsets, b, not ctx.transposed)
-    return grad_a, None, ops.grouped_wgrad(*pair, offsets), None
-
-
-def wgrad_backward(ctx, grad):
-    """out[e] = a_eᵀ b_e is linear in both."""
-    a, b, offsets = ctx.saved_tensors
-    ops = torch.ops.mini_moe
-    grad_a = ops.grouped_gemm(b, offsets, grad, True)
-    return grad_a, ops.grouped_gemm(a, offsets, grad, False), None
-
-
-def combine_backward(ctx, grad):
-    """A row gets its token's gradient times its gate; a gate ⟨gradient, row⟩."""
-    rows, place, gates = ctx.saved_tensors
-    spread = grad.unsqueeze(1).expand(-1, place.shape[1], -1)
-    weighted = spread if gates is None else gates.unsqueeze(-1).to(grad.dtype) * spread
-    grad_rows = added_at(rows, place.flatten(), weighted.flatten(0, 1))
-    if gates is None:
-        return grad_rows, None, None
-    return grad_rows, None, (rows_at(rows, place) * spread).float().sum(-1)
-
-
-def rows_at(values: Tensor, index: Tensor) -> Tensor:
-    """values[index]; on CUDA, where nobody has looked at the indices, zero for rows that aren't."""
-    if not on_cuda(values):
-        return values[index]
-    inside, index = inside_of(values, index)
-    found = values.index_select(0, index.flatten()).unflatten(0, index.shape)
-    return torch.where(inside.unsqueeze(-1), found, 0)
-
-
-def added_at(like: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """Zeros like `like`, and each row added where its index says, in the same order every time."""
-    zeros = torch.zeros_like(like)
-    if not on_cuda(like):
-        return zeros.index_add(0, index, rows)
-    inside, index = inside_of(like, index)
-    rows = torch.where(inside.unsqueeze(-1), rows, 0)
-    return zeros.index_put((index,), rows, accumulate=True)  # sorts; index_add uses atomics
-
-
-def inside_of(values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Which indices name a row, and the indices with 0 in place of the others."""
-    inside = (index >= 0) & (index < len(values))
-    return inside, torch.where(inside, index, 0)
+def no_gradient(ctx, *gradients):
+    """Without this torch would only warn, and leave the gradients out."""
+    raise RuntimeError("the steps of the layer can't be differentiated; moe_experts can")
 
 
 def no_second_gate(ctx, grad):
@@ -164,32 +97,11 @@ def _save_gate(ctx, inputs, output) -> None:
     ctx.save_for_backward(ids, logits, scores)
 
 
-def _save_swiglu(ctx, inputs, output) -> None:
-    *tensors, ctx.keep = inputs
-    ctx.save_for_backward(*tensors, output[1])
-
-
-def _save_gemm(ctx, inputs, output) -> None:
-    *tensors, ctx.transposed = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-DERIVATIVES = {
-    "topk_gate": (gate_backward, _save_gate),
-    "grouped_swiglu": (swiglu_backward, _save_swiglu),
-    "grouped_gemm": (gemm_backward, _save_gemm),
-    "grouped_wgrad": (wgrad_backward, _save),
-    "combine": (combine_backward, _save),
-}
-
 if not compiled.WHY_NOT:
     for name in OPERATIONS:
         torch.library.register_fake(f"mini_moe::{name}", globals()[f"_{name}"])
-    for name, (derivative, save) in DERIVATIVES.items():
-        torch.library.register_autograd(f"mini_moe::{name}", derivative, setup_context=save)
+    for name in PRODUCTS:
+        torch.library.register_autograd(f"mini_moe::{name}", no_gradient)
+    torch.library.register_autograd("mini_moe::topk_gate", gate_backward, setup_context=_save_gate)
     torch.library.register_fake("mini_moe::topk_gate_backward", _topk_gate_backward)
     torch.library.register_autograd("mini_moe::topk_gate_backward", no_second_gate)

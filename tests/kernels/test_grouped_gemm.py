@@ -1,9 +1,11 @@
 """The compiled grouped product equals one matrix product an expert, and touches nothing else."""
 
+import ctypes
+
 import pytest
 import torch
 
-from mini_moe.checker import DTYPES
+from mini_moe.checker import DTYPES, build
 from tests.kernels.grouped import (
     WIDTHS,
     assert_close,
@@ -228,3 +230,30 @@ def test_bad_arguments_are_refused_by_name(kernels, change, message):
 
 def test_there_are_as_many_configurations_as_are_tested(kernels):
     assert kernels.library.grouped_gemm_configurations() == len(CONFIGURATIONS)
+
+
+WIDE = {  # matrices, height, width, depth: whether tiles of 128 × 256 are taken
+    (8, 4096, 7168, 2048): True,
+    (64, 2048, 2048, 4096): True,
+    (8, 4096, 7168, 2040): False,  # a shallow product ends before the wide tiles pay
+    (8, 4096, 128, 4096): False,  # half of each tile would lie outside
+    (8, 4096, 7168 + 128, 2048): False,
+    (1, 4096, 4096, 4096): False,  # fewer tiles than four rounds
+    (256, 127, 7168, 2048): False,  # no tile would be full
+}
+
+
+@pytest.mark.parametrize(("sizes", "wide"), WIDE.items(), ids=str)
+def test_wide_tiles_are_taken_for_large_products_alone(chooser, sizes, wide):
+    assert bool(chooser(*map(ctypes.c_int64, sizes))) == wide
+
+
+@pytest.fixture(scope="module")
+def chooser(build_folder):
+    source = build_folder / "chooser.cu"
+    source.write_text(
+        '#include "tensor_core_tiles.cuh"\n'
+        'extern "C" int64_t pays(int64_t n, int64_t height, int64_t width, int64_t depth) {\n'
+        "  return wide_tiles_pay(n, height, width, depth);\n}\n"
+    )
+    return build([source], build_folder, "chooser").library.pays

@@ -37,7 +37,7 @@ PIPELINE = {  # what is wrong with the copies and products of tensor_core_tiles.
     "a copy into what is read": ("fetch(step + kAhead);", "fetch(step + kAhead + 1);"),
     "no wait before the result": ("  wait_for_async_copies<0>();", ""),
     "no barrier before the result": ("  __syncthreads();  // the tiles' memory is free", ""),
-    "no order between a warp's stores": ("  __syncwarp();\n  for", "  for"),
+    "no order between a warp's stores": ("  __syncwarp();\n#pragma", "#pragma"),
     "no order between its results": ("  __syncwarp();  // before", "  // before"),
     "copies that are never committed": ("    commit_async_copies();", ""),
 }  # fmt: skip

@@ -139,39 +139,14 @@ class Context(SimpleNamespace):
 
 
 @needs_library
-@pytest.mark.parametrize("name", steps.DERIVATIVES)
-def test_gradients_of_a_step_have_the_types_of_its_inputs_on_cuda(name):
-    x, ids, gates, gate_up, down = arguments()
-    token, place, _, offsets = OPS.sort_rows(ids, E)
-    logits, rows = (torch.empty(n, m, device=GPU) for n, m in ((T, E), (T * K, D)))
-    narrow = torch.empty(T * K, WIDTH, dtype=x.dtype, device=GPU)
-    calls = {
-        "topk_gate": (logits, None, K, 1, 1, False, False, True, 2.5),
-        "grouped_swiglu": (x, token, offsets, gate_up, True),
-        "grouped_gemm": (narrow, offsets, down, True),
-        "grouped_wgrad": (narrow, narrow, offsets),
-        "combine": (rows, place, gates),
-    }
-    derivative, save = steps.DERIVATIVES[name]
-    outputs = getattr(OPS, name)(*calls[name])
-    context = Context()
-    save(context, calls[name], outputs)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    found = derivative(context, *map(torch.empty_like, outputs))
-    assert len(found) == len(calls[name])
-    for ours, theirs in zip(found, calls[name], strict=True):
-        if isinstance(theirs, torch.Tensor) and theirs.is_floating_point():
-            assert_like(ours, theirs)
-        else:
-            assert ours is None
-
-
-@needs_library
-@pytest.mark.parametrize("missing", ["gates", "scores"])
-def test_gate_takes_either_gradient_alone_on_cuda(missing):
+@pytest.mark.parametrize("missing", ["nothing", "gates", "scores"])
+def test_gradient_of_the_gate_has_the_type_of_its_logits_on_cuda(missing):
     logits = torch.empty(T, E, dtype=torch.bfloat16, device=GPU)
-    gates, ids, scores = outputs = OPS.topk_gate(logits, None, K, 1, 1, False, False, True, 2.5)
+    call = (logits, None, K, 1, 1, False, False, True, 2.5)
+    gates, ids, scores = outputs = OPS.topk_gate(*call)
     context = Context()
-    steps._save_gate(context, (logits, None, K, 1, 1, False, False, True, 2.5), outputs)
-    given = (None, ids, scores) if missing == "gates" else (gates, ids, None)
-    assert_like(steps.gate_backward(context, *given)[0], logits)
+    steps._save_gate(context, call, outputs)
+    given = (None if missing == "gates" else gates, ids, None if missing == "scores" else scores)
+    grad, *others = steps.gate_backward(context, *given)
+    assert_like(grad, logits)
+    assert others == [None] * (len(call) - 1)

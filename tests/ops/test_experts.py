@@ -195,8 +195,10 @@ def test_expert_out_of_range_is_named(expert):
         ("expert_ids", torch.zeros(3, dtype=torch.long)),
         ("expert_ids", torch.zeros(3, 0, dtype=torch.long)),
         ("expert_ids", torch.zeros(3, 2)),
+        ("expert_ids", torch.zeros(3, 2, dtype=torch.bool)),
         ("expert_ids", torch.tensor(3)),
         ("gates", torch.zeros(3, 1)),
+        ("gate_up_proj", torch.tensor(3.0)),
         ("gate_up_proj", torch.zeros(4, 20, 12)),
         ("gate_up_proj", torch.zeros(4, 3, 10, 12)),
         ("down_proj", torch.zeros(4, 10, 12)),
@@ -207,6 +209,10 @@ def test_argument_that_does_not_fit_is_named(name, bad):
     case = random_case(3, 2, 4)._replace(**{name: bad})
     with without_shape_hook(), pytest.raises(ValueError, match=name):
         check_shapes(*case)
+    with without_shape_hook(), pytest.raises(ValueError, match="expected, got"):
+        moe_experts(*case)
+    with without_shape_hook(), torch.no_grad(), pytest.raises(ValueError, match="expected, got"):
+        moe_experts(*case)
 
 
 @pytest.mark.compile

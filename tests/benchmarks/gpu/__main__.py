@@ -14,24 +14,27 @@ from pathlib import Path
 
 import torch
 
+from mini_moe.ops import compiled
 from tests.benchmarks.common import RESULTS
 from tests.benchmarks.gpu import check, libraries, report
 from tests.benchmarks.gpu.clock import TimeKeeper
-from tests.benchmarks.gpu.parts.bench import ask_smi, readings
+from tests.benchmarks.gpu.readings import ask_smi, readings
 
 # Seconds that a part gets at most, in the order in which they run; what is left over goes on.
 PARTS = {
-    "build": 200,
+    "build": 150,
+    "tiles": 45,
     "check": 150,
     "kernels": 45,
-    "products": 90,
     "layer": 70,
+    "products": 90,
     "ladder": 40,
     "training": 40,
     "shapes": 400,
 }
-RESERVED = {"build": 200, "check": 150}  # seconds that a part leaves for those behind it
+RESERVED = {"build": 60, "tiles": 60}  # seconds that a part leaves for those after it
 START = 12  # seconds that a process needs before it measures
+SECONDS = 240  # build, tiles and check; the rest goes into a second call
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--quick", action="store_true", help="the first cases of each part")
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART",
                          help=f"one or more of {', '.join(PARTS)}")  # fmt: skip
-    options.add_argument("--seconds", type=float, default=570, help="for everything (570)")
+    options.add_argument("--seconds", type=float, default=SECONDS, help=f"in all ({SECONDS})")
+    options.add_argument("--commit", default="", help="of the sources, where there is no .git")
     options.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
     options.add_argument("--render", type=Path, metavar="FILE", help="print its tables, no more")
     given = options.parse_args(arguments)
@@ -52,8 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     words = sys.argv[1:] if arguments is None else arguments
     command = " ".join(["python -m tests.benchmarks.gpu", *words])
-    result = Run(given, command, machine()).all()
+    result = Run(given, command, machine(given.commit)).all()
     print("\n" + report.markdown(result) + "\n" + report.target_table(result["targets"]))
+    print("\n" + report.tiles_answer(result["rows"]))
     checks = [*result["build"].values(), *result["check"].values()]
     return 0 if all(outcome["ok"] is not False for outcome in checks) else 1
 
@@ -62,7 +67,7 @@ def lacking() -> str:
     """Why nothing can be measured here, or ""."""
     if not torch.cuda.is_available():
         return "there is no NVIDIA GPU that torch can use on this machine, so nothing was measured"
-    if libraries.find_nvcc() is None:
+    if libraries.find_nvcc() is None and compiled.CUDA_WHY_NOT:
         return "there is no nvcc, so the kernels cannot be built here"
     return ""
 
@@ -81,7 +86,7 @@ class Run:
         self.part = part or run_part
         names = ("build", "check", "seconds")
         self.result = {"benchmark": "gpu", "command": command, "machine": machine}
-        self.result |= {"before": readings(), "after": {}, "readings": {}}
+        self.result |= {"before": readings(), "readings": {}}
         self.result |= {name: {} for name in names}
         self.result |= {"rows": [], "targets": [], "left_out": []}
 
@@ -95,8 +100,9 @@ class Run:
                 self.prepare(name, seconds)
             else:
                 self.measure(name, seconds)
+            if name == "tiles":
+                print(report.tiles_answer(self.result["rows"]), flush=True)
             self.result["seconds"][name] = round(time.monotonic() - start, 1)
-            self.result["after"] = readings()
             self.result["targets"] = report.targets(self.result["rows"])
             report.write(self.result, self.given.out)
         self.result["seconds"]["total"] = round(sum(self.result["seconds"].values()), 1)
@@ -145,8 +151,8 @@ def run_part(name: str, path: Path, seconds: float, size: str) -> str:
     return f"ended with code {code}" if code else ""
 
 
-def machine() -> dict:
-    """What the figures are measured on."""
+def machine(given_commit: str = "") -> dict:
+    """What the figures are measured on, and which sources: the fingerprint needs no git."""
     device = torch.cuda.get_device_properties(0)
     return {
         "date": datetime.date.today().isoformat(),
@@ -157,7 +163,8 @@ def machine() -> dict:
         "l2_mb": round(getattr(device, "L2_cache_size", 0) / 1e6, 1),
         "driver": driver(),
         "cuda": torch.version.cuda,
-        "commit": commit(),
+        "commit": given_commit or commit(),
+        "sources": compiled.fingerprint(),
         "python": platform.python_version(),
     } | {name: version(name) for name in ("torch", "triton", "transformers")}
 

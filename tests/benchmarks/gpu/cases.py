@@ -57,6 +57,12 @@ PRODUCTS = [  # the teaching layer's two; TransformerEngine's; DeepGEMM's
     Product(4, 8192, 7168, 2048),
     Product(32, 1024, 2048, 4096),
 ]
+TILES = [  # by paper 128 × 256 tiles win at the first three, and 128 × 128 at the teaching layer's
+    Product(8, 4096, 4096, 7168),
+    Product(8, 4096, 7168, 2048),
+    Product(128, 2048, 2048, 4096),
+    Product(32, 512, 1024, 1024),
+]
 LADDER = [Product(8, 1024, 2048, 2048), Product(32, 512, 1024, 1024)]
 
 

@@ -1,6 +1,7 @@
 """Builds what is measured, and calls the launchers of kernels/*.cu without torch in between."""
 
 import ctypes
+import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -57,14 +58,20 @@ def ladder_steps() -> dict[int, str]:
 def build_launchers(capability: tuple[int, int], files: list[Path], library: Path = LIBRARY) -> str:
     """One shared library of plain C functions; the files are translated side by side.
 
+    A library made of the same sources for the same GPU stays as it is, and needs no nvcc.
     Raises: RuntimeError with the compiler's words.
     """
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise RuntimeError("there is no nvcc")
     target = "90a" if capability == (9, 0) else "{}{}".format(*capability)
     flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC", f"-I{KERNELS}", "-lineinfo"]
     flags.append(f"-gencode=arch=compute_{target},code=sm_{target}")
+    made, stamp = f"{len(files)} files for sm_{target}", stamp_of(target, files)
+    stamped = library.with_suffix(".stamp")
+    if library.exists() and stamped.exists() and stamped.read_text() == stamp:
+        return f"{made}, up to date"
+    library.unlink(missing_ok=True)  # so that an old one is not measured where this fails
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise RuntimeError("there is no nvcc")
     folder = library.parent
     folder.mkdir(parents=True, exist_ok=True)
     objects = [folder / f"{path.stem}.o" for path in files]
@@ -75,7 +82,16 @@ def build_launchers(capability: tuple[int, int], files: list[Path], library: Pat
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(translate, files, objects))
     run([nvcc, "-shared", *flags[-1:], *map(str, objects), "-o", str(library)])
-    return f"{len(files)} files for sm_{target}"
+    stamped.write_text(stamp)
+    return made
+
+
+def stamp_of(target: str, files: list[Path]) -> str:
+    """Changes with the GPU, the sources and their headers; the dates of a copy say nothing."""
+    digest = hashlib.sha256(target.encode())
+    for path in [*files, *sorted(KERNELS.rglob("*.cuh"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def run(command: list[str], seconds: float = 240.0) -> str:

@@ -29,6 +29,28 @@ def copy_bandwidth(rows: list[dict]) -> float | None:
     return next((row["gb_s"] for row in find(rows, "ceiling", "copy")), None)
 
 
+def cublas_rate(rows: list[dict]) -> float | None:
+    """TFLOP/s of the large product of the same run: what this card gives at its clocks."""
+    return next((row["tflop_s"] for row in find(rows, "ceiling", "cuBLAS")), None)
+
+
+def tiles_answer(rows: list[dict]) -> str:
+    """Whether 128 × 256 tiles beat 128 × 128 ones, and what the launcher's own choice cost."""
+    said, wins, missed = [], 0, 0
+    for case, peers in grouped(rows, "tiles"):
+        times = [peers.get(name, {}).get("ms") for name in ("128 × 128", "128 × 256", OURS)]
+        if None not in times:
+            small, large, chosen = times
+            wins, missed = wins + (large < small), missed + (chosen > 1.03 * min(small, large))
+            shape = "{kernel} {experts} × {rows}, n {n}, k {k}".format(**case)
+            said.append(f"{shape}: {small / large:.2f}")
+    return (
+        f"128 × 256 tiles are faster than 128 × 128 in {wins} of {len(said)} cases (speed: "
+        f"{'; '.join(said) or 'not measured'}). The launcher's choice, `wide_tiles_pay` in "
+        f"kernels/tensor_core_tiles.cuh, lost more than 3 % in {missed}."
+    )
+
+
 def targets(rows: list[dict]) -> list[dict]:
     """The issue's five bars: {target, wanted, got, met, where}."""
     return [
@@ -105,9 +127,12 @@ def markdown(result: dict) -> str:
     parts = [
         f"{head}, driver {machine['driver']}. Medians; ± is half the distance of the quartiles.",
         check_line(result.get("check", {})),
+        ceiling_line(rows),
+        tiles_answer(rows) if grouped(rows, "tiles") else "",
         target_table(result["targets"]),
         layer_table(rows),
         reasons(rows, "layer"),
+        inside_table(rows),
         product_table(rows),
         reasons(rows, "grouped_gemm"),
         ladder_table(rows),
@@ -127,6 +152,28 @@ def check_line(found: dict) -> str:
         else:
             said.append(f"{name}: {words.get(outcome['ok'], outcome['text'])}")
     return "; ".join(said) + "." if said else ""
+
+
+def ceiling_line(rows: list[dict]) -> str:
+    """The card's own limits, measured in this run, beside the datasheet's."""
+    rate, copy = cublas_rate(rows), copy_bandwidth(rows)
+    if rate is None:
+        return ""
+    words = f"cuBLAS on 8192 × 8192 × 8192: {rate:.0f} TFLOP/s, {100 * rate / PEAK:.0f} % of "
+    words += f"the datasheet's {PEAK:.0f}"
+    return f"{words}; a large copy: {copy:,.0f} GB/s." if copy else f"{words}."
+
+
+def inside_table(rows: list[dict]) -> str:
+    """Kernel by kernel, what a call of the layer spends its time on."""
+    lines = []
+    for case, peers in grouped(rows, "inside"):
+        what = ", ".join(str(case[name]) for name in TEACHING._fields)
+        what += ", fwd" if case["pass"] == "forward" else ", fwd+bwd"
+        for name, row in peers.items():
+            times = [f"{row['ms']:.4f}", number(row["launches"], 1), number(100 * row["share"], 0)]
+            lines.append([what, name, *times])
+    return table(["inside the layer", "kernel", "ms per call", "launches", "% of all"], lines)
 
 
 def target_table(found: list[dict]) -> str:
@@ -169,10 +216,11 @@ def product_table(rows: list[dict]) -> str:
         what = [case["operation"], f"{case['experts']} × {case['rows']}", str(case["n"])]
         what += [str(case["k"]), case["loads"], number(rates.get(OURS), 0)]
         what.append(f"{number(most, 0)} {best.removeprefix(OURS).strip(', ')}".strip())
-        shares = [number(100 * most / full if most and full else None, 0) for full in (dense, PEAK)]
+        limits = (dense, cublas_rate(rows), PEAK)
+        shares = [number(100 * most / full if most and full else None, 0) for full in limits]
         lines.append([*what, *(number(rates.get(name), 0) for name in others), *shares])
     columns = ["TFLOP/s", "experts × rows", "n", "k", "loads", OURS, "best tiles", *others]
-    return table([*columns, "% of dense", "% of 989"], lines)
+    return table([*columns, "% of dense", "% of cuBLAS, 8192³", "% of 989"], lines)
 
 
 def ladder_table(rows: list[dict]) -> str:
@@ -189,10 +237,10 @@ def ladder_table(rows: list[dict]) -> str:
 
 
 def small_table(rows: list[dict]) -> str:
-    """A line a peer: ceilings, gate, sort, permute, combine, training."""
+    """A line a peer: ceilings, gate, router, sort, permute, combine, training."""
     copy = copy_bandwidth(rows)
     lines = []
-    for part in ("ceiling", "gate", "sort", "permute", "combine", "training"):
+    for part in ("ceiling", "gate", "router", "sort", "permute", "combine", "training"):
         for case, peers in grouped(rows, part):
             sizes = {name: value for name, value in case.items() if name != "d_expert"}
             what = ", ".join(f"{name} {value}" for name, value in sizes.items())

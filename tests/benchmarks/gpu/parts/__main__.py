@@ -8,9 +8,11 @@ import torch
 from tests.benchmarks.gpu.clock import Clock, TimeKeeper
 from tests.benchmarks.gpu.libraries import LIBRARY, Launchers
 from tests.benchmarks.gpu.parts import kernels, layers, products, training
-from tests.benchmarks.gpu.parts.bench import Bench, Rows, readings
+from tests.benchmarks.gpu.parts.bench import Bench, Rows
+from tests.benchmarks.gpu.readings import Sampler
 
 PARTS = {
+    "tiles": products.run_tiles,
     "kernels": kernels.run,
     "products": products.run,
     "layer": layers.run,
@@ -26,8 +28,9 @@ def main(name: str, rows: str, seconds: str, size: str) -> None:
     torch.manual_seed(0)
     launchers = Launchers() if LIBRARY.exists() else None
     bench = Bench(Clock("cuda"), keeper, size, Rows(Path(rows)), launchers)
-    PARTS[name](bench)
-    bench.write({"readings": name} | readings())
+    with Sampler() as sampler:
+        PARTS[name](bench)
+    bench.write({"readings": name} | sampler.summary())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What every part gets: a clock, a budget, a size, and a place for its rows."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,6 @@ from torch import Tensor
 
 from tests.benchmarks.gpu.clock import Call, Clock, TimeKeeper, compare
 from tests.benchmarks.gpu.libraries import Launchers
-
-READINGS = {
-    "sm_mhz": "clocks.sm",
-    "memory_mhz": "clocks.mem",
-    "power_w": "power.draw",
-    "celsius": "temperature.gpu",
-}
 
 
 @dataclass
@@ -97,18 +89,3 @@ def line(row: dict) -> str:
         names = [n for n in ("tflop_s", "gb_s", "tokens_s", "error") if n in row]
         figures = f"{row['ms']:9.4f} ms  " + "  ".join(f"{n} {row[n]:.4g}" for n in names)
     return f"{row['part']:12} {describe(row['case'])}  {row['peer']:24} {figures}"
-
-
-def readings(query: Callable[[str], str] | None = None) -> dict:
-    """Clocks, power and temperature as nvidia-smi reads them; {} where it cannot."""
-    try:
-        values = (query or ask_smi)(",".join(READINGS.values())).strip().split(",")
-        return {name: float(value) for name, value in zip(READINGS, values, strict=True)}
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return {}
-
-
-def ask_smi(fields: str) -> str:
-    """What nvidia-smi knows of the first GPU."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout

@@ -1,11 +1,11 @@
-"""What moves bytes: copy and product as ceilings, the gate, sorting, gathering and mixing."""
+"""What moves bytes: copy and product as ceilings, gate, router, sorting, gathering, mixing."""
 
 import torch
 import torch.nn.functional as F
 
 from mini_moe import presets
-from mini_moe.model.router import route
-from mini_moe.ops import sort_rows
+from mini_moe.model.router import Router, route
+from mini_moe.ops import compiled, sort_rows
 from tests.benchmarks.gpu.cases import (
     DEEPSEEK_V3,
     SONIC,
@@ -25,6 +25,7 @@ def run(bench: Bench) -> None:
     """Ceilings first: everything else is compared with them."""
     ceilings(bench)
     gate(bench)
+    whole_router(bench)
     for shape in bench.cases([DEEPSEEK_V3, TEACHING, SONIC[0]], 1, [TINY]):
         for routing in ("uniform", "zipf"):
             move(bench, shape, routing)
@@ -64,6 +65,29 @@ def gate(bench: Bench) -> None:
         case = {"tokens": tokens, "experts": config.n_routed_experts, "top_k": 8, "groups": 8}
         expected = list(theirs())
         bench.measure("gate", case, calls, n_bytes=2 * logits.nbytes, expected=expected)
+
+
+def whole_router(bench: Bench) -> None:
+    """What a model pays for a decision: the logits, the gate, and what `Routing` shows of it."""
+    config = presets.tiny() if bench.size == "tiny" else presets.deepseek_v3()
+    router = Router(config).to(bench.device)
+    torch.nn.init.normal_(router.weight, std=config.d_model**-0.5)
+    for tokens in bench.cases([8192, 128], 1, [32]):
+        x = torch.randn(tokens, config.d_model, device=bench.device)
+
+        @torch.no_grad()
+        def ours(x=x):
+            routing = router(x)
+            return routing.gates, routing.scores
+
+        def theirs(ours=ours):
+            with compiled.switched_off():
+                return ours()
+
+        case = {"tokens": tokens, "d_model": config.d_model, "experts": config.n_routed_experts}
+        expected = [tensor.clone() for tensor in theirs()]
+        calls = {"mini_moe": ours, "PyTorch path": theirs}
+        bench.measure("router", case, calls, expected=expected)
 
 
 def move(bench: Bench, shape: Shape, routing: str) -> None:

@@ -15,6 +15,7 @@ from tests.benchmarks.gpu.cases import (
 )
 from tests.benchmarks.gpu.clock import tensors
 from tests.benchmarks.gpu.parts.bench import Bench
+from tests.benchmarks.gpu.parts.inside import look_inside
 from tests.benchmarks.gpu.peers.layers import Layer
 
 TINY = Shape(24, 64, 32, 16, 2)
@@ -32,9 +33,9 @@ PASSES = {False: "forward", True: "forward and backward"}
 def run(bench: Bench) -> None:
     """The shape of the issue's bar in every way, then decoding."""
     shape = TINY if bench.size == "tiny" else TEACHING
-    measure(bench, shape, "uniform", backward=False)
+    measure(bench, shape, "uniform", backward=False, inside=True)
     measure(bench, shape, "uniform", backward=False, mode="graph")
-    measure(bench, shape, "uniform", backward=True)
+    measure(bench, shape, "uniform", backward=True, inside=True)
     measure(bench, shape, "uniform", backward=True, mode="fp32")
     for backward in (False, True):
         measure(bench, shape, "zipf", backward)
@@ -49,13 +50,20 @@ def run_shapes(bench: Bench) -> None:
     shapes += [shape for shape in SONIC if shape not in shapes]
     for routing, backward in (("uniform", False), ("uniform", True), ("zipf", False)):
         for shape in bench.cases(shapes, 2, [TINY]):
-            measure(bench, shape, routing, backward)
+            measure(bench, shape, routing, backward, inside=routing == "uniform")
 
 
-def measure(bench: Bench, shape: Shape, routing: str, backward: bool, mode: str = "call") -> None:
+def measure(
+    bench: Bench,
+    shape: Shape,
+    routing: str,
+    backward: bool,
+    mode: str = "call",
+    inside: bool = False,
+) -> None:
     """One case. "graph": the launches of a call replayed at once, so the host costs nothing.
 
-    "fp32": without tensor cores in ours; everything else is bf16.
+    "fp32": without tensor cores in ours; everything else is bf16. `inside`: also kernel by kernel.
     """
     case = {**shape._asdict(), "routing": routing, "pass": PASSES[backward], "mode": mode}
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
@@ -78,4 +86,6 @@ def measure(bench: Bench, shape: Shape, routing: str, backward: bool, mode: str 
         expected=expected,
         unchecked=("dense",),
     )
+    if inside:
+        look_inside(bench, case, calls["mini_moe"])
     bench.clock.forget()

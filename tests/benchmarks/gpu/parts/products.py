@@ -7,6 +7,7 @@ from torch import Tensor
 from tests.benchmarks.gpu.cases import (
     LADDER,
     PRODUCTS,
+    TILES,
     Product,
     choose_experts,
     product_flops,
@@ -17,7 +18,7 @@ from tests.benchmarks.gpu.peers.layers import swiglu
 
 TINY = [Product(4, 24, 16, 32)]
 CHOICES = 4  # rows that a token has where rows are taken by token
-OTHERS = 2  # cases that the two other kernels are timed on, of the list below
+WIDE = {"grouped_gemm": (2, 4), "grouped_swiglu": (2, 3)}  # configurations: 128 × 128, 128 × 256
 LARGE = [PRODUCTS[0], PRODUCTS[4], PRODUCTS[2]]
 
 
@@ -59,6 +60,31 @@ def row_counts(product: Product, loads: str) -> list[int]:
         return [product.rows] * product.experts
     ids, _ = choose_experts(product.experts * product.rows, product.experts, 1, "zipf")
     return ids.flatten().bincount(minlength=product.experts).tolist()
+
+
+def run_tiles(bench: Bench) -> None:
+    """The first question: which of the two large sizes of tiles is faster, at four shapes."""
+    for product in bench.cases(TILES, 2, TINY):
+        data = Operands(product, "even", bench.device)
+        hidden, arguments = swiglu_arguments(data)
+        expected = [swiglu(data.one_by_one())], [data.one_by_one().clone()]
+        tiles(bench, "grouped_swiglu", product, arguments, hidden, expected[0])
+        tiles(bench, "grouped_gemm", product, gemm_arguments(data), data.out, expected[1])
+
+
+def tiles(
+    bench: Bench, name: str, product: Product, arguments: tuple, out: Tensor, expected: list[Tensor]
+) -> None:
+    """The launcher's own choice beside both sizes."""
+    small, large = WIDE[name]
+    calls = {
+        "mini_moe": configured(bench, name, -1, arguments, out),
+        "128 × 128": configured(bench, name, small, arguments, out),
+        "128 × 256": configured(bench, name, large, arguments, out),
+    }
+    case = {"kernel": name, **product._asdict()}
+    flops = product_flops(product)
+    bench.measure("tiles", case, calls, flops=flops, expected=expected, seconds=1.0)
 
 
 def run(bench: Bench) -> None:
@@ -199,11 +225,8 @@ def down_gradient(bench: Bench, product: Product, by_token: bool) -> None:
 def gate_up_product(bench: Bench, product: Product) -> None:
     """Gather, gate, up and SwiGLU in one kernel; n counts both halves."""
     data = Operands(product, "even", bench.device)
-    n_rows, half = len(data.a), product.n // 2
-    token = torch.randperm(n_rows, device=bench.device)
-    hidden = data.out.new_empty(n_rows, half)
-    operands = (data.a, DTYPES[data.a.dtype], token, n_rows, data.b, data.offsets, hidden, data.out)
-    arguments = (*operands, n_rows, len(data.b), product.k, half)
+    token = torch.randperm(len(data.a), device=bench.device)
+    hidden, arguments = swiglu_arguments(data, token)
     calls = every_configuration(bench, "grouped_swiglu", arguments, hidden)
     by_expert = data.b.transpose(1, 2)
     calls["grouped_mm"] = lambda: swiglu(F.grouped_mm(data.a[token], by_expert, offs=data.ends))
@@ -211,6 +234,14 @@ def gate_up_product(bench: Bench, product: Product) -> None:
     pairs = zip(data.a[token].split(data.counts), data.b, strict=True)
     expected = [torch.cat([swiglu(part @ b.T) for part, b in pairs])]
     measure_other(bench, "swiglu(a bᵀ)", product, calls, expected)
+
+
+def swiglu_arguments(data: Operands, token: Tensor | None = None) -> tuple[Tensor, tuple]:
+    """hidden, and the launcher's arguments; without tokens, row r is row r."""
+    n_rows, half = len(data.a), data.product.n // 2
+    hidden = data.out.new_empty(n_rows, half)
+    operands = (data.a, DTYPES[data.a.dtype], token, n_rows, data.b, data.offsets, hidden, data.out)
+    return hidden, (*operands, n_rows, len(data.b), data.product.k, half)
 
 
 def weight_gradient(bench: Bench, product: Product, side: str) -> None:

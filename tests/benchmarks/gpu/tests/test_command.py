@@ -4,15 +4,17 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from mini_moe.ops import compiled
 from tests.benchmarks.gpu import __main__ as command
 from tests.benchmarks.gpu import check, libraries, report
-from tests.benchmarks.gpu.clock import Clock
+from tests.benchmarks.gpu.clock import Clock, TimeKeeper
 from tests.benchmarks.gpu.parts import __main__ as part_process
 from tests.benchmarks.gpu.tests.test_report import RESULT, ROWS
 
@@ -30,14 +32,35 @@ def test_without_a_gpu_it_says_one_sentence(capsys):
 def test_without_nvcc_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiled, "CUDA_WHY_NOT", "no nvcc here")
     assert command.main([]) == 1
     assert "there is no nvcc" in capsys.readouterr().err
+
+
+def test_kernels_built_elsewhere_need_no_nvcc(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiled, "CUDA_WHY_NOT", "")
+    assert command.lacking() == ""
 
 
 def test_tables_of_a_file_need_no_gpu(tmp_path, capsys):
     path = report.write(RESULT, tmp_path)
     assert command.main(["--render", str(path)]) == 0
     assert capsys.readouterr().out.strip() == report.markdown(RESULT).strip()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize(("environment", "python"), [(True, "here/python"), (False, "some-python")])
+def test_make_installs_nothing_and_writes_where_it_is_told(environment, python, tmp_path):
+    (tmp_path / "here").mkdir()
+    if environment:
+        (tmp_path / "here/python").touch()
+    given = [f"PY={tmp_path}/here/python", "PYTHON=some-python", f"OUT={tmp_path}/out"]
+    words = ["make", "-n", "-C", str(libraries.ROOT), "--no-print-directory", "bench-gpu", *given]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said.strip().endswith(f'{python} -m tests.benchmarks.gpu --out "{tmp_path}/out"')
+    assert "pip" not in said and said.strip().count("\n") == 0
 
 
 def options(tmp_path, only, seconds=570.0):
@@ -65,7 +88,30 @@ def test_parts_run_in_order_within_their_time_and_leave_a_file(tmp_path, monkeyp
     assert result["readings"] == {"kernels": {"sm_mhz": 1980}, "ladder": {"sm_mhz": 1980}}
     assert list(result["seconds"]) == ["build", "check", "kernels", "ladder", "total"]
     assert report.read(tmp_path / "gpu_nvidia_x100_made_up.json") == result
-    assert set(result) >= {"benchmark", "command", "machine", "before", "after", "build", "check"}
+    assert set(result) >= {"benchmark", "command", "machine", "before", "build", "check"}
+
+
+def test_which_tiles_are_faster_is_answered_before_anything_is_checked(
+    tmp_path, monkeypatch, capsys
+):
+    def part(name, path, seconds, size):
+        path.write_text("".join(json.dumps(line) + "\n" for line in ROWS))
+        return ""
+
+    monkeypatch.setattr(check, "check", lambda _: {"tests": {"ok": True}})
+    command.Run(options(tmp_path, ["check", "tiles"]), "x", MACHINE, part).all()
+    said = capsys.readouterr().out
+    assert said.index("128 × 256 tiles are faster") < said.index("check:")
+
+
+def test_two_calls_fit_fifteen_minutes_and_the_first_one_asks_for_tiles_and_checks():
+    """A machine takes one to three minutes to start."""
+    assert command.SECONDS + 300 + 180 <= 15 * 60
+    assert list(command.PARTS)[:3] == ["build", "tiles", "check"]
+    keeper = TimeKeeper(command.SECONDS, now=lambda: 0.0)
+    for name in ("build", "tiles"):  # also where nothing is built yet
+        share = keeper.share(command.PARTS[name], command.RESERVED[name])
+        assert share >= command.START
 
 
 def test_every_part_has_something_that_runs_it():
@@ -74,13 +120,15 @@ def test_every_part_has_something_that_runs_it():
 
 def test_the_whole_command_ends_with_the_targets(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "lacking", lambda: "")
-    monkeypatch.setattr(command, "machine", lambda: MACHINE)
+    monkeypatch.setattr(command, "machine", lambda _: MACHINE)
     monkeypatch.setattr(command, "run_part", lambda *_: "")
     monkeypatch.setattr(check, "check", lambda _: {"memcheck": {"ok": False, "text": "words"}})
     assert command.main(["--only", "kernels", "--out", str(tmp_path)]) == 0
     result = report.read(next(tmp_path.glob("gpu_*.json")))
     assert result["command"].startswith("python -m tests.benchmarks.gpu --only kernels")
-    assert capsys.readouterr().out.strip().endswith(report.target_table(result["targets"]))
+    said = capsys.readouterr().out.strip()
+    assert report.target_table(result["targets"]) in said
+    assert said.endswith(report.tiles_answer([]))
     assert command.main(["--only", "check", "--out", str(tmp_path)]) == 1  # memcheck found errors
 
 
@@ -92,6 +140,16 @@ def test_the_machine_is_described(monkeypatch):
     found = command.machine()
     assert (found["device"], found["capability"], found["memory_gb"]) == ("X100", [9, 0], 8)
     assert found["torch"] and found["python"] and set(found) >= {"driver", "commit", "triton"}
+    assert found["sources"] == compiled.fingerprint()
+
+
+def test_commit_is_recorded_as_given_where_there_is_no_git(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(command, "lacking", lambda: "")
+    monkeypatch.setattr(command, "machine", lambda commit: given.append(commit) or MACHINE)
+    monkeypatch.setattr(check, "check", lambda _: RESULT["check"])
+    command.main(["--only", "check", "--commit", "abc123", "--out", str(tmp_path)])
+    assert given == ["abc123"]
 
 
 def test_a_process_measures_its_part_and_reads_the_clocks(tmp_path, monkeypatch):
@@ -101,6 +159,31 @@ def test_a_process_measures_its_part_and_reads_the_clocks(tmp_path, monkeypatch)
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert [row.get("peer") for row in rows] == ["mini_moe", "PyTorch path", None]
     assert rows[-1]["readings"] == "training"
+
+
+def test_an_old_library_is_not_measured_where_the_new_one_fails(tmp_path, monkeypatch):
+    (library := tmp_path / "launchers.so").write_text("old")
+    (source := tmp_path / "new.cu").write_text("new")
+    monkeypatch.setattr(libraries, "find_nvcc", lambda: None)
+    with pytest.raises(RuntimeError, match="there is no nvcc"):
+        libraries.build_launchers((9, 0), [source], library)
+    assert not library.exists()
+
+
+def test_launchers_are_translated_again_for_other_sources_or_another_gpu(tmp_path, monkeypatch):
+    (source := tmp_path / "one.cu").write_text("one")
+    library = tmp_path / "launchers.so"
+    monkeypatch.setattr(libraries, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(libraries, "run", lambda command: library.write_text("built"))
+    build = libraries.build_launchers
+    assert build((9, 0), [source], library) == "1 files for sm_90a"
+    monkeypatch.setattr(libraries, "find_nvcc", lambda: None)  # carried to another machine
+    assert build((9, 0), [source], library) == "1 files for sm_90a, up to date"
+    monkeypatch.setattr(libraries, "find_nvcc", lambda: "nvcc")
+    assert build((8, 0), [source], library) == "1 files for sm_80"
+    source.write_text("two")
+    assert build((8, 0), [source], library) == "1 files for sm_80"
+    assert build((8, 0), [source], library) == "1 files for sm_80, up to date"
 
 
 def test_a_part_without_time_is_not_started(tmp_path):

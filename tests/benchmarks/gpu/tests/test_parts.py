@@ -1,18 +1,20 @@
 """Every part from its first line to its last row on the CPU, at tiny sizes."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 
-from mini_moe.checker import build
+from mini_moe.checker import KERNELS, build
 from mini_moe.ops import compiled
 from tests.benchmarks.gpu import check, clock
 from tests.benchmarks.gpu.libraries import ladder_steps, sources
 from tests.benchmarks.gpu.parts import kernels, layers, products, training
-from tests.benchmarks.gpu.parts.bench import Rows, line, readings
-from tests.benchmarks.gpu.report import find
+from tests.benchmarks.gpu.parts.bench import Rows, line
+from tests.benchmarks.gpu.parts.inside import look_inside, short
+from tests.benchmarks.gpu.report import find, tiles_answer
 from tests.benchmarks.gpu.tests.stand_ins import CheckedLaunchers, cpu_bench
 
 needs_library = pytest.mark.skipif(bool(compiled.WHY_NOT), reason=compiled.WHY_NOT or "it is built")
@@ -48,7 +50,7 @@ def test_kernels_are_timed_and_right():
     rows = measured(kernels.run)
     assert failures(rows) == {}
     parts = {row["part"] for row in rows}
-    assert parts == {"ceiling", "gate", "sort", "permute", "combine"}
+    assert parts == {"ceiling", "gate", "router", "sort", "permute", "combine"}
     assert all(row["error"] < 1e-2 for row in rows if row["peer"] == "mini_moe")
 
 
@@ -60,6 +62,21 @@ def test_products_are_timed_and_right_with_each_size_of_tiles(launchers):
     plain, by_token = {"a bᵀ", "a b", "aᵀ b"}, {"a[token] b", "a[token]ᵀ b", "aᵀ b[token]"}
     assert operations == plain | by_token | {"swiglu(a bᵀ)"}
     assert len(find(rows, "grouped_gemm", "mini_moe, tiles 1", operation="a bᵀ")) == 2
+
+
+def test_both_large_sizes_of_tiles_are_compared_and_right(launchers):
+    rows = measured(products.run_tiles, launchers)
+    assert failures(rows) == {}
+    kernels_seen = [row["case"]["kernel"] for row in rows if row["peer"] == "128 × 256"]
+    assert kernels_seen == ["grouped_swiglu", "grouped_gemm"]
+    assert "faster than 128 × 128 in 0 of 2 cases" in tiles_answer(rows)  # every call takes as long
+
+
+@pytest.mark.parametrize("name", products.WIDE)
+def test_the_two_sizes_of_tiles_are_what_the_sources_say(name):
+    text = (KERNELS / f"{name}.cu").read_text()
+    sizes = re.findall(r"start_tensor_cores<Tiles<(\d+), (\d+), ", text)
+    assert [sizes[number] for number in products.WIDE[name]] == [("128", "128"), ("128", "256")]
 
 
 def test_without_launchers_their_peers_say_so():
@@ -93,6 +110,47 @@ def test_the_layer_is_timed_in_every_way():
     assert graph == set(layers.LAUNCH_ONLY)
     passes = [(row["case"]["pass"], row["case"]["routing"]) for row in find(rows, "layer", "dense")]
     assert set(passes) == {(p, r) for p in layers.PASSES.values() for r in ("uniform", "zipf")}
+
+
+def test_the_layer_is_also_timed_kernel_by_kernel():
+    """Without a GPU the profiler sees operators instead."""
+    rows = find(measured(layers.run), "inside")
+    assert {row["case"]["pass"] for row in rows} == set(layers.PASSES.values())
+    for case in layers.PASSES.values():
+        shares = [row["share"] for row in rows if row["case"]["pass"] == case]
+        assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+    assert all(row["launches"] >= 1 for row in rows if row["peer"] == "mini_moe::experts_forward")
+
+
+def test_a_look_inside_that_fails_ends_no_part():
+    def broken():
+        raise RuntimeError("no profiler here")
+
+    bench, rows = cpu_bench()
+    look_inside(bench, {"tokens": 8}, broken)
+    assert rows == [{"left_out": "inside {'tokens': 8}: RuntimeError: no profiler here"}]
+    hurried, rows = cpu_bench(seconds=1)
+    look_inside(hurried, {"tokens": 8}, broken)
+    assert rows == [{"left_out": "inside {'tokens': 8}: no time left"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "void (anonymous namespace)::tensor_core_kernel<Tiles<128, 256, 32, 4, 2, 4>, true>"
+            "((anonymous namespace)::Product<__nv_bfloat16>, int, int)",
+            "tensor_core_kernel<Tiles<128, 256, 32, 4, 2, 4>, true> of Product",
+        ),
+        (
+            "void (anonymous namespace)::combine_kernel<float, 4>(float const*)",
+            "combine_kernel<float, 4>",
+        ),
+        ("Memcpy DtoD (Device -> Device)", "Memcpy DtoD "),
+    ],
+)
+def test_names_of_kernels_are_shortened_to_what_tells_them_apart(name, expected):
+    assert short(name) == expected
 
 
 def test_published_shapes_use_the_same_peers():
@@ -130,20 +188,3 @@ def test_rows_reach_the_disk_at_once(tmp_path, capsys):
 def test_a_row_names_its_case():
     row = {"part": "ladder", "case": {"n": 4, "k": 5}, "peer": "step 1", "ms": 1.0}
     assert "n 4, k 5" in line(row)
-
-
-def test_readings_of_nvidia_smi():
-    asked = []
-    found = readings(lambda fields: asked.append(fields) or "1980, 3201, 412.50, 45\n")
-    assert asked == ["clocks.sm,clocks.mem,power.draw,temperature.gpu"]
-    assert found == {"sm_mhz": 1980, "memory_mhz": 3201, "power_w": 412.5, "celsius": 45}
-
-
-@pytest.mark.parametrize("words", ["", "[N/A], 1, 2, 3", "1, 2"])
-def test_readings_that_make_no_sense_are_left_out(words):
-    assert readings(lambda _: words) == {}
-
-
-def test_without_nvidia_smi_nothing_is_read(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert readings() == {}

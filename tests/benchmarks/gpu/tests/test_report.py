@@ -15,6 +15,8 @@ LAYER = TEACHING._asdict() | {"routing": "uniform", "pass": "forward", "mode": "
 PRODUCT = {"operation": "a bᵀ", "experts": 8, "rows": 4096, "n": 768, "k": 2048, "loads": "even"}
 FEW_ROWS = PRODUCT | {"rows": 512}
 LADDER = {"experts": 8, "rows": 1024, "n": 16, "k": 32}
+TILES = {"kernel": "grouped_gemm", "experts": 8, "rows": 4096, "n": 768, "k": 2048}
+SHALLOW = TILES | {"k": 512}
 GATE = {"tokens": 8192, "experts": 256, "top_k": 8, "groups": 8}
 
 
@@ -25,6 +27,13 @@ def row(part, case, peer, ms, **more):
 
 ROWS = [
     row("ceiling", {"gigabytes": 1.07}, "copy", 0.5, gb_s=4000.0),
+    row("ceiling", {"m = n = k": 8192}, "cuBLAS", 1.4, tflop_s=800.0),
+    row("tiles", TILES, "mini_moe", 0.9),
+    row("tiles", TILES, "128 × 128", 1.0),
+    row("tiles", TILES, "128 × 256", 0.8),
+    row("tiles", SHALLOW, "mini_moe", 0.25),
+    row("tiles", SHALLOW, "128 × 128", 0.25),
+    row("tiles", SHALLOW, "128 × 256", 0.5),
     row("permute", WIDE, "mini_moe", 0.3, gb_s=3400.0),
     row("combine", WIDE, "mini_moe", 0.4, gb_s=3000.0),
     row("gate", GATE, "mini_moe", 0.012),
@@ -35,6 +44,14 @@ ROWS = [
     row("layer", LAYER, "mini_moe", 0.2, tflop_s=258.0, gb_s=900.0),
     row("layer", LAYER, "grouped_mm", 0.7),
     row("layer", LAYER, "dense", 0.1),
+    {
+        "part": "inside",
+        "case": LAYER,
+        "peer": "sort_kernel",
+        "ms": 0.02,
+        "launches": 2.0,
+        "share": 0.1,
+    },
     {"part": "layer", "case": LAYER, "peer": "Triton", "why_not": "no Triton here"},
     row("ladder", LADDER, "step 1: naive", 9, tflop_s=1.0),
     row("ladder", LADDER, "cuBLAS, dense", 0.1, tflop_s=500.0),
@@ -119,8 +136,11 @@ def test_tables_show_figures_and_what_is_missing():
         "| 4096, 1024, 512, 32, 4 | uniform | fwd | 0.2 ±10 % | 0.7 ±10 % | 0.1 ±10 % | n/a "
         "| 258 | 900 | 50 |",
         "n/a: Triton: no Triton here.",
-        "| a bᵀ | 8 × 4096 | 768 | 2048 | even | 300 | 400 tiles 1 | 640 | 62 | 40 |",
-        "| a bᵀ | 8 × 512 | 768 | 2048 | even | 100 | 100 | n/a | n/a | 10 |",
+        "| a bᵀ | 8 × 4096 | 768 | 2048 | even | 300 | 400 tiles 1 | 640 | 62 | 50 | 40 |",
+        "| a bᵀ | 8 × 512 | 768 | 2048 | even | 100 | 100 | n/a | n/a | 12 | 10 |",
+        "| 4096, 1024, 512, 32, 4, fwd | sort_kernel | 0.0200 | 2.0 | 10 |",
+        "cuBLAS on 8192 × 8192 × 8192: 800 TFLOP/s, 81 % of the datasheet's 989; a large copy: "
+        "4,000 GB/s.",
         "| 8 × 1024, n 16, k 32 | step 1: naive | 9 ±10 % | 1.0 | 0.2 |",
         "| training | batch 64 | mini_moe | 50 ±10 % | | | 655,360 | |",
     ]
@@ -128,9 +148,20 @@ def test_tables_show_figures_and_what_is_missing():
         assert line in lines, line
 
 
+def test_the_first_question_is_answered_in_one_line():
+    answer = report.tiles_answer(ROWS)
+    assert "faster than 128 × 128 in 1 of 2 cases" in answer and "\n" not in answer
+    assert "grouped_gemm 8 × 4096, n 768, k 2048: 1.25; " in answer and "k 512: 0.50)" in answer
+    assert answer.endswith("lost more than 3 % in 1.")  # 0.9 ms where 0.8 was to be had
+    failed = {"part": "tiles", "case": TILES, "peer": "mini_moe", "why_not": "it broke"}
+    assert "in 0 of 0 cases (speed: not measured)" in report.tiles_answer([])
+    some = [failed, *(row for row in ROWS if row["peer"] != "mini_moe")]
+    assert "in 0 of 0 cases" in report.tiles_answer(some)
+
+
 def test_tables_are_rectangular():
     blocks = [b for b in report.markdown(RESULT).split("\n\n") if b.startswith("|")]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         assert len({line.count("|") for line in block.splitlines()}) == 1
 
