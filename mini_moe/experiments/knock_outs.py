@@ -30,8 +30,11 @@ def knock_out_losses(
     """
 
     def loss(**changes) -> float:
-        with intervene(model, **changes), torch.autocast("cpu", torch.bfloat16, config.bf16):
-            return round(validation_losses(model, corpus, config.seq_len, TOKENS)["all"], 6)
+        autocast = torch.autocast(
+            model.embed_tokens.weight.device.type, torch.bfloat16, config.bf16
+        )
+        with intervene(model, **changes) as changed, autocast:
+            return round(validation_losses(changed, corpus, config.seq_len, TOKENS)["all"], 6)
 
     first, layers = (
         model.config.n_dense_layers,

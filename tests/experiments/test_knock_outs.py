@@ -51,8 +51,8 @@ def test_the_losses_are_those_of_the_interventions(model, load, corpus, arms):
         ({"shared_off": {1, 2}, "top_k": 3}, "shared, one more routed", 1),
         ({"off": by_hand}, "most used", 1),
     ]:
-        with intervene(model, **changes):
-            expected = validation_losses(model, corpus, training.seq_len)["all"]
+        with intervene(model, **changes) as changed:
+            expected = validation_losses(changed, corpus, training.seq_len)["all"]
         (measured,) = [r["loss"] for r in results if (r["off"], r["count"]) == (off, count)]
         assert measured == pytest.approx(expected, abs=2e-6)
 

@@ -68,8 +68,8 @@ def _run(
     before = _log_probabilities(model, passages)
     found = torch.zeros(3, len(knock_outs), len(passages), device=before.device)
     for place, off in enumerate(knock_outs):
-        with intervene(model, off=off):
-            after = _log_probabilities(model, passages)
+        with intervene(model, off=off) as changed:
+            after = _log_probabilities(changed, passages)
         found[:, place] = torch.stack(_compare(before, after, passages))
     return _losses(before, passages), *found
 

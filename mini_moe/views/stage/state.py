@@ -80,16 +80,12 @@ def run_moment(
 
     Raises: ValueError for changes that leave too few experts, as `intervene` does.
     """
-    layers, inputs, handles = moe_layers(model), {}, []
+    inputs: dict[int, Tensor] = {}
     before = trace_routing(model, ids) if before is None else before
-    for layer, moe in layers.items():
-        handles.append(moe.register_forward_pre_hook(_keep_input(inputs, layer)))
-    try:
-        with intervene(model, **changes.arguments(before.n_experts)):
-            after = trace_routing(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with intervene(model, **changes.arguments(before.n_experts)) as changed:
+        for layer, moe in moe_layers(changed).items():
+            moe.register_forward_pre_hook(_keep_input(inputs, layer))  # `model` has no hook
+        after = trace_routing(changed, ids)
     return Moment(before, after, changes, inputs)
 
 
@@ -205,8 +201,8 @@ def strongest_switches(
     piece, tried = model.tokenizer.pieces([best])[0], []
     for layer in before.layers:
         for expert in range(before.n_experts):
-            with torch.no_grad(), intervene(model, off={(layer, expert)}):
-                logits = model(before.tokens.new_tensor([ids]))[0, position]
+            with torch.no_grad(), intervene(model, off={(layer, expert)}) as changed:
+                logits = changed(before.tokens.new_tensor([ids]))[0, position]
             after = float(logits.float().softmax(-1)[best])
             tried.append(Switch(layer, expert, piece, float(probabilities[best]), after))
     return sorted(tried, key=lambda switch: switch.after)[:count]

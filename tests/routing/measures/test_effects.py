@@ -26,8 +26,8 @@ def loops(model, passages, off):
     """Loss change, KL and total variation of each passage, number by number."""
     with torch.no_grad():
         before = model(passages).double().softmax(-1)
-        with intervene(model, off=off):
-            after = model(passages).double().softmax(-1)
+        with intervene(model, off=off) as changed:
+            after = changed(passages).double().softmax(-1)
     rows = []
     for row in range(len(passages)):
         change = divergence = variation = 0.0
@@ -66,8 +66,8 @@ def test_switching_nothing_off_changes_nothing(model, passages):
 
 def test_an_expert_that_nobody_chooses_has_no_effect(model, passages):
     with torch.no_grad():
-        with intervene(model, bias={1: [-100.0] + [0.0] * 7}):
-            found = knock_out_effects(model, passages, LABELS, [{(1, 0)}], 2)
+        with intervene(model, bias={1: [-100.0] + [0.0] * 7}) as changed:
+            found = knock_out_effects(changed, passages, LABELS, [{(1, 0)}], 2)
     assert found.total_variation.max() == 0
 
 

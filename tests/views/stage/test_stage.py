@@ -62,8 +62,8 @@ def test_a_click_into_the_heatmap_selects_token_and_expert(stage):
 def test_switching_an_expert_off_really_runs_without_it(stage, model):
     stage.select(layer=2, expert=4)
     stage.controls.off.value = True
-    with intervene(model, off={(2, 4)}):
-        expected = trace_routing(model, SENTENCE)
+    with intervene(model, off={(2, 4)}) as changed:
+        expected = trace_routing(changed, SENTENCE)
     assert torch.equal(stage.moment.after.logits, expected.logits)
     assert stage.picture.data[LOAD].x[4] == 0
     assert "layer 2: expert 4 off" in stage.controls.status.value
@@ -79,8 +79,8 @@ def test_every_control_of_the_model_reaches_it(stage, model):
     stage.controls.temperature.value = 2.0
     stage.controls.top_k.value = 2
     bias = [0.3 if expert == 6 else 0.0 for expert in range(16)]
-    with intervene(model, bias={3: bias}, shared_off={3}, temperature=2.0, top_k=2):
-        expected = trace_routing(model, SENTENCE)
+    with intervene(model, bias={3: bias}, shared_off={3}, temperature=2.0, top_k=2) as changed:
+        expected = trace_routing(changed, SENTENCE)
     assert torch.equal(stage.moment.after.logits, expected.logits)
     stage.controls.reset.click()
     assert torch.equal(stage.moment.after.logits, stage.moment.before.logits)
