@@ -3,8 +3,7 @@
 import math
 import operator
 import reprlib
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
@@ -39,12 +38,9 @@ def number(
 
     Raises: ValueError that names the argument, what was expected and what came.
     """
-    is_scalar = isinstance(value, Tensor | np.ndarray) and not value.ndim
-    found = value.item() if is_scalar else value
-    if isinstance(found, Real) and not isinstance(found, bool):
-        finite = abs(found) <= sys.float_info.max
-        if finite and least <= found <= most and found > above:
-            return float(found)
+    found = _as_float(value)
+    if math.isfinite(found) and least <= found <= most and found > above:
+        return found
     low = f"({above:g}" if above > -math.inf else f"[{least:g}"
     allowed = f" of at least {least:g}" if least > -math.inf else ""
     allowed = f" above {above:g}" if above > -math.inf else allowed
@@ -59,15 +55,18 @@ def flag(name: str, value: Any) -> bool:
     raise refused(name, value, "True or False")
 
 
-def items(name: str, value: Any, expected: str) -> list:
-    """What a list, set, array or the like holds; a text isn't a list of its characters.
+def items(name: str, value: Any, expected: str, *, ordered: bool = False) -> list:
+    """What a list, array, set (unless `ordered`) or the like holds, in Python's types.
 
+    A text isn't a list of its characters, nor a mapping one of its keys.
     Raises: ValueError that names the argument, what was expected and what came.
     """
-    single = isinstance(value, str | bytes | bytearray) or getattr(value, "ndim", 1) == 0
-    if single or not isinstance(value, Iterable):
+    other = isinstance(value, str | bytes | bytearray | Mapping) or (
+        ordered and isinstance(value, Set)
+    )
+    if other or getattr(value, "ndim", 1) == 0 or not isinstance(value, Iterable):
         raise refused(name, value, expected)
-    return list(value)
+    return value.tolist() if isinstance(value, Tensor | np.ndarray) else list(value)
 
 
 def is_whole(value: Any) -> bool:
@@ -86,3 +85,15 @@ def is_whole(value: Any) -> bool:
 def refused(name: str, value: Any, expected: str) -> ValueError:
     """The error for an argument that isn't what was expected."""
     return ValueError(f"{name}={reprlib.repr(value)} must be {expected}")
+
+
+def _as_float(value: Any) -> float:
+    """A number as a float; NaN for what is none, or too large to be one."""
+    if isinstance(value, Tensor | np.ndarray) and not value.ndim:
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
