@@ -69,6 +69,16 @@ def items(name: str, value: Any, expected: str, *, ordered: bool = False) -> lis
     return value.tolist() if isinstance(value, Tensor | np.ndarray) else list(value)
 
 
+def integers(name: str, value: Any) -> Tensor:
+    """A tensor of integers as it is. Raises: ValueError that names the argument."""
+    found = type(value).__name__
+    if isinstance(value, Tensor):
+        if not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool):
+            return value
+        found = str(value.dtype)
+    raise ValueError(f"{name}: a tensor of integers expected, got {found}")
+
+
 def is_whole(value: Any) -> bool:
     """Whether `whole` takes a value for an integer."""
     is_bool = isinstance(value, bool | np.bool_)

@@ -86,3 +86,8 @@ def test_increases_average_draws_but_not_seeds():
 def test_increases_need_an_arm_that_was_taken_apart():
     with pytest.raises(ValueError, match="arm='dense': one with knock_outs expected"):
         loss_increases([{"arm": "dense"}], "dense")
+
+
+def test_a_load_of_other_layers_is_refused(model, load, corpus, arms):
+    with pytest.raises(ValueError, match=r"load: .* 12 experts in each of 2 layers expected"):
+        knock_out_losses(model, load[:1], corpus, arms["moe"].training)

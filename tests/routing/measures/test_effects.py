@@ -7,7 +7,7 @@ import torch
 
 from mini_moe.routing import intervene
 from mini_moe.routing.measures import knock_out_effects
-from tests.helpers import random_tokens, small_model
+from tests.helpers import random_tokens, small_model, without_shape_hook
 
 LABELS = torch.tensor([0, 1, 0, 1, 1])
 
@@ -81,3 +81,20 @@ def test_labels_need_two_passages_to_have_an_error(model, passages):
     for labels, n_labels in ((torch.tensor([0, 0, 0, 0, 1]), 2), (LABELS, 3), (LABELS, 1)):
         with pytest.raises(ValueError, match="two or more for each"):
             knock_out_effects(model, passages, labels, [], n_labels)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"labels": LABELS.float()}, "labels: a tensor of integers expected, got torch.float32"),
+        ({"labels": LABELS - 1}, "labels: one number of at least 0"),
+        ({"labels": LABELS[:3]}, r"got \[3\] for \[5, 9\]"),
+        ({"passages": [[1, 2]]}, "passages: a tensor of integers expected, got list"),
+        ({"n_labels": 2.0}, "n_labels=2.0 must be an integer"),
+        ({"knock_outs": [(1, 0)]}, "off=1 must be"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(model, passages, wrong, named):
+    given = {"passages": passages, "labels": LABELS, "knock_outs": [], "n_labels": 2} | wrong
+    with without_shape_hook(), pytest.raises(ValueError, match=named):
+        knock_out_effects(model, **given)
