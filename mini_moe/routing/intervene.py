@@ -27,7 +27,7 @@ def intervene(
     shared_off: Collection[int] = (),
     bias: Mapping[int, Tensor | Sequence[float]] | None = None,
     top_k: int | None = None,
-    temperature: float = 1.0,
+    temperature: int | float = 1.0,
 ) -> Iterator[Transformer]:
     """`with intervene(model, off={(2, 5)}) as changed:` gives a model that really runs so.
 
