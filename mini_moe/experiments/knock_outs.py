@@ -9,6 +9,7 @@ import torch
 from mini_moe.config import TrainConfig
 from mini_moe.model import Transformer
 from mini_moe.routing import intervene
+from mini_moe.routing.intervene import moe_layers
 from mini_moe.text import Corpus
 from mini_moe.training.evaluation import validation_losses
 
@@ -30,13 +31,18 @@ def knock_out_losses(
     """
 
     def loss(**changes) -> float:
-        with intervene(model, **changes), torch.autocast("cpu", torch.bfloat16, config.bf16):
-            return round(validation_losses(model, corpus, config.seq_len, TOKENS)["all"], 6)
+        autocast = torch.autocast(
+            model.embed_tokens.weight.device.type, torch.bfloat16, config.bf16
+        )
+        with intervene(model, **changes) as changed, autocast:
+            return round(validation_losses(changed, corpus, config.seq_len, TOKENS)["all"], 6)
 
-    first, layers = (
-        model.config.n_dense_layers,
-        range(model.config.n_dense_layers, model.config.n_layers),
-    )
+    layers = sorted(moe_layers(model))
+    if [len(shares) for shares in load] != [model.config.n_routed_experts] * len(layers):
+        raise ValueError(
+            f"load: a share for each of {model.config.n_routed_experts} experts in each of "
+            f"{len(layers)} layers expected, got {[len(shares) for shares in load]}"
+        )
     results = [{"off": "nothing", "count": 0, "loss": loss()}]
     if model.config.n_shared_experts:
         more = model.config.top_k + 1
@@ -46,10 +52,12 @@ def knock_out_losses(
     draw = torch.Generator().manual_seed(config.seed)
     for count in OFF_COUNTS:
         most = [torch.tensor(shares).topk(count).indices.tolist() for shares in load]
-        results.append({"off": "most used", "count": count, "loss": loss(off=pairs(first, most))})
+        results.append(
+            {"off": "most used", "count": count, "loss": loss(off=pairs(layers[0], most))}
+        )
         for _ in range(DRAWS):
             some = [torch.randperm(len(s), generator=draw)[:count].tolist() for s in load]
-            lost = loss(off=pairs(first, some))
+            lost = loss(off=pairs(layers[0], some))
             results.append({"off": "random", "count": count, "loss": lost})
     return results
 

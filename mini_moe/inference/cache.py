@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mini_moe.arguments import whole
 from mini_moe.config import ModelConfig
 from mini_moe.model import Transformer
 
@@ -48,7 +49,7 @@ class LatentCache:
     `lengths[b]` positions are filled, and what lies behind them has no effect. A length only
     grows once every layer has the new positions, so an interrupted pass leaves it as it was.
 
-    Raises: ValueError for fewer than one row, or a capacity outside [1, max_seq_len].
+    Raises: ValueError for fewer than one row or layer, or a capacity outside [1, max_seq_len].
     """
 
     def __init__(
@@ -59,15 +60,13 @@ class LatentCache:
         n_layers: int | None = None,
     ) -> None:
         config, weight = model.config, model.embed_tokens.weight
+        batch = whole("batch", batch, 1)
         capacity = config.max_seq_len if capacity is None else capacity
-        if batch < 1:
-            raise ValueError(f"batch={batch} must be at least 1")
-        if not 1 <= capacity <= config.max_seq_len:
-            raise ValueError(f"capacity={capacity} must lie in [1, {config.max_seq_len}]")
-        self.model, self.capacity = model, capacity
-        self.n_layers = config.n_layers if n_layers is None else n_layers
+        self.capacity = whole("capacity", capacity, 1, config.max_seq_len)
+        self.model = model
+        self.n_layers = config.n_layers if n_layers is None else whole("n_layers", n_layers, 1)
         width = config.kv_lora_rank + config.qk_rope_head_dim
-        self.numbers = weight.detach().new_zeros(self.n_layers, batch, capacity, width)
+        self.numbers = weight.detach().new_zeros(self.n_layers, batch, self.capacity, width)
         self.lengths = [0] * batch
 
     def __len__(self) -> int:
@@ -135,4 +134,5 @@ def kv_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int:
     70,272 for DeepSeek-V3 in bfloat16, where plain multi-head attention would keep 3,997,696.
     Source: DeepSeek-V2, arXiv 2405.04434 table 1.
     """
-    return config.n_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * bytes_per_number
+    per_number = whole("bytes_per_number", bytes_per_number, 1)
+    return config.n_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * per_number

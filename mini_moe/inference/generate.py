@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-import torch
-
+from mini_moe.arguments import whole
 from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.engine import Decoder
-from mini_moe.inference.rows import Generation, Piece, Prompt, Row, is_token, make_rows, take_all
+from mini_moe.inference.rows import Generation, Piece, Prompt, Row, make_rows, prompts_of, take_all
 from mini_moe.inference.sampling import Sampling
 from mini_moe.inference.speculative import Drafter, Speculation, write_ahead
 from mini_moe.model import Transformer
@@ -33,8 +32,9 @@ def generate(
     sequence is reached. Temperature 0 always takes the likeliest token; the same seed gives the
     same text, and row i of several prompts is drawn with seed + i, or with its own.
 
-    Raises: ValueError for an empty prompt, a text without a tokenizer, a prompt longer than the
-    model accepts, settings that `Sampling` refuses, or logits that are not finite.
+    Raises: ValueError for an empty prompt, ids out of range, a text without a tokenizer, a prompt
+    longer than the model accepts, settings that `Sampling` refuses, an argument of another type,
+    or logits that are not finite.
     """
     sampling = Sampling(
         temperature=temperature,
@@ -43,9 +43,7 @@ def generate(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
     )
-    prompt = prompt.tolist() if isinstance(prompt, torch.Tensor) else prompt
-    several = not isinstance(prompt, str) and any(not is_token(part) for part in prompt)
-    prompts = list(prompt) if several else [prompt]
+    prompts, several = prompts_of(prompt)
     written = complete(
         model, prompts, max_new_tokens, sampling=sampling, seed=seed, stop_token=stop_token,
         stop=stop,
@@ -98,7 +96,7 @@ def stream(
     rows = make_rows(
         model, [prompt], max_new_tokens, sampling, seed, stop_token, stop, log_probabilities
     )
-    decoder = Decoder(model)
+    ahead, decoder = whole("ahead", ahead, 0), Decoder(model)
     if ahead:
         writing = write_ahead(Drafter(decoder, ahead), rows[0], Speculation())
     else:

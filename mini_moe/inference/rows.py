@@ -1,18 +1,21 @@
 """Prompts being written on: how to go on from each, what has been written, and where it ends."""
 
 from collections.abc import Collection, Sequence
-from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mini_moe.arguments import flag, is_whole, items, refused, whole
 from mini_moe.inference.sampling import Sampling, greedy_tokens, log_probability, next_token
 from mini_moe.inference.stops import TextStream, stop_strings
 from mini_moe.model import Transformer
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | np.ndarray | Tensor
+PROMPT = "a text or a list of token ids"
+SEEDS = -(2**63), 2**64 - 1  # what a torch.Generator takes
 
 
 class Piece(NamedTuple):
@@ -115,35 +118,60 @@ def make_rows(
     stop: str | Sequence[str] | None,
     log_probabilities: bool,
 ) -> list[Row]:
-    """One row a prompt. Raises: ValueError as `generate` does."""
-    if not is_token(max_new_tokens) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be an integer of at least 0")
-    stops, rows = stop_strings(stop), []
-    stop_tokens = frozenset(
-        () if stop_token is None else [stop_token] if is_token(stop_token) else stop_token
-    )
-    seeds = seeds_of(seed, len(prompts))
-    for prompt, own in zip(prompts, seeds, strict=True):
-        if (isinstance(prompt, str) or stops) and model.tokenizer is None:
+    """One row per prompt. Raises: ValueError as `generate` does."""
+    if not isinstance(model, Transformer):
+        raise ValueError(f"model: a mini_moe.Transformer expected, got {type(model).__name__}")
+    if not isinstance(sampling, Sampling | None):
+        raise refused("sampling", sampling, "a Sampling or None")
+    limit = whole("max_new_tokens", max_new_tokens, 0)
+    measured = flag("log_probabilities", log_probabilities)
+    stops, stop_tokens = stop_strings(stop), stop_ids(stop_token, model.config.vocab_size)
+    prompts = items("prompts", prompts, "a list of prompts", ordered=True)
+    device, rows = model.embed_tokens.weight.device, []
+    for prompt, own in zip(prompts, seeds_of(seed, len(prompts)), strict=True):
+        reads = isinstance(prompt, str) or bool(stops)
+        if reads and model.tokenizer is None:
             raise ValueError("prompt: this model has no tokenizer; pass token ids, or set one")
-        ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(map(int, prompt))
+        ids = prompt_ids(model, prompt)
         room = room_after(ids, model.config.max_seq_len)
-        reads = isinstance(prompt, str) or stops
-        device = model.embed_tokens.weight.device
         rows.append(
             Row(
                 ids,
-                min(max_new_tokens, room),
-                "length" if max_new_tokens <= room else "context",
+                min(limit, room),
+                "length" if limit <= room else "context",
                 sampling or Sampling(),
                 None if own is None else torch.Generator(device).manual_seed(own),
                 stop_tokens,
                 TextStream(model.tokenizer, stops) if reads else None,
                 model.tokenizer.vocab_size if reads else None,
-                log_probabilities,
+                measured,
             )
         )
     return rows
+
+
+def prompts_of(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """One prompt or several as a list, and whether there were several."""
+    if isinstance(prompt, str):
+        return [prompt], False
+    parts = items("prompt", prompt, f"{PROMPT}, or several of them", ordered=True)
+    several = any(not is_whole(part) for part in parts)
+    return (parts, True) if several else ([parts], False)
+
+
+def prompt_ids(model: Transformer, prompt: Prompt) -> list[int]:
+    """The token ids of a prompt. Raises: ValueError for ids that the model doesn't have."""
+    if isinstance(prompt, str):
+        return model.tokenizer.encode(prompt)
+    ids = [
+        whole("prompt: token id", part) for part in items("prompt", prompt, PROMPT, ordered=True)
+    ]
+    if ids and not 0 <= min(ids) <= max(ids) < model.config.vocab_size:
+        wrong = min(ids) if min(ids) < 0 else max(ids)
+        raise ValueError(
+            f"prompt: ids in [0, vocab_size={model.config.vocab_size}) expected, got {wrong}"
+        )
+    return ids
 
 
 def room_after(ids: list[int], max_seq_len: int) -> int:
@@ -159,13 +187,21 @@ def room_after(ids: list[int], max_seq_len: int) -> int:
 
 def seeds_of(seed: int | Sequence[int] | None, rows: int) -> list[int | None]:
     """A seed for every row: seed + row, or those given, or none."""
-    if seed is None or is_token(seed):
-        return [None if seed is None else seed + row for row in range(rows)]
-    if len(seed) != rows:
-        raise ValueError(f"seed: one seed or {rows}, one a prompt, expected, got {len(seed)}")
-    return list(seed)
+    if seed is None:
+        return [None] * rows
+    if is_whole(seed):
+        seeds = [whole("seed", seed) + row for row in range(rows)]
+    else:
+        seeds = items("seed", seed, "an integer, a list of one per prompt, or None", ordered=True)
+        if len(seeds) != rows:
+            raise ValueError(f"seed: one seed or {rows}, one a prompt, expected, got {len(seeds)}")
+    return [whole("seed", own, *SEEDS) for own in seeds]
 
 
-def is_token(value: object) -> bool:
-    """Whether a value is an integer that could be a token id."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+def stop_ids(stop_token: int | Collection[int] | None, vocab_size: int) -> frozenset[int]:
+    """One, several or no stop tokens as a set. Raises: ValueError for what is no token."""
+    if stop_token is None:
+        return frozenset()
+    expected = "a token id, several of them, or None"
+    ids = [stop_token] if is_whole(stop_token) else items("stop_token", stop_token, expected)
+    return frozenset(whole("stop_token", one, 0, vocab_size - 1) for one in ids)

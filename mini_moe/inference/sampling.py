@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import number, whole
 from mini_moe.ops import likeliest
 
 
@@ -25,16 +26,16 @@ class Sampling:
     repetition_penalty: float = 1.0  # above 1, tokens that were read or written are less likely
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be finite and not negative")
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise ValueError(f"top_k={self.top_k!r} must be an integer of at least 1, or None")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} must lie in [0, 1]")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
+        penalty = self.repetition_penalty
+        checked = {
+            "temperature": number("temperature", self.temperature, least=0),
+            "top_k": None if self.top_k is None else whole("top_k", self.top_k, 1),
+            "top_p": number("top_p", self.top_p, above=0, most=1),
+            "min_p": number("min_p", self.min_p, least=0, most=1),
+            "repetition_penalty": number("repetition_penalty", penalty, above=0),
+        }
+        for name, value in checked.items():  # plain Python numbers, whatever came
+            object.__setattr__(self, name, value)
 
     @property
     def is_argmax(self) -> bool:
@@ -140,9 +141,9 @@ def sample_token(
 
     Source: nucleus sampling, Holtzman et al., arXiv 1904.09751 §3.1.
     """
-    if temperature == 0:
+    sampling = Sampling(temperature=temperature, top_p=top_p)
+    if sampling.temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
     below_best = logits.float() - logits.float().amax(dim=-1, keepdim=True)
-    sampling = Sampling(temperature=temperature, top_p=top_p)
     ranked, order = ranked_probabilities(below_best, sampling)
     return order.gather(-1, torch.multinomial(ranked, 1, generator=generator))

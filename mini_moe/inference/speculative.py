@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import whole
 from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.engine.decoder import CHUNK, Decoder, Stack
 from mini_moe.inference.engine.layers import Product, norm_of
@@ -125,8 +126,7 @@ class Drafter:
 
     @torch.inference_mode()
     def __init__(self, decoder: Decoder, ahead: int) -> None:
-        if not isinstance(ahead, int) or ahead < 1:
-            raise ValueError(f"ahead={ahead!r} must be an integer of at least 1")
+        ahead = whole("ahead", ahead, 1)
         if not decoder.model.mtp:
             raise ValueError(
                 f"ahead={ahead}: an MTP module expected, but this model has n_mtp_layers=0; "

@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Sequence
 
+from mini_moe.arguments import items
 from mini_moe.text import Tokenizer
 
 
@@ -16,7 +17,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
-        self.tokenizer, self.stops = tokenizer, tuple(stops)
+        self.tokenizer, self.stops = tokenizer, stop_strings(stops)
         self.stopped = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -56,8 +57,14 @@ def begun(text: str, stop: str) -> int:
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One, several or no stop strings as a tuple. Raises: ValueError for an empty one."""
-    stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    """One, several or no stop strings as a tuple.
+
+    Raises: ValueError for an empty one, or what is no text.
+    """
+    if stop is None or isinstance(stop, str):
+        stops = () if stop is None else (stop,)
+    else:
+        stops = tuple(items("stop", stop, "a text, several texts, or None"))
     for one in stops:
         if not isinstance(one, str) or not one:
             raise ValueError(f"stop: strings that are not empty expected, got {one!r}")

@@ -15,6 +15,7 @@ The gates of OLMoE, Qwen and gpt-oss have the model's type. Shared experts are n
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,18 +151,22 @@ def recording(
 
     `logits` is the first tensor that the router returns, `expert_ids` and `gates` are the
     integers and the weights of the same shape among the arguments of the experts. Hooks only look,
-    and are gone afterwards, also after an exception.
+    and only at what this thread runs; they are gone afterwards, also after an exception.
     """
     seen: dict[int, dict[str, Tensor]] = {layer: {} for layer in blocks}
-    handles = []
+    handles, here = [], threading.get_ident()
 
     def watch(layer: int, router: nn.Module, experts: nn.Module) -> None:
         def routed(module: nn.Module, args: tuple, output: Any) -> None:
+            if threading.get_ident() != here:
+                return
             if not isinstance(output, tuple) or len(output) != 3:
                 raise ValueError(_unknown(f"{type(module).__name__} of layer {layer}"))
             seen[layer]["logits"] = output[0].detach().clone()
 
         def given(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if threading.get_ident() != here:
+                return
             tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             ids = next((x for x in tensors if not x.is_floating_point()), None)
             gates = [x for x in tensors[1:] if x.is_floating_point()]

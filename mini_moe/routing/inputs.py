@@ -9,7 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mini_moe.arguments import is_whole, items
 from mini_moe.text.tokenizer import BYTE_OF, readable
+
+NAMES = "a list of names"
 
 
 def read_texts(text: Any, tokenizer: Any) -> tuple[list[Int[Tensor, "seq"]], bool]:
@@ -27,7 +30,7 @@ def read_texts(text: Any, tokenizer: Any) -> tuple[list[Int[Tensor, "seq"]], boo
         if not rows:
             raise ValueError("text: at least one token expected, got an empty text")
         return [_ids(row, "text") for row in rows], text.ndim == 2
-    if not isinstance(text, Sequence):
+    if not isinstance(text, Sequence) or isinstance(text, bytes | bytearray):
         raise ValueError(f"text: str, token ids or a list expected, got {type(text).__name__}")
     if not text:
         raise ValueError("text: at least one token expected, got an empty text")
@@ -70,7 +73,7 @@ def read_labels(
     Raises: ValueError for another number of labels than of texts or tokens, a name that is not in
     `names`, a number that has none, or names mixed with numbers.
     """
-    names = list(names)
+    names = items("label_names", names, NAMES, ordered=True)
     if labels is None:
         return None, tuple(names)
     if not several:
@@ -145,11 +148,11 @@ def _shape(values: Any) -> list[int]:
 def _kind(item: Any) -> str:
     if isinstance(item, str):
         return "str"
-    if isinstance(item, Integral) and not isinstance(item, bool):
+    if is_whole(item):
         return "token id"
-    if isinstance(item, Tensor | np.ndarray):
-        return "token ids" if item.ndim else "token id"
-    return "token ids" if isinstance(item, Sequence) else type(item).__name__
+    listed = isinstance(item, Sequence) and not isinstance(item, bytes | bytearray)
+    listed = listed or (isinstance(item, Tensor | np.ndarray) and item.ndim)
+    return "token ids" if listed else type(item).__name__
 
 
 def _encode(text: str, tokenizer: Any, name: str) -> Int[Tensor, "seq"]:
@@ -165,6 +168,8 @@ def _encode(text: str, tokenizer: Any, name: str) -> Int[Tensor, "seq"]:
 
 def _ids(ids: Any, name: str) -> Int[Tensor, "seq"]:
     """One text's ids as int64 on the CPU."""
+    if isinstance(ids, Sequence) and any(isinstance(one, bool | np.bool_) for one in ids):
+        raise ValueError(f"{name}: integer ids expected, got {list(ids)}")
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "u":
         ids = ids.astype(np.int64)
     try:

@@ -1,17 +1,22 @@
-"""Change what a model's routers do, for as long as a `with` block lasts."""
+"""Run a model with routers that choose otherwise, while the model itself stays as it is."""
 
 import dataclasses
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mini_moe.arguments import items, number, refused, whole
+from mini_moe.config import ModelConfig
 from mini_moe.model import Transformer
 from mini_moe.model.moe import MoE
+from mini_moe.model.router import Router
+from mini_moe.routing.twin import shadow, twin
 
 OFF = -1e6  # added to a score of at most 1; finite, so that sums of group scores stay ordered
+PAIRS = "(layer, expert) pairs"
 
 
 @contextmanager
@@ -24,100 +29,130 @@ def intervene(
     top_k: int | None = None,
     temperature: int | float = 1.0,
 ) -> Iterator[Transformer]:
-    """Inside, the model really runs so; afterwards it is bit for bit what it was.
+    """`with intervene(model, off={(2, 5)}) as changed:` gives a model that really runs so.
 
     off: (layer, expert) pairs that no token may choose; the token takes its next best.
     shared_off: layers whose shared experts add nothing.
-    bias: layer → what is added to its experts' bias, one number an expert.
-    top_k: experts a token chooses, in every layer; the gates are made from those.
+    bias: layer → what is added to its experts' bias, one number per expert.
+    top_k: experts per token, in every layer; the gates are made from those.
     temperature: divides the logits of every router.
 
-    `layer` is the model's layer index. Weights stay as they are: the changes are of bias,
-    temperature and configuration, the same code runs. Switching an expert off after training,
-    without training again, is the ablation of DeepSeekMoE, arXiv 2401.06066 §4.5.
+    `layer` is the model's layer index. `model` itself isn't changed, so others may run or train it
+    meanwhile, and interventions of one model may overlap; to add one to another, intervene in
+    `changed`. `changed` computes with the model's own weights: the changes are of bias, router
+    temperature and configuration, and the same code runs. What is saved of it is the unchanged
+    model. Switching an expert off after training, without training again, is the ablation of
+    DeepSeekMoE, arXiv 2401.06066 §4.5.
+
     Raises: ValueError for a layer without experts, an expert out of range, fewer experts left than
-    a token must choose, a bias of another size or not finite, and a top_k or temperature out of
-    range.
+    a token must choose, a bias of another size or not finite, a top_k or temperature out of range,
+    or an argument of another type.
     """
     layers = moe_layers(model)
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature={temperature}: a finite number above 0 expected")
-    changes = {}
-    for layer in {*(layer for layer, _ in off), *shared_off, *(bias or {})}:
-        if layer not in layers:
-            raise ValueError(f"layer={layer}: one with experts expected, {sorted(layers)}")
-    for layer, moe in layers.items():
-        silent = {expert for at, expert in off if at == layer}
-        added = None if bias is None else bias.get(layer)
-        changes[moe] = _router_changes(moe.gate, layer, silent, added, top_k, temperature)
-    kept = {moe: (moe.shared_experts, _state(moe.gate)) for moe in layers.values()}
-    try:
-        for layer, moe in layers.items():
-            for name, value in changes[moe].items():
-                setattr(moe.gate, name, value)
-            if layer in shared_off:
-                moe.shared_experts = None
-        yield model
-    finally:
-        for moe, (shared, state) in kept.items():
-            moe.shared_experts = shared
-            for name, value in state.items():
-                setattr(moe.gate, name, value)
+    temperature = number("temperature", temperature, above=0)
+    top_k = None if top_k is None else whole("top_k", top_k, 1)
+    silent = _silent_experts(off, layers)
+    without_shared = {
+        _checked_layer("shared_off", layer, layers)
+        for layer in items("shared_off", shared_off, "layers")
+    }
+    added = _added_bias(bias, layers)
+    changed = twin(model)
+    for layer, moe in moe_layers(changed).items():
+        _change_router(moe.gate, layer, silent[layer], added.get(layer), top_k, temperature)
+        if layer in without_shared:
+            shadow(moe, "shared_experts", None)
+    yield changed
 
 
 def moe_layers(model: Transformer) -> dict[int, MoE]:
     """The mixtures of experts of a model by layer index, MTP modules left out.
 
-    Raises: ValueError for a model without any.
+    Raises: ValueError for a model without any, or of another kind.
     """
+    if not isinstance(model, Transformer):
+        raise ValueError(f"model: a mini_moe.Transformer expected, got {type(model).__name__}")
     found = {n: block.mlp for n, block in enumerate(model.layers) if block.is_moe}
     if not found:
         raise ValueError("model: a mixture of experts expected, this one has only dense layers")
     return found
 
 
-def _state(router: nn.Module) -> dict:
-    return {name: getattr(router, name) for name in ("config", "weight", "e_score_correction_bias")}
-
-
-def _router_changes(
-    router: nn.Module, layer: int, silent: set[int], added: Tensor | Sequence[float] | None,
-    top_k: int | None, temperature: int | float,
-) -> dict:  # fmt: skip
-    """The attributes that make one router behave as asked."""
-    changes = {}
-    config = router.config
+def _change_router(
+    router: Router,
+    layer: int,
+    silent: set[int],
+    added: Tensor | None,
+    top_k: int | None,
+    temperature: float,
+) -> None:
+    """Make a twin's router behave as asked."""
     if top_k is not None:
-        config = changes["config"] = dataclasses.replace(config, top_k=top_k)
+        router.config = dataclasses.replace(router.config, top_k=top_k)
+    if silent:
+        _check_enough_left(router.config, layer, silent)
     if temperature != 1:
-        scaled = router.weight.detach() / temperature
-        changes["weight"] = nn.Parameter(scaled, requires_grad=False)
+        shadow(router, "weight", router.weight.detach() / temperature)
     if silent or added is not None:
         old = router.e_score_correction_bias
-        new = torch.zeros(config.n_routed_experts) if old is None else old.clone()
-        if added is not None:
-            new = new + _checked_bias(added, layer, config.n_routed_experts).to(new)
-        _check_enough_left(config, layer, silent)
+        new = torch.zeros_like(router.weight[:, 0], dtype=torch.float32) if old is None else old
+        new = new.detach().clone() if added is None else new.detach() + added.to(new)
         new[sorted(silent)] += OFF
-        changes["e_score_correction_bias"] = new.to(router.weight.device)
-    return changes
+        shadow(router, "e_score_correction_bias", new)
+
+
+def _silent_experts(off: Any, layers: dict[int, MoE]) -> dict[int, set[int]]:
+    """Layer → the experts that no token may choose."""
+    silent: dict[int, set[int]] = {layer: set() for layer in layers}
+    for pair in items("off", off, PAIRS):
+        place = items("off", pair, PAIRS)
+        if len(place) != 2:
+            raise refused("off", pair, "a (layer, expert) pair")
+        layer = _checked_layer("off", place[0], layers)
+        expert, n_experts = (
+            whole("off: expert", place[1]),
+            layers[layer].gate.config.n_routed_experts,
+        )
+        if not 0 <= expert < n_experts:
+            raise ValueError(f"off: expert {expert} of layer {layer}: below {n_experts} expected")
+        silent[layer].add(expert)
+    return silent
+
+
+def _added_bias(bias: Any, layers: dict[int, MoE]) -> dict[int, Tensor]:
+    """Layer → what is added to its bias, one number per expert."""
+    if bias is None:
+        return {}
+    if not isinstance(bias, Mapping):
+        raise refused("bias", bias, "a mapping of layers to one number per expert")
+    found = {}
+    for key, values in bias.items():
+        layer = _checked_layer("bias", key, layers)
+        n_experts = layers[layer].gate.config.n_routed_experts
+        found[layer] = _checked_bias(values, layer, n_experts)
+    return found
+
+
+def _checked_layer(name: str, value: Any, layers: dict[int, MoE]) -> int:
+    layer = whole(f"{name}: layer", value)
+    if layer not in layers:
+        raise ValueError(f"{name}: layer={layer}: one with experts expected, {sorted(layers)}")
+    return layer
 
 
 def _checked_bias(added: Tensor | Sequence[float], layer: int, n_experts: int) -> Tensor:
-    values = torch.as_tensor(added, dtype=torch.float32)
+    expected = f"bias of layer {layer}: {n_experts} finite numbers expected, got "
+    try:
+        values = torch.as_tensor(added, dtype=torch.float32).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{expected}{error}") from None
     if values.shape != (n_experts,) or not torch.isfinite(values).all():
-        raise ValueError(
-            f"bias of layer {layer}: {n_experts} finite numbers expected, got "
-            f"{list(values.shape)} {values.flatten()[:4].tolist()}"
-        )
+        raise ValueError(f"{expected}{list(values.shape)} {values.flatten()[:4].tolist()}")
     return values
 
 
-def _check_enough_left(config, layer: int, silent: set[int]) -> None:
+def _check_enough_left(config: ModelConfig, layer: int, silent: set[int]) -> None:
     n_experts, size = config.n_routed_experts, config.n_routed_experts // config.n_expert_groups
-    for expert in silent:
-        if not 0 <= expert < n_experts:
-            raise ValueError(f"off: expert {expert} of layer {layer}: below {n_experts} expected")
     alive = [
         sum(expert not in silent for expert in range(first, first + size))
         for first in range(0, n_experts, size)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import integers, number, whole
+
 
 def expert_load(
     expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
@@ -16,15 +18,25 @@ def expert_load(
     relative expert load is this times n_experts.
     Raises: ValueError for no choices at all, or an expert that does not exist.
     """
-    if not expert_ids.numel():
+    n_experts = check_choices(expert_ids, n_experts)
+    flat = expert_ids.flatten(-2).long()
+    counts = torch.zeros(*flat.shape[:-1], n_experts, dtype=torch.long, device=flat.device)
+    counts.scatter_add_(-1, flat, torch.ones_like(flat, dtype=counts.dtype))
+    return counts / flat.shape[-1]
+
+
+def check_choices(expert_ids: Tensor, n_experts: int) -> int:
+    """n_experts as an int.
+
+    Raises: ValueError for no choices, an expert outside [0, n_experts), or another type.
+    """
+    n_experts = whole("n_experts", n_experts, 1)
+    if not integers("expert_ids", expert_ids).numel():
         raise ValueError(f"expert_ids: at least one choice expected, got {list(expert_ids.shape)}")
     low, high = int(expert_ids.min()), int(expert_ids.max())
     if low < 0 or high >= n_experts:
         raise ValueError(f"expert_ids must lie in [0, {n_experts}), got {low} to {high}")
-    flat = expert_ids.flatten(-2)
-    counts = torch.zeros(*flat.shape[:-1], n_experts, dtype=torch.long, device=flat.device)
-    counts.scatter_add_(-1, flat, torch.ones_like(flat, dtype=counts.dtype))
-    return counts / flat.shape[-1]
+    return n_experts
 
 
 def relative_load(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers experts"]:
@@ -81,8 +93,6 @@ def noise_floor(n_experts: int, tokens_per_expert: float) -> float:
     nothing. 0 for a single expert.
     Raises: ValueError unless there is at least one expert and more than 0 tokens for it.
     """
-    if n_experts < 1:
-        raise ValueError(f"n_experts={n_experts} must be at least 1")
-    if tokens_per_expert <= 0:
-        raise ValueError(f"tokens_per_expert={tokens_per_expert} must be above 0")
+    n_experts = whole("n_experts", n_experts, 1)
+    tokens_per_expert = number("tokens_per_expert", tokens_per_expert, above=0)
     return math.sqrt(2 * math.log(n_experts) / tokens_per_expert)

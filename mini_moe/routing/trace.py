@@ -11,9 +11,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mini_moe.arguments import flag, integers, items, whole
 from mini_moe.config import ModelConfig
 from mini_moe.routing.foreign import Subject, subject_of
-from mini_moe.routing.inputs import check_ids, check_stream, pieces_of, read_labels, read_texts
+from mini_moe.routing.inputs import (
+    NAMES,
+    check_ids,
+    check_stream,
+    pieces_of,
+    read_labels,
+    read_texts,
+)
 
 _BY_LAYER = ("router_logits", "scores", "choice_scores", "expert_ids", "gates")
 _BY_TOKEN = ("tokens", "text_ids", "targets", "logits", "predicted", "losses", "labels")
@@ -92,13 +100,12 @@ def trace_routing(
     length, ids out of range, more tokens than the model accepts, or a model without experts or
     with experts of an unknown kind.
     """
+    batch_size, keep_logits = whole("batch_size", batch_size, 1), flag("keep_logits", keep_logits)
     subject = subject_of(model)
     tokenizer = subject.tokenizer if tokenizer is None else tokenizer
     texts, several = read_texts(text, tokenizer)
     check_ids(texts, subject.vocab_size, subject.max_seq_len)
     numbers, names = read_labels(labels, [len(ids) for ids in texts], label_names, several)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: at least 1 expected, got {batch_size}")
     if isinstance(text, Tensor | np.ndarray):
         batch_size = len(texts)
     parts = []
@@ -109,7 +116,7 @@ def trace_routing(
     trace = _join(parts)
     if numbers is not None:
         numbers = torch.cat(numbers).to(subject.device)
-    pieces = pieces_of(trace.tokens.tolist(), tokenizer)
+    pieces = pieces_of(torch.cat(texts).tolist(), tokenizer)
     return replace(trace, pieces=pieces, labels=numbers, label_names=names)
 
 
@@ -136,8 +143,10 @@ def stream_routing(
     """
     subject = subject_of(model)
     tokenizer = subject.tokenizer if tokenizer is None else tokenizer
+    seq_len, batch_tokens = whole("seq_len", seq_len), whole("batch_tokens", batch_tokens)
     check_stream(tokens, labels, seq_len, batch_tokens, subject.max_seq_len)
-    return _stream(subject, tokens, labels, tuple(label_names), tokenizer, seq_len, batch_tokens)
+    names = tuple(items("label_names", label_names, NAMES, ordered=True))
+    return _stream(subject, tokens, labels, names, tokenizer, seq_len, batch_tokens)
 
 
 def _stream(
@@ -154,11 +163,14 @@ def _stream(
     whole = n_tokens // seq_len * seq_len
     starts = [*range(0, whole, step), *([whole] if whole < n_tokens else [])]
     for start, end in zip(starts, [*starts[1:], n_tokens], strict=True):
-        ids, following = (_on_cpu(tokens[n : n + end - start]) for n in (start, start + 1))
+        parts = [tokens[n : n + end - start] for n in (start, start + 1)]
+        ids, following = (_on_cpu("tokens", part) for part in parts)
         targets = F.pad(following, (0, len(ids) - len(following)), value=-1)
         rows = list(ids.split(seq_len))
         check_ids(rows, subject.vocab_size, subject.max_seq_len)
-        numbers = None if labels is None else _on_cpu(labels[start:end]).to(subject.device)
+        numbers = (
+            None if labels is None else _on_cpu("labels", labels[start:end]).to(subject.device)
+        )
         yield replace(
             _trace_rows(subject, rows, list(targets.split(seq_len)), start // seq_len, False),
             pieces=pieces_of(ids.tolist(), tokenizer),
@@ -167,10 +179,13 @@ def _stream(
         )
 
 
-def _on_cpu(part: Any) -> Int[Tensor, "n"]:
+def _on_cpu(name: str, part: Any) -> Int[Tensor, "n"]:
     if isinstance(part, Tensor):
-        return part.long().cpu()
-    return torch.from_numpy(np.asarray(part).astype(np.int64))
+        return integers(name, part).long().cpu()
+    part = np.asarray(part)
+    if part.size and part.dtype.kind not in "iu":
+        raise ValueError(f"{name}: integers expected, got {part.dtype}")
+    return torch.from_numpy(part.astype(np.int64))
 
 
 def _targets(ids: Int[Tensor, "seq"]) -> Int[Tensor, "seq"]:
@@ -187,9 +202,8 @@ def _trace_rows(
     """Run some rows of ids as one batch, padded on the right, and leave the padding out."""
     lengths = torch.tensor([len(row) for row in rows])
     tokens = pad_sequence(rows, batch_first=True).to(subject.device)
-    inside = torch.arange(tokens.shape[1]) < lengths[:, None]
-    padded = not bool(inside.all())
-    inside = inside.to(subject.device)
+    padded = len(set(lengths.tolist())) > 1
+    inside = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(subject.device)
     with torch.no_grad():
         logits, routings = subject.run(tokens, inside if padded else None)
     inside = inside.flatten()
@@ -206,7 +220,7 @@ def _trace_rows(
     return RoutingTrace(
         config=subject.config,
         score_function=subject.score_function,
-        tokens=tokens.flatten()[inside],
+        tokens=torch.cat(rows).to(subject.device),
         pieces=[],
         layers=subject.layers,
         text_ids=torch.repeat_interleave(torch.arange(len(rows)) + first_text, lengths).to(

@@ -90,8 +90,9 @@ def test_a_dragged_layer_and_bias_are_what_the_model_does(stage, model):
     stage.press(stage.slider("Bias"), *["ArrowRight"] * 10)
     stage.settle()
     assert stage.state()["layer"] == 1
-    with intervene(model, bias={1: [0.2 if expert == 2 else 0.0 for expert in range(16)]}):
-        assert_drawn(stage, trace_routing(model, "Once upon a"), layer=1)
+    bias = {1: [0.2 if expert == 2 else 0.0 for expert in range(16)]}
+    with intervene(model, bias=bias) as changed:
+        assert_drawn(stage, trace_routing(changed, "Once upon a"), layer=1)
 
 
 def test_a_knock_out_changes_what_the_model_expects(stage, model):
@@ -101,8 +102,8 @@ def test_a_knock_out_changes_what_the_model_expects(stage, model):
     assert (state["layer"], state["expert"], state["off"]) == (3, 10, [])
     stage.button("Switch expert 10 off").click()
     stage.settle()
-    with intervene(model, off={(3, 10)}):
-        assert_drawn(stage, trace_routing(model, "Once upon a"), layer=3)
+    with intervene(model, off={(3, 10)}) as changed:
+        assert_drawn(stage, trace_routing(changed, "Once upon a"), layer=3)
     colours = "() => document.querySelector('.moe-stage .js-plotly-plot').data[2].marker.color"
     assert stage.tab.evaluate(colours) == "#FFFFFF"
     said = effect(model, "Once upon a", Changes(off=frozenset({(3, 10)})))

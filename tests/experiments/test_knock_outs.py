@@ -51,8 +51,8 @@ def test_the_losses_are_those_of_the_interventions(model, load, corpus, arms):
         ({"shared_off": {1, 2}, "top_k": 3}, "shared, one more routed", 1),
         ({"off": by_hand}, "most used", 1),
     ]:
-        with intervene(model, **changes):
-            expected = validation_losses(model, corpus, training.seq_len)["all"]
+        with intervene(model, **changes) as changed:
+            expected = validation_losses(changed, corpus, training.seq_len)["all"]
         (measured,) = [r["loss"] for r in results if (r["off"], r["count"]) == (off, count)]
         assert measured == pytest.approx(expected, abs=2e-6)
 
@@ -86,3 +86,8 @@ def test_increases_average_draws_but_not_seeds():
 def test_increases_need_an_arm_that_was_taken_apart():
     with pytest.raises(ValueError, match="arm='dense': one with knock_outs expected"):
         loss_increases([{"arm": "dense"}], "dense")
+
+
+def test_a_load_of_other_layers_is_refused(model, load, corpus, arms):
+    with pytest.raises(ValueError, match=r"load: .* 12 experts in each of 2 layers expected"):
+        knock_out_losses(model, load[:1], corpus, arms["moe"].training)

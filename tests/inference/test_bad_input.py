@@ -1,13 +1,23 @@
 """What does not fit is refused or defined alike, whole or streamed, with proposals or without."""
 
+import numpy as np
 import pytest
 import torch
 
-from mini_moe import save_hf
-from mini_moe.inference import Decoder, LatentCache, Sampling, complete, speculate, stream
+from mini_moe import generate, save_hf
+from mini_moe.inference import (
+    Decoder,
+    LatentCache,
+    Sampling,
+    complete,
+    sample_token,
+    speculate,
+    stream,
+)
 from mini_moe.inference.__main__ import main
+from mini_moe.inference.stops import TextStream
 from mini_moe.text.tokenizer import train_bpe
-from tests.helpers import random_tokens, small_model
+from tests.helpers import random_tokens, small_model, without_shape_hook
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -54,6 +64,90 @@ def test_prompts_and_lengths_that_do_not_fit_are_named(model, way, prompt, new, 
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prompt": 5}, "prompt=5 must be a text or a list of token ids"),
+        ({"prompt": None}, "prompt=None must be"),
+        ({"prompt": b"the"}, "prompt=b'the' must be"),
+        ({"prompt": {3, 4}}, "prompt={3, 4} must be"),
+        ({"prompt": [1.5, 2]}, "prompt: token id=1.5 must be an integer"),
+        ({"prompt": [True, 2]}, "prompt: token id=True must be an integer"),
+        ({"prompt": [1, 270]}, r"prompt: ids in \[0, vocab_size=270\) expected, got 270"),
+        ({"new": True}, "max_new_tokens=True must be an integer"),
+        ({"new": "5"}, "max_new_tokens='5' must be an integer of at least 0"),
+        ({"new": float("nan")}, "max_new_tokens=nan must be"),
+        ({"seed": 1.5}, "seed=1.5 must be an integer"),
+        ({"seed": "1"}, "seed='1' must be an integer"),
+        ({"seed": True}, "seed=True must be an integer"),
+        ({"seed": [1.0]}, "seed=1.0 must be an integer in"),
+        ({"seed": 2**64}, "seed=18446744073709551616 must be an integer in"),
+        ({"stop_token": "a"}, "stop_token='a' must be a token id"),
+        ({"stop_token": 1.0}, "stop_token=1.0 must be a token id"),
+        ({"stop_token": [1.0]}, "stop_token=1.0 must be an integer"),
+        ({"stop_token": 270}, r"stop_token=270 must be an integer in \[0, 269\]"),
+        ({"stop": 5}, "stop=5 must be a text, several texts, or None"),
+        ({"stop": b"a"}, "stop=b'a' must be"),
+        ({"sampling": {"top_k": 1}}, "sampling=.* must be a Sampling or None"),
+        ({"log_probabilities": "no"}, "log_probabilities='no' must be True or False"),
+    ],
+)
+def test_arguments_of_another_type_are_named(model, way, wrong, said):
+    given = {"prompt": "the cat", "new": 5} | wrong
+    with without_shape_hook(), pytest.raises(ValueError, match=said):
+        way(model, given.pop("prompt"), given.pop("new"), **given)
+
+
+@pytest.mark.parametrize("wrong", [True, 1.0, "1", None, -1])
+def test_proposals_are_counted_in_integers(model, wrong):
+    for call in (stream, speculate):
+        with without_shape_hook(), pytest.raises(ValueError, match="ahead=.* must be an integer"):
+            call(model, "the", 5, ahead=wrong)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_numbers_of_numpy_and_torch_are_numbers(model, way):
+    sampling = Sampling(temperature=0.9, top_k=5, top_p=0.5, min_p=0.25, repetition_penalty=1.5)
+    given = Sampling(
+        temperature=np.float64(0.9),
+        top_k=torch.tensor(5),
+        top_p=torch.tensor(0.5),
+        min_p=np.float32(0.25),
+        repetition_penalty=np.float16(1.5),
+    )
+    assert given == sampling and type(given.top_k) is int
+    wanted = way(model, "the cat", 9, sampling=sampling, seed=3, stop_token=[0, 5])
+    with without_shape_hook():
+        ids = np.array(model.tokenizer.encode("the cat"), dtype=np.uint16)
+        found = way(
+            model, "the cat", np.int64(9), sampling=given, seed=np.uint64(3),
+            stop_token=torch.tensor([0, 5]), log_probabilities=np.True_,
+        )  # fmt: skip
+        assert generate(model, ids, 4, seed=1) == generate(model, ids.tolist(), 4, seed=1)
+        assert generate(model, torch.tensor([[1], [2]]), 2, seed=np.array([4, 5])) == generate(
+            model, [[1], [2]], 2, seed=[4, 5]
+        )
+    assert found == wanted
+
+
+def test_another_model_and_a_text_of_prompts_are_refused(model):
+    with without_shape_hook():
+        with pytest.raises(ValueError, match="model: a mini_moe.Transformer expected, got Linear"):
+            generate(torch.nn.Linear(2, 2), "the")
+        with pytest.raises(ValueError, match="prompts='the' must be a list of prompts"):
+            complete(model, "the")
+        with pytest.raises(ValueError, match="temperature='hot' must be a finite number"):
+            sample_token(torch.zeros(1, 4), "hot", 0.9)
+        with pytest.raises(ValueError, match="top_p=2 must be a finite number in"):
+            sample_token(torch.zeros(1, 4), 0, 2)
+        with pytest.raises(ValueError, match="stop: strings that are not empty"):
+            TextStream(model.tokenizer, [""])
+        for named in ({"batch": 1.0}, {"batch": True}, {"capacity": 8.0}, {"n_layers": 0}):
+            with pytest.raises(ValueError, match=f"{next(iter(named))}=.* must be an integer"):
+                LatentCache(model, **named)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_no_new_tokens_are_an_empty_text_and_too_many_end_with_the_context(model, way):
     assert way(model, "the cat", 0, sampling=GREEDY) == ""
     longest = complete(model, ["the cat"], 10_000, sampling=GREEDY)[0]
@@ -63,7 +157,7 @@ def test_no_new_tokens_are_an_empty_text_and_too_many_end_with_the_context(model
 
 @pytest.mark.parametrize("temperature", [-0.1, -1e-30, float("nan"), float("inf")])
 def test_a_temperature_below_zero_or_without_end_is_named(temperature):
-    with pytest.raises(ValueError, match=f"temperature={temperature} must be finite"):
+    with pytest.raises(ValueError, match=f"temperature={temperature} must be a finite number"):
         Sampling(temperature=temperature)
 
 

@@ -38,9 +38,9 @@ def test_greedy_text_is_that_of_full_passes(changes):
 )
 def test_interventions_reach_what_is_written(changes):
     model, ids = small_model(), [5, 17, 40]
-    with intervene(model, **changes):
-        for token in generate(model, ids, max_new_tokens=12, temperature=0.0):
-            assert token == int(model(torch.tensor([ids]))[0, -1].argmax())
+    with intervene(model, **changes) as changed:
+        for token in generate(changed, ids, max_new_tokens=12, temperature=0.0):
+            assert token == int(changed(torch.tensor([ids]))[0, -1].argmax())
             ids.append(token)
 
 

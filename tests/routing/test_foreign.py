@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
 from mini_moe import load_hf, trace_routing
-from mini_moe.routing.foreign import SUPPORTED, find_blocks
+from mini_moe.routing.foreign import SUPPORTED, find_blocks, recording
 from tests.helpers import TOLERANCE, relative_error, without_shape_hook
 from tests.hf_oracle import random_hf_model
 from tests.routing.foreign_models import (
@@ -137,6 +138,18 @@ def test_hooks_go_also_after_an_exception():
     handle.remove()
     assert n_hooks(model) == 0
     assert trace_routing(model, TOKENS).layers == (0, 1, 2)
+
+
+def test_what_another_thread_runs_is_not_recorded():
+    model = foreign_model("mixtral")
+    with ThreadPoolExecutor(1) as other, recording(find_blocks(model)) as seen:
+        other.submit(model, TOKENS).result()
+        assert seen == {0: {}, 1: {}, 2: {}}
+        model(TOKENS)
+        assert all(layer["logits"].shape[0] == TOKENS.numel() for layer in seen.values())
+        kept = {layer: dict(tensors) for layer, tensors in seen.items()}
+        other.submit(model, TOKENS[:1]).result()
+        assert seen == kept
 
 
 def test_what_a_hook_of_the_user_changes_is_recorded():

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +19,7 @@ from mini_moe.routing import (
     noise_floor,
     relative_load,
 )
+from tests.helpers import without_shape_hook
 
 
 @st.composite
@@ -119,3 +121,24 @@ def test_expert_out_of_range_is_named(ids):
 def test_no_tokens_have_no_load():
     with pytest.raises(ValueError, match="expert_ids"):
         expert_load(torch.zeros(0, 2, dtype=torch.long), 8)
+
+
+@pytest.mark.parametrize(
+    ("ids", "n_experts", "named"),
+    [
+        ([[0, 1]], 4, "expert_ids: a tensor of integers expected, got list"),
+        (torch.zeros(2, 2), 4, "expert_ids: a tensor of integers expected, got torch.float32"),
+        (torch.zeros(2, 2, dtype=torch.long), 4.0, "n_experts=4.0 must be an integer"),
+        (torch.zeros(2, 2, dtype=torch.long), True, "n_experts=True must be an integer"),
+    ],
+)
+def test_choices_of_another_type_are_refused(ids, n_experts, named):
+    with without_shape_hook(), pytest.raises(ValueError, match=named):
+        expert_load(ids, n_experts)
+
+
+def test_choices_may_be_short_integers():
+    ids = torch.tensor([[0, 1], [1, 3]])
+    with without_shape_hook():
+        short = expert_load(ids.to(torch.int32), np.int64(4))
+    assert torch.equal(short, expert_load(ids, 4))

@@ -136,6 +136,9 @@ def test_labels_that_do_not_fit_are_named(labels, names, named):
         (torch.zeros(2, 2, 2, dtype=torch.long), r"got \[2, 2, 2\]"),
         (torch.zeros(0, 4, dtype=torch.long), "empty text"),
         (torch.tensor([0.5]), "integer ids"),
+        ([[True, 2]], r"text\[0\]: integer ids expected, got \[True, 2\]"),
+        (b"words", "str, token ids or a list expected, got bytes"),
+        ([b"words"], "got bytes"),
         (7, "got int"),
         ([[1], [61]], r"text\[1\]: ids in \[0, vocab_size=61\)"),
         ([[1], [1] * 65], r"text\[1\]: at most max_seq_len=64 tokens expected, got 65"),
@@ -147,9 +150,25 @@ def test_texts_that_cannot_be_traced_are_named(text, named):
         trace_routing(small_model(), text)
 
 
-def test_no_batch_is_refused():
-    with pytest.raises(ValueError, match="batch_size: at least 1 expected, got 0"):
-        trace_routing(small_model(), TEXTS, batch_size=0)
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
+        ({"batch_size": 2.0}, "batch_size=2.0 must be an integer"),
+        ({"batch_size": True}, "batch_size=True must be an integer"),
+        ({"keep_logits": "no"}, "keep_logits='no' must be True or False"),
+        ({"label_names": "abc"}, "label_names='abc' must be a list of names"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(wrong, named):
+    with without_shape_hook(), pytest.raises(ValueError, match=named):
+        trace_routing(small_model(), TEXTS, **wrong)
+
+
+def test_numbers_of_numpy_are_numbers():
+    with without_shape_hook():
+        trace = trace_routing(small_model(), TEXTS, batch_size=np.int64(2), keep_logits=np.False_)
+    assert trace.logits is None and trace.tokens.tolist() == sum(TEXTS, [])
 
 
 def test_taking_places_repeats_and_reorders_tokens():

@@ -80,6 +80,9 @@ def test_any_length_is_covered(n_tokens):
         ({"tokens": [1.5, 2.0]}, "tokens: integers expected, got 1.5"),
         ({"labels": [1, 2]}, r"labels: one for each of 83 tokens expected, got \[2\]"),
         ({"labels": ["a"] * 83}, "labels: integers expected, got 'a'"),
+        ({"seq_len": 8.0}, "seq_len=8.0 must be an integer"),
+        ({"batch_tokens": "16"}, "batch_tokens='16' must be an integer"),
+        ({"label_names": "ab"}, "label_names='ab' must be a list of names"),
         ({"seq_len": 0}, "seq_len: 1 to max_seq_len=64 expected, got 0"),
         ({"seq_len": 65}, "got 65"),
         ({"batch_tokens": 7}, "batch_tokens: at least seq_len=8 expected, got 7"),
@@ -89,6 +92,14 @@ def test_bad_streams_are_refused_before_the_first_trace(changes, named):
     arguments = {"tokens": TOKENS} | SIZES | changes
     with without_shape_hook(), pytest.raises(ValueError, match=named):
         stream_routing(small_model(), **arguments)
+
+
+def test_a_token_that_is_no_integer_is_refused_when_its_rows_come():
+    with (
+        without_shape_hook(),
+        pytest.raises(ValueError, match="tokens: integers expected, got float"),
+    ):
+        list(stream_routing(small_model(), [1, 2, 2.5, 3], **SIZES))
 
 
 def test_ids_out_of_range_are_named():

@@ -7,6 +7,7 @@ forward pass made it, so it belongs to the part that was at work then.
 
 import functools
 import importlib
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ KINDS = (
     "dense FFN", "residual", "MTP", "head", "loss", "clip", "optimizer", "waiting", "other",
 )  # fmt: skip
 STEP = "step"
+TURN = threading.RLock()
 BY_CLASS = {
     nn.Embedding: "embedding",
     RMSNorm: "norms",
@@ -79,6 +81,7 @@ class Recording:
     """The ranges that were entered, and which numbers of autograd nodes fell into each."""
 
     def __init__(self) -> None:
+        self.thread = threading.get_ident()  # whose modules are recorded
         self.routed: list[Routed] = []  # one for each time that experts were called
         self.parts: dict[str, Part] = {}  # name of a range in the trace → the part
         self._open: list[tuple[str, record_function]] = []
@@ -132,9 +135,13 @@ def kinds_of(model: nn.Module) -> dict[str, tuple[nn.Module, Part]]:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[Recording]:
-    """Name the parts of a model while inside; afterwards it is as before, whatever happened."""
+    """Name the parts of a model while inside; afterwards it is as before, whatever happened.
+
+    Wrapped functions are the whole process's, so a recording in another thread waits for its turn.
+    """
     record = Recording()
     handles, replaced = [], []
+    TURN.acquire()
     try:
         for module, part in kinds_of(model).values():
             begin = functools.partial(_begin, record, part)
@@ -151,9 +158,12 @@ def recording(model: nn.Module) -> Iterator[Recording]:
             handle.remove()
         for home, name, original in replaced:
             setattr(home, name, original)
+        TURN.release()
 
 
 def _begin(record: Recording, part: Part, module: nn.Module, inputs: tuple) -> None:
+    if threading.get_ident() != record.thread:
+        return
     if isinstance(module, Experts) and len(inputs) == 3:
         x, ids, gates = (tensor.detach() for tensor in inputs)
         dtype = autocast_dtype(x) or x.dtype
@@ -162,7 +172,8 @@ def _begin(record: Recording, part: Part, module: nn.Module, inputs: tuple) -> N
 
 
 def _end(record: Recording, *_: Any) -> None:
-    record.leave()
+    if threading.get_ident() == record.thread:
+        record.leave()
 
 
 def _named(record: Recording, function: Callable, name: str, kind: str | Callable) -> Callable:

@@ -19,6 +19,7 @@ from mini_moe.profiling.timing.recording import OTHER, STEP, Part, Recording, re
 from mini_moe.profiling.timing.result import StepProfile
 from mini_moe.profiling.timing.segments import segments_of
 from mini_moe.profiling.timing.trace import check_writable, write_trace
+from mini_moe.routing.twin import twin
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.checkpoint import TrainingState
 from mini_moe.training.loop import train_step
@@ -114,20 +115,16 @@ def profile_inference(
         with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
             model(ids, cache=cache)
 
-    training = model.training
+    model = twin(model).eval()  # the given one keeps its mode
     options = {"bf16": bf16, "steps": steps, "warm_up": warm_up}
-    try:
-        model.eval()
-        prefill = profile_call(
-            model, lambda: run(tokens, KeyValueCache()), name="prefill", tokens=tokens.numel(),
-            **options,
-        )  # fmt: skip
-        run(tokens, cache)
-        decode = profile_call(
-            model, lambda: run(tokens[:, -1:], cache), name="decode", tokens=len(tokens), **options
-        )
-    finally:
-        model.train(training)
+    prefill = profile_call(
+        model, lambda: run(tokens, KeyValueCache()), name="prefill", tokens=tokens.numel(),
+        **options,
+    )  # fmt: skip
+    run(tokens, cache)
+    decode = profile_call(
+        model, lambda: run(tokens[:, -1:], cache), name="decode", tokens=len(tokens), **options
+    )
     return prefill, decode
 
 

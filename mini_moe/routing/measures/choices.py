@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import integers, whole
+from mini_moe.routing.metrics import check_choices
+
 
 def chosen_by(
     expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
@@ -14,7 +17,7 @@ def chosen_by(
 
     Raises: ValueError for an expert that does not exist, or one that a token names twice.
     """
-    check_choices(expert_ids, n_experts)
+    n_experts = check_choices(expert_ids, n_experts)
     empty = torch.zeros(
         *expert_ids.shape[:-1], n_experts, dtype=torch.bool, device=expert_ids.device
     )
@@ -22,15 +25,6 @@ def chosen_by(
     if int(chosen.sum()) != expert_ids.numel():
         raise ValueError("expert_ids: every token must choose top_k different experts")
     return chosen
-
-
-def check_choices(expert_ids: Tensor, n_experts: int) -> None:
-    """Raise ValueError for no choices, or an expert outside [0, n_experts)."""
-    if not expert_ids.numel():
-        raise ValueError(f"expert_ids: at least one choice expected, got {list(expert_ids.shape)}")
-    low, high = int(expert_ids.min()), int(expert_ids.max())
-    if low < 0 or high >= n_experts:
-        raise ValueError(f"expert_ids must lie in [0, {n_experts}), got {low} to {high}")
 
 
 def saturation(
@@ -44,6 +38,7 @@ def saturation(
     Source: OLMoE, arXiv 2409.02060 §5.1.
     Raises: ValueError for choices of different shape.
     """
+    integers("early", early), integers("late", late)
     if early.shape != late.shape or not early.numel():
         raise ValueError(
             f"early: the same choices as late expected, {list(late.shape)}, got {list(early.shape)}"
@@ -77,8 +72,6 @@ def choice_margin(
     next step may reverse. Chance level: N independent scores leave gaps of about their spread / N.
     Raises: ValueError unless 1 ≤ top_k < experts.
     """
-    n_experts = choice_scores.shape[-1]
-    if not 1 <= top_k < n_experts:
-        raise ValueError(f"top_k={top_k}: 1 to {n_experts - 1} expected")
+    top_k = whole("top_k", top_k, 1, choice_scores.shape[-1] - 1)
     best = choice_scores.topk(top_k + 1, dim=-1).values
     return best[..., -2] - best[..., -1]

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import integers, whole
 from mini_moe.model import Transformer
-from mini_moe.routing.intervene import intervene
+from mini_moe.routing.intervene import intervene, moe_layers
 
 PASSAGES_AT_ONCE = 8  # the probabilities of every next token are held twice
 
@@ -42,15 +43,23 @@ def knock_out_effects(
     Raises: ValueError for a label with fewer than two passages, passages of fewer than two tokens,
     and as `intervene` does.
     """
-    sizes = torch.bincount(labels, minlength=n_labels)
+    moe_layers(model)  # refuses what is no mixture of experts
+    passages, labels = integers("passages", passages), integers("labels", labels)
+    if passages.ndim != 2 or labels.shape != passages.shape[:1] or bool((labels < 0).any()):
+        raise ValueError(
+            f"labels: one number of at least 0 for each of the passages [rows, seq] expected, got "
+            f"{list(labels.shape)} for {list(passages.shape)}"
+        )
+    sizes = torch.bincount(labels, minlength=whole("n_labels", n_labels, 1))
     if len(sizes) != n_labels or int(sizes.min()) < 2 or passages.shape[1] < 2:
         raise ValueError(
             f"passages: of two tokens or more, two or more for each of {n_labels} labels, expected"
             f", got {passages.shape[1]} tokens and {sizes.tolist()} passages"
         )
-    parts = [_run(model, rows, knock_outs) for rows in passages.split(PASSAGES_AT_ONCE)]
+    on_device = passages.to(model.embed_tokens.weight.device)
+    parts = [_run(model, rows, knock_outs) for rows in on_device.split(PASSAGES_AT_ONCE)]
     loss, change, divergence, variation = (
-        torch.cat(part, dim=-1) for part in zip(*parts, strict=True)
+        torch.cat(part, dim=-1).to(labels.device) for part in zip(*parts, strict=True)
     )
     return Effects(
         _mean(loss, labels, sizes),
@@ -68,8 +77,8 @@ def _run(
     before = _log_probabilities(model, passages)
     found = torch.zeros(3, len(knock_outs), len(passages), device=before.device)
     for place, off in enumerate(knock_outs):
-        with intervene(model, off=off):
-            after = _log_probabilities(model, passages)
+        with intervene(model, off=off) as changed:
+            after = _log_probabilities(changed, passages)
         found[:, place] = torch.stack(_compare(before, after, passages))
     return _losses(before, passages), *found
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import integers, refused
 from mini_moe.routing.measures.choices import chosen_by
 
 
@@ -28,12 +29,16 @@ def predictability(
     different documents, or the noise is hidden.
     Raises: ValueError where nothing is left to learn from or to test on.
     """
-    n_tokens = expert_ids.shape[1]
+    n_tokens, device = integers("expert_ids", expert_ids).shape[1], expert_ids.device
+    if not isinstance(learn, Tensor) or learn.dtype != torch.bool or learn.shape != (n_tokens,):
+        raise refused("learn", learn, f"True or False for each of {n_tokens} tokens")
+    learn = learn.to(device)
     if not 0 < int(learn.sum()) < n_tokens:
         raise ValueError(f"learn: some of {n_tokens} tokens expected, got {int(learn.sum())}")
     chosen = chosen_by(expert_ids, n_experts).float()
     expected = chosen[:, learn].mean(dim=1, keepdim=True).expand(-1, n_tokens, -1)
     for labels in levels:
+        labels = integers("levels", labels).to(device)
         expected = _refined(expected, chosen, labels, learn)
     guessed = expected[:, ~learn].topk(expert_ids.shape[-1], dim=-1).indices
     return chosen[:, ~learn].gather(-1, guessed).mean(dim=(1, 2))

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import integers, whole
 from mini_moe.routing.measures.choices import chosen_by
 
 
@@ -71,6 +72,8 @@ def count_labels(
 
     Raises: ValueError for another number of labels than tokens, or a label of n_labels or above.
     """
+    n_labels = whole("n_labels", n_labels, 1)
+    labels = integers("labels", labels).to(integers("expert_ids", expert_ids).device)
     if len(labels) != expert_ids.shape[1]:
         raise ValueError(f"labels: one a token, {expert_ids.shape[1]}, expected, got {len(labels)}")
     if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < n_labels:
@@ -115,5 +118,6 @@ def vocabulary_specialisation(
     noise √(p(1−p)/N_x).
     Source: OLMoE, arXiv 2409.02060 §5.4.
     """
+    at_least = whole("at_least", at_least, 0)
     counts = count_labels(expert_ids, labels, vocab_size, n_experts)
     return counts.shares.masked_fill((counts.tokens < at_least)[:, None], math.nan)

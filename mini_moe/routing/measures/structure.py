@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mini_moe.arguments import whole
 from mini_moe.routing.measures.choices import chosen_by
 
 
@@ -39,7 +40,7 @@ def coactivation_chance(
     (k−1)/(N−1) for even loads; for uneven ones an approximation that is good to a few hundredths
     while no load is far from even. The diagonal is 1.
     """
-    n_experts = load.shape[-1]
+    n_experts, top_k = load.shape[-1], whole("top_k", top_k, 1)
     shares = load / load.sum(dim=-1, keepdim=True)
     others = 1 - shares.unsqueeze(-1)
     expected = (top_k - 1) * shares.unsqueeze(-2) / others
@@ -69,7 +70,7 @@ def path_shares(
     `path_chance`; noise √(p(1−p)/N_i).
     Source: transition probabilities of choices, as for pairs in arXiv 2409.02060 §5.2.
     """
-    return paths * top_k / paths.sum(dim=-1, keepdim=True)
+    return paths * whole("top_k", top_k, 1) / paths.sum(dim=-1, keepdim=True)
 
 
 def path_chance(

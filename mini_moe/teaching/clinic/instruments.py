@@ -133,8 +133,8 @@ def bias(patient: Patient, tokens: Tensor) -> list[Row]:
     kept = _router(patient).e_score_correction_bias.clone()
     before = _routing(patient, tokens)
     _router(patient).e_score_correction_bias.copy_(kept)
-    with intervene(patient.model, bias={layer: [0.1] * experts}):
-        after = _routing(patient, tokens)
+    with intervene(patient.model, bias={layer: [0.1] * experts}) as raised:
+        after = _routing(patient.copied(raised), tokens)
     same = (before.expert_ids == after.expert_ids).all(dim=-1)
     moved = (before.gates - after.gates)[same].abs().max().item()
     return [

@@ -244,8 +244,9 @@ cost_exercise = exercise(
     hints=(
         "The model gives logits of the next token: after `passages[:, :-1]` it should expect "
         "`passages[:, 1:]`. `F.cross_entropy(logits.flatten(0, 1), targets.flatten())`.",
-        "Once as it is, once inside `with intervene(model, off={(layer, expert)}):`.",
-        "Return the loss inside minus the loss before, as a float; without gradients: "
+        "Once with `model`, once with the model that `with intervene(model, off={(layer, expert)}) "
+        "as changed:` gives.",
+        "Return the loss of `changed` minus that of `model`, as a float; without gradients: "
         "`torch.no_grad()`.",
     ),
 )
@@ -258,8 +259,8 @@ def _(student: Callable) -> None:
     found = [float(student(model, passages, 1, expert)) for expert in range(4)]
     if max(map(abs, found)) < 1e-7:
         raise Mistake(
-            "your four differences are all 0; the loss with the expert off must be computed inside "
-            "the `with` block, and the other one outside"
+            "your four differences are all 0; one loss must be that of `changed`, the model that "
+            "`with intervene(…) as changed:` gives, and the other one that of `model`"
         )
     if all(abs(a + b) < 1e-4 for a, b in zip(found, wanted, strict=True)):
         raise Mistake("your sign is turned round: after − before, so that harm is positive")
@@ -281,13 +282,13 @@ def _(student: Callable) -> None:
 def _without_shift(model: Transformer, passages: Tensor) -> list[float]:
     """What comes out when targets are the input tokens themselves."""
 
-    def loss() -> float:
+    def loss(model: Transformer) -> float:
         logits = model(passages).flatten(0, 1)
         return float(torch.nn.functional.cross_entropy(logits, passages.flatten()))
 
     with torch.no_grad():
-        before, after = loss(), []
+        before, after = loss(model), []
         for expert in range(4):
-            with intervene(model, off={(1, expert)}):
-                after.append(loss())
+            with intervene(model, off={(1, expert)}) as changed:
+                after.append(loss(changed))
     return [value - before for value in after]

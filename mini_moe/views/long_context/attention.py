@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mini_moe.experiments.needle import NeedleExample
 from mini_moe.model import Transformer
+from mini_moe.routing.twin import twin
 from mini_moe.text import Tokenizer
 from mini_moe.views.style import OKABE_ITO, QUIET, new_figure, set_summary
 
@@ -32,12 +33,10 @@ def last_attention(
         scores = module.scale * query @ keys.transpose(-1, -2)
         rows.append(scores[0, :, 0].float().softmax(dim=-1))
 
-    hooks = [layer.self_attn.register_forward_pre_hook(record) for layer in model.layers]
-    try:
-        model.hidden(tokens[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    watched = twin(model)  # the model itself gets no hooks
+    for layer in watched.layers:
+        layer.self_attn.register_forward_pre_hook(record)
+    watched.hidden(tokens[None])
     return torch.stack(rows)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mini_moe.arguments import whole
 from mini_moe.model import Transformer
 from mini_moe.views.explorer import clip_text
 from mini_moe.views.stage import panels
@@ -101,19 +102,15 @@ class Stage:
 
         Raises: ValueError for a layer, token or expert that does not exist.
         """
-        if layer is not None and layer not in self.moment.after.layers:
-            raise ValueError(f"layer={layer}: one of {list(self.moment.after.layers)} expected")
-        if expert is not None and not 0 <= expert < self.moment.after.n_experts:
-            raise ValueError(f"expert={expert}: below {self.moment.after.n_experts} expected")
         with self._lock:
-            self.layer = self.layer if layer is None else layer
-            self.expert = self.expert if expert is None else expert
+            layer = self.layer if layer is None else layer
+            expert = self.expert if expert is None else expert
+            self.layer, self.expert = self.moment.place(layer, expert)
             if text is not None:
                 self._read(text)
             n_tokens = len(self.moment.after.pieces)
-            if token is not None and not -n_tokens <= token < n_tokens:
-                raise ValueError(f"token={token}: below {n_tokens} expected")
-            self.token = self.token if token is None else token % n_tokens
+            if token is not None:
+                self.token = whole("token", token, -n_tokens, n_tokens - 1) % n_tokens
             self._draw()
             self._draw_replay()
 
@@ -130,8 +127,9 @@ class Stage:
 
     def switch(self, layer: int, expert: int, off: bool = True) -> None:
         """Select an expert and switch it off, or on again."""
-        self.layer, self.expert = layer, expert
-        self.change(self.changes.switch((layer, expert), off))
+        with self._lock:
+            self.layer, self.expert = self.moment.place(layer, expert)
+            self.change(self.changes.switch(self._place, off))
 
     def reset(self) -> None:
         """The model as it was trained; the text and the selection stay."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mini_moe.arguments import number, whole
 from mini_moe.model import Transformer
 from mini_moe.routing import RoutingTrace, intervene, trace_routing
 from mini_moe.routing.intervene import OFF, moe_layers
@@ -36,6 +37,7 @@ class Changes:
 
     def push(self, place: Place, bias: float) -> "Changes":
         """The same with one expert's bias moved; 0 leaves it as trained."""
+        bias = number("bias", bias)
         others = {at: value for at, value in self.bias.items() if at != place}
         return replace(self, bias=others | ({place: bias} if abs(bias) > 1e-6 else {}))
 
@@ -72,6 +74,13 @@ class Moment:
     changes: Changes
     inputs: dict[int, Float[Tensor, "tokens d_model"]]  # what each changed MoE layer was given
 
+    def place(self, layer: int, expert: int) -> Place:
+        """A layer and an expert that there are. Raises: ValueError for any other."""
+        layer = whole("layer", layer)
+        if layer not in self.after.layers:
+            raise ValueError(f"layer={layer} must be one of {list(self.after.layers)}")
+        return layer, whole("expert", expert, 0, self.after.n_experts - 1)
+
 
 def run_moment(
     model: Transformer, ids: list[int], changes: Changes, before: RoutingTrace | None = None
@@ -80,16 +89,12 @@ def run_moment(
 
     Raises: ValueError for changes that leave too few experts, as `intervene` does.
     """
-    layers, inputs, handles = moe_layers(model), {}, []
+    inputs: dict[int, Tensor] = {}
     before = trace_routing(model, ids) if before is None else before
-    for layer, moe in layers.items():
-        handles.append(moe.register_forward_pre_hook(_keep_input(inputs, layer)))
-    try:
-        with intervene(model, **changes.arguments(before.n_experts)):
-            after = trace_routing(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with intervene(model, **changes.arguments(before.n_experts)) as changed:
+        for layer, moe in moe_layers(changed).items():
+            moe.register_forward_pre_hook(_keep_input(inputs, layer))  # `model` has no hook
+        after = trace_routing(changed, ids)
     return Moment(before, after, changes, inputs)
 
 
@@ -196,17 +201,19 @@ def strongest_switches(
     """The experts whose absence costs the likeliest next token most, found by trying them all.
 
     One run of the model an expert.
-    Raises: ValueError for an empty text or a model without experts.
+    Raises: ValueError for an empty text, a model without experts, or a position outside the text.
     """
+    count = whole("count", count, 1)
     before = trace_routing(model, text)
+    position = whole("position", position, -len(before.tokens), len(before.tokens) - 1)
     ids = before.tokens.tolist()
     probabilities = before.logits[position].float().softmax(-1)
     best = int(probabilities.argmax())
     piece, tried = model.tokenizer.pieces([best])[0], []
     for layer in before.layers:
         for expert in range(before.n_experts):
-            with torch.no_grad(), intervene(model, off={(layer, expert)}):
-                logits = model(before.tokens.new_tensor([ids]))[0, position]
+            with torch.no_grad(), intervene(model, off={(layer, expert)}) as changed:
+                logits = changed(before.tokens.new_tensor([ids]))[0, position]
             after = float(logits.float().softmax(-1)[best])
             tried.append(Switch(layer, expert, piece, float(probabilities[best]), after))
     return sorted(tried, key=lambda switch: switch.after)[:count]

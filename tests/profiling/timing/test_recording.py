@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -34,6 +36,29 @@ def test_nothing_stays_on_the_model(model):
         assert hooks(model)
         assert loop.training_losses is not before
     assert hooks(model) == 0
+
+
+def test_recordings_of_two_threads_take_turns_and_nothing_stays(model):
+    before = loop.training_losses
+    with ThreadPoolExecutor(1) as other:
+        with recording(model) as record:
+            waiting = other.submit(record_one_run, model)
+            run(model)
+            assert not waiting.done() and len(record.parts) > 5
+        assert len(waiting.result().parts) == len(record.parts)
+    assert loop.training_losses is before and hooks(model) == 0
+
+
+def test_what_another_thread_runs_is_not_recorded(model):
+    with ThreadPoolExecutor(1) as other, recording(model) as record:
+        other.submit(model.norm, torch.zeros(1, len(model.norm.weight))).result()
+        assert not record.parts
+
+
+def record_one_run(model):
+    with recording(model) as record:
+        run(model)
+    return record
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -7,7 +7,7 @@ import torch
 
 from mini_moe.routing import intervene
 from mini_moe.routing.measures import knock_out_effects
-from tests.helpers import random_tokens, small_model
+from tests.helpers import random_tokens, small_model, without_shape_hook
 
 LABELS = torch.tensor([0, 1, 0, 1, 1])
 
@@ -26,8 +26,8 @@ def loops(model, passages, off):
     """Loss change, KL and total variation of each passage, number by number."""
     with torch.no_grad():
         before = model(passages).double().softmax(-1)
-        with intervene(model, off=off):
-            after = model(passages).double().softmax(-1)
+        with intervene(model, off=off) as changed:
+            after = changed(passages).double().softmax(-1)
     rows = []
     for row in range(len(passages)):
         change = divergence = variation = 0.0
@@ -66,8 +66,8 @@ def test_switching_nothing_off_changes_nothing(model, passages):
 
 def test_an_expert_that_nobody_chooses_has_no_effect(model, passages):
     with torch.no_grad():
-        with intervene(model, bias={1: [-100.0] + [0.0] * 7}):
-            found = knock_out_effects(model, passages, LABELS, [{(1, 0)}], 2)
+        with intervene(model, bias={1: [-100.0] + [0.0] * 7}) as changed:
+            found = knock_out_effects(changed, passages, LABELS, [{(1, 0)}], 2)
     assert found.total_variation.max() == 0
 
 
@@ -81,3 +81,20 @@ def test_labels_need_two_passages_to_have_an_error(model, passages):
     for labels, n_labels in ((torch.tensor([0, 0, 0, 0, 1]), 2), (LABELS, 3), (LABELS, 1)):
         with pytest.raises(ValueError, match="two or more for each"):
             knock_out_effects(model, passages, labels, [], n_labels)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"labels": LABELS.float()}, "labels: a tensor of integers expected, got torch.float32"),
+        ({"labels": LABELS - 1}, "labels: one number of at least 0"),
+        ({"labels": LABELS[:3]}, r"got \[3\] for \[5, 9\]"),
+        ({"passages": [[1, 2]]}, "passages: a tensor of integers expected, got list"),
+        ({"n_labels": 2.0}, "n_labels=2.0 must be an integer"),
+        ({"knock_outs": [(1, 0)]}, "off=1 must be"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(model, passages, wrong, named):
+    given = {"passages": passages, "labels": LABELS, "knock_outs": [], "n_labels": 2} | wrong
+    with without_shape_hook(), pytest.raises(ValueError, match=named):
+        knock_out_effects(model, **given)

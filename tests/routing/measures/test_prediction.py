@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mini_moe.routing.measures import predictability
+from tests.helpers import without_shape_hook
 from tests.routing.measures.cases import random_choices, random_labels
 
 
@@ -61,3 +62,14 @@ def test_equals_a_loop_with_one_level():
 def test_something_to_learn_and_something_to_test_are_needed(learn):
     with pytest.raises(ValueError, match="learn"):
         predictability(random_choices(), [], learn, 6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.tensor([1, 0] * 20), [True, False] * 20, torch.tensor([True])]
+)
+def test_only_a_mask_of_all_tokens_tells_what_to_learn_from(wrong):
+    with (
+        without_shape_hook(),
+        pytest.raises(ValueError, match="learn=.* True or False for each of 40"),
+    ):
+        predictability(random_choices(), [], wrong, 6)

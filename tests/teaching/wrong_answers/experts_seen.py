@@ -47,32 +47,31 @@ def loss_of(model, tokens):
         return float(F.cross_entropy(logits, tokens[:, 1:].flatten()))
 
 
-def outside_the_block(model, tokens, layer, expert):
-    before = loss_of(model, tokens)
-    with intervene(model, off={(layer, expert)}):
-        pass
-    return loss_of(model, tokens) - before
-
-
-def both_inside(model, tokens, layer, expert):
-    with intervene(model, off={(layer, expert)}):
-        return loss_of(model, tokens) - loss_of(model, tokens)
-
-
-def after_minus_before(model, tokens, layer, expert):
+def the_same_model_twice(model, tokens, layer, expert):
     before = loss_of(model, tokens)
     with intervene(model, off={(layer, expert)}):
         return loss_of(model, tokens) - before
 
 
+def both_changed(model, tokens, layer, expert):
+    with intervene(model, off={(layer, expert)}) as changed:
+        return loss_of(changed, tokens) - loss_of(changed, tokens)
+
+
+def after_minus_before(model, tokens, layer, expert):
+    before = loss_of(model, tokens)
+    with intervene(model, off={(layer, expert)}) as changed:
+        return loss_of(changed, tokens) - before
+
+
 def without_shift(model, tokens, layer, expert):
-    def loss():
+    def loss(model):
         return float(F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()))
 
     with torch.no_grad():
-        before = loss()
-        with intervene(model, off={(layer, expert)}):
-            return loss() - before
+        before = loss(model)
+        with intervene(model, off={(layer, expert)}) as changed:
+            return loss(changed) - before
 
 
 WRONG = {
@@ -178,8 +177,11 @@ WRONG = {
             lambda model, tokens, layer, expert: after_minus_before(model, tokens, 1, expert),
             "another layer",
         ),
-        "measures outside the block": (outside_the_block, "inside the `with` block"),
-        "measures both inside": (both_inside, "inside the `with` block"),
+        "measures the same model twice": (
+            the_same_model_twice,
+            "one loss must be that of `changed`",
+        ),
+        "measures the changed model twice": (both_changed, "one loss must be that of `changed`"),
         "turned round": (lambda *given: -after_minus_before(*given), "sign"),
         "the sum": (
             lambda model, tokens, layer, expert: (

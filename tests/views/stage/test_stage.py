@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mini_moe import Transformer, presets, trace_routing
+from mini_moe import Transformer, generate, presets, trace_routing
 from mini_moe.routing import intervene
 from mini_moe.text import data_folder
-from mini_moe.views.stage import open_stage
+from mini_moe.views.stage import open_stage, state
 from mini_moe.views.stage.picture import DESK, LOAD, ROOM, SCORES
 from tests.views.conftest import SENTENCE
 from tests.views.stage.test_panels import HOSTILE, TEXTS
@@ -62,8 +62,8 @@ def test_a_click_into_the_heatmap_selects_token_and_expert(stage):
 def test_switching_an_expert_off_really_runs_without_it(stage, model):
     stage.select(layer=2, expert=4)
     stage.controls.off.value = True
-    with intervene(model, off={(2, 4)}):
-        expected = trace_routing(model, SENTENCE)
+    with intervene(model, off={(2, 4)}) as changed:
+        expected = trace_routing(changed, SENTENCE)
     assert torch.equal(stage.moment.after.logits, expected.logits)
     assert stage.picture.data[LOAD].x[4] == 0
     assert "layer 2: expert 4 off" in stage.controls.status.value
@@ -79,8 +79,8 @@ def test_every_control_of_the_model_reaches_it(stage, model):
     stage.controls.temperature.value = 2.0
     stage.controls.top_k.value = 2
     bias = [0.3 if expert == 6 else 0.0 for expert in range(16)]
-    with intervene(model, bias={3: bias}, shared_off={3}, temperature=2.0, top_k=2):
-        expected = trace_routing(model, SENTENCE)
+    with intervene(model, bias={3: bias}, shared_off={3}, temperature=2.0, top_k=2) as changed:
+        expected = trace_routing(changed, SENTENCE)
     assert torch.equal(stage.moment.after.logits, expected.logits)
     stage.controls.reset.click()
     assert torch.equal(stage.moment.after.logits, stage.moment.before.logits)
@@ -215,11 +215,44 @@ def test_only_one_message_goes_to_the_picture_for_each_change(stage):
 
 @pytest.mark.parametrize(
     ("named", "message"),
-    [({"layer": 0}, "layer=0"), ({"expert": 16}, "expert=16"), ({"token": 99}, "token=99")],
+    [
+        ({"layer": 0}, "layer=0"),
+        ({"layer": 2.0}, "layer=2.0 must be an integer"),
+        ({"expert": 16}, "expert=16"),
+        ({"token": 99}, "token=99"),
+        ({"token": 1.5}, "token=1.5 must be an integer"),
+    ],
 )
 def test_a_selection_that_does_not_exist_is_refused(stage, named, message):
+    selected = stage.layer, stage.expert, stage.token
     with pytest.raises(ValueError, match=message):
         stage.select(**named)
+    assert (stage.layer, stage.expert, stage.token) == selected
+
+
+def test_a_place_that_does_not_exist_cannot_be_switched(stage):
+    with pytest.raises(ValueError, match="expert=16 must be an integer in"):
+        stage.switch(1, 16)
+    assert stage.expert == 0 and not stage.changes.off
+
+
+def test_the_model_is_the_same_for_others_while_the_stage_runs(stage, model, monkeypatch):
+    expected = generate(model, SENTENCE, 8, temperature=0.0)
+    stage.select(text="Once upon a time")
+    stage.switch(2, 4)
+    stage.controls.top_k.value = 1
+    kept, written = stage.moment.inputs, []
+    given = {layer: x.clone() for layer, x in kept.items()}
+
+    def run_beside(*given, **named):
+        written.append(generate(model, SENTENCE, 8, temperature=0.0))
+        return trace_routing(*given, **named)
+
+    monkeypatch.setattr(state, "trace_routing", run_beside)
+    stage.controls.temperature.value = 1.5
+    assert written and set(written) == {expected}
+    trace_routing(model, SENTENCE)
+    assert all(torch.equal(kept[layer], x) for layer, x in given.items())
 
 
 def test_a_model_without_tokenizer_or_a_stage_without_text_is_refused(model):

@@ -43,8 +43,8 @@ def moment(request, model, ids):
 
 
 def test_the_changed_trace_is_the_model_under_intervene(moment, model, ids):
-    with intervene(model, **moment.changes.arguments(16)):
-        expected = trace_routing(model, ids)
+    with intervene(model, **moment.changes.arguments(16)) as changed:
+        expected = trace_routing(changed, ids)
     assert torch.equal(moment.after.logits, expected.logits)
     assert torch.equal(moment.after.expert_ids, expected.expert_ids)
     assert torch.equal(moment.before.logits, trace_routing(model, ids).logits)
@@ -62,8 +62,8 @@ def test_steps_choose_and_weigh_as_the_model_did(moment, model, layer):
 
 def test_the_mix_adds_up_to_the_layer(moment, model):
     layer, token = 2, 4
-    with torch.no_grad(), intervene(model, **moment.changes.arguments(16)):
-        moe = model.layers[layer].mlp
+    with torch.no_grad(), intervene(model, **moment.changes.arguments(16)) as changed:
+        moe = changed.layers[layer].mlp
         x = moment.inputs[layer][token]
         routed = moe.experts(x[None], moment.after.expert_ids[1, token][None],
                              moment.after.gates[1, token][None])  # fmt: skip
