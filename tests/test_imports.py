@@ -13,7 +13,7 @@ ORDER = (
     {"model"},
     {"text"},
     {"hf_files"},
-    {"hf_config"},
+    {"hf_config", "hf_layout"},
     {"huggingface"},
     {"routing"},
     {"training"},

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mini_moe.text.tokenizer import BYTE_OF, readable
+from mini_moe.text.token_bytes import BYTE_OF
+from mini_moe.text.tokenizer import readable
 
 
 def read_texts(text: Any, tokenizer: Any) -> tuple[list[Int[Tensor, "seq"]], bool]:
