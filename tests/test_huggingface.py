@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from transformers import DeepseekV3ForCausalLM
 
 from mini_moe.huggingface import load_hf, save_hf
-from mini_moe.text import default_tokenizer
 from tests.helpers import random_tokens, relative_error, small_model
 from tests.hf_oracle import VOCAB, random_hf_model
 
@@ -179,15 +178,3 @@ def test_expert_bias_stays_single_precision(tmp_path):
     loaded = load_hf(tmp_path, dtype=torch.bfloat16)
     bias = loaded.layers[1].mlp.gate.e_score_correction_bias
     assert torch.equal(bias, model.layers[1].mlp.gate.e_score_correction_bias)
-
-
-def test_tokenizer_travels_with_the_model_and_leaves_with_it(tmp_path):
-    model = small_model()
-    model.tokenizer = default_tokenizer()
-    save_hf(model, tmp_path)
-    loaded = load_hf(tmp_path)
-    text = "Routing – weißt du?"
-    assert loaded.tokenizer.encode(text) == model.tokenizer.encode(text)
-    model.tokenizer = None
-    save_hf(model, tmp_path)
-    assert load_hf(tmp_path).tokenizer is None

@@ -36,6 +36,8 @@ def characters_of(backend: tokenizers.Tokenizer) -> set[str] | None:
     """The characters of a tokenizer with one token per character; None for another kind."""
     if not isinstance(backend.model, models.WordLevel) or backend.normalizer is not None:
         return None
+    if not has_unique_ids(backend):
+        return None
     if state(backend.pre_tokenizer) != state(each_character()):
         return None
     if state(backend.decoder) != state(decoders.Fuse()):
@@ -60,10 +62,17 @@ def is_plain_byte_level(backend: tokenizers.Tokenizer) -> bool:
     return (
         isinstance(backend.model, models.BPE)
         and backend.normalizer is None
+        and has_unique_ids(backend)
         and state(backend.pre_tokenizer) == state(words_and_digits())
         and all(added.special for added in backend.get_added_tokens_decoder().values())
         and all(backend.token_to_id(byte) is not None for byte in BYTE_OF)
     )
+
+
+def has_unique_ids(backend: tokenizers.Tokenizer) -> bool:
+    """Does every token have an id of its own?"""
+    ids = backend.get_vocab().values()
+    return len(set(ids)) == len(ids)
 
 
 def bytes_of_tokens(backend: tokenizers.Tokenizer, characters: bool) -> dict[int, bytes]:

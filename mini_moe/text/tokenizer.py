@@ -50,9 +50,9 @@ class Tokenizer:
         self.vocab_size = max(self._token_bytes) + 1
         self.end_of_text_id = end_of_text_id
         if end_of_text_id is not None and end_of_text_id not in self._token_bytes:
-            raise ValueError(
-                f"end_of_text_id: a token of the vocabulary expected, got {end_of_text_id}"
-            )
+            raise ValueError(f"end_of_text_id: the id of a token expected, got {end_of_text_id}")
+        if not self._lossless:
+            self.encode("hello world")  # what can't give that back is of no use
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `decode` gives exactly the same text back.
