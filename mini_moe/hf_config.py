@@ -5,7 +5,7 @@ import warnings
 from typing import NamedTuple
 
 from mini_moe.config import ModelConfig
-from mini_moe.hf_files import FP8_BLOCK
+from mini_moe.hf_files import check_quantization
 
 # config.json → ModelConfig, where both hold the same number
 SAME_MEANING = {
@@ -131,28 +131,47 @@ def config_from_hf(content: dict, n_mtp_layers: int = 0) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict:
-    """config.json for a model: DeepSeek-V3's where it is exactly that, else our own kind.
+    """config.json for a model: DeepSeek-V3's or V2's where it is exactly that, else our own kind.
 
     In the own kind, `hidden_size` is null: transformers' DeepSeek classes would otherwise ignore
     the foreign model_type and build their default of 671 billion parameters.
     """
-    dense_mtp = config.n_moe_layers == 0 and config.n_mtp_layers > 0  # DeepSeek's has experts
-    if dense_mtp or any(getattr(config, name) != v for name, v in V3.fields.items()):
-        return {"model_type": OWN_TYPE, "hidden_size": None} | dataclasses.asdict(config)
-    content = {theirs: getattr(config, ours) for theirs, ours in SAME_MEANING.items()}
-    content["initializer_range"] = config.weight_std
-    content |= {name: accepted[0] for name, accepted in V3.accepted.items()}
+    values = _floats_where_declared(vars(config))  # transformers refuses 1 for 1.0
+    kind = _family_of(config)
+    if kind is None:
+        return {"model_type": OWN_TYPE, "hidden_size": None} | values
+    content = {theirs: values[ours] for theirs, ours in SAME_MEANING.items()}
+    content |= {name: accepted[0] for name, accepted in FAMILIES[kind].accepted.items()}
+    if kind == "deepseek_v2" and config.n_expert_groups > 1:
+        content["topk_method"] = "group_limited_greedy"
     content |= {
-        "architectures": ["DeepseekV3ForCausalLM"],
-        "model_type": "deepseek_v3",
+        "architectures": ["Deepseek" + kind[-2:].upper() + "ForCausalLM"],
+        "initializer_range": config.weight_std,
+        "model_type": kind,
         "num_key_value_heads": config.n_heads,
         "num_nextn_predict_layers": config.n_mtp_layers,
-        "rope_theta": config.rope_theta,
+        "rope_theta": values["rope_theta"],
     }
     if config.yarn_factor > 1:
-        yarn = {theirs: getattr(config, ours) for theirs, ours in YARN.items()}
+        yarn = {theirs: values[ours] for theirs, ours in YARN.items()}
         content["rope_scaling"] = yarn | {"type": "yarn", "rope_type": "yarn"}
     return content
+
+
+def _family_of(config: ModelConfig) -> str | None:
+    """The published model_type whose code computes exactly this model, if there is one."""
+
+    def fixed_as_in(family: Family) -> bool:
+        return all(getattr(config, name) == value for name, value in family.fields.items())
+
+    dense_mtp = config.n_moe_layers == 0 and config.n_mtp_layers > 0  # DeepSeek's has experts
+    if fixed_as_in(V3) and not dense_mtp:
+        return "deepseek_v3"
+    grouped = config.n_expert_groups > 1 or config.top_k_groups == 1
+    even = config.d_model % config.n_heads == 0  # transformers' V2 asks for it
+    if fixed_as_in(V2) and grouped and even and not config.n_mtp_layers:
+        return "deepseek_v2"
+    return None
 
 
 def rope_from_hf(content: dict) -> dict:
@@ -216,19 +235,7 @@ def _check_settings(content: dict, family: Family) -> None:
     if all(isinstance(part, int) for part in parts):
         width = content.get("qk_head_dim")
         _require_same("config.json: qk_head_dim", width, "the parts' sum", sum(parts))
-    _check_quantization(content.get("quantization_config"))
-
-
-def _check_quantization(settings: object) -> None:
-    """Raise ValueError unless weights are plain or DeepSeek's FP8 blocks."""
-    if settings is None:
-        return
-    known = isinstance(settings, dict) and settings.get("quant_method") == "fp8"
-    if not known or settings.get("weight_block_size") != [FP8_BLOCK, FP8_BLOCK]:
-        raise ValueError(
-            f"config.json: quantization_config with quant_method='fp8' and weight_block_size="
-            f"[{FP8_BLOCK}, {FP8_BLOCK}] expected, got {settings!r}"
-        )
+    check_quantization(content.get("quantization_config"))
 
 
 def _warn_of_unknown(content: dict, family: Family) -> None:

@@ -46,11 +46,13 @@ def load_hf(
 ) -> Transformer:
     """The model in a folder with config.json and *.safetensors, ready to evaluate.
 
+    DeepSeek-V3 and V2, Kimi K2, and what `save_hf` wrote. What config.json asks for is heard as in
+    transformers or refused; entries that nothing reads are warned of.
     Reads single files and shards with an index; block-FP8 weights are multiplied by their
     `weight_scale_inv`. The expert bias stays fp32. MTP layers stay in the files, as in transformers
     and for the same logits; `mtp=True` loads those that are there.
     A tokenizer.json in the folder becomes `model.tokenizer`; one that can't be followed exactly
-    gives a warning and none. No code of the folder is run.
+    gives a warning and none; it adds no begin-of-text token by itself. No code in the folder runs.
 
     Raises: FileNotFoundError for a folder without a checkpoint; ValueError that names the file or
     tensor when something is truncated, missing, extra, misshapen, or not finite.
@@ -94,10 +96,11 @@ def save_hf(
 ) -> None:
     """Write config.json, safetensors and tokenizer.json that `load_hf` and transformers read.
 
-    A model that is not exactly DeepSeek-V3's (another router, other norms) gets a config.json that
-    only `load_hf` accepts, so nothing else can misread it. Files are written beside the old ones
-    and take their place only once all are whole. With `dtype`, all but the expert bias is
-    rounded to it. A model wrapped by torch.compile or for data parallelism is written as itself.
+    A model that is exactly neither DeepSeek-V3's nor V2's (another router, other norms) gets a
+    config.json that only `load_hf` accepts, so nothing else can misread it. Files are written
+    beside the old ones and take their place only once all are whole. With `dtype`, all but the
+    expert bias is rounded to it. A model wrapped by torch.compile or for data parallelism is
+    written as itself.
 
     Raises: ValueError for a model that would come back another (parts replaced, tensors added,
     removed, misshapen or not finite, a changed config); OSError when the disk is full or the folder

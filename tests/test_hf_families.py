@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import DeepseekV3ForCausalLM
+from transformers import DeepseekV2ForCausalLM, DeepseekV3ForCausalLM
 
 from mini_moe import load_hf, save_hf
 from mini_moe.hf_config import config_from_hf, config_to_hf
@@ -34,9 +34,9 @@ def test_deepseek_v2_gives_transformers_logits(seed, tmp_path):
     theirs.save_pretrained(tmp_path)
     tokens = torch.randint(0, VOCAB, (2, 60))
     assert (load_hf(tmp_path)(tokens) - theirs(tokens).logits).abs().max() <= 1e-5
-    again = load_hf(tmp_path)
-    save_hf(again, tmp_path / "ours")
-    assert load_hf(tmp_path / "ours").config == again.config
+    save_hf(load_hf(tmp_path), tmp_path / "ours")
+    returned = DeepseekV2ForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    assert torch.equal(returned(tokens).logits, theirs(tokens).logits)
 
 
 def test_random_v2_configs_reach_every_switch():
@@ -82,6 +82,9 @@ def test_a_dense_model_without_any_experts_is_a_v3(tmp_path):
 
 OTHERS = [{"score_function": "softmax"}, {"expert_bias": False}, {"latent_norm_eps": 1e-5}]
 OTHERS += [{"n_dense_layers": 3, "n_mtp_layers": 1}]
+V2 = {"score_function": "softmax", "expert_bias": False, "group_score": "max"}
+V2 |= {"norm_topk_prob": False}
+OTHERS += [V2 | {"n_mtp_layers": 1}, V2 | {"n_heads": 3}, V2 | {"norm_topk_prob": True}]
 
 
 @pytest.mark.parametrize("changes", OTHERS, ids=str)
@@ -95,7 +98,18 @@ def test_only_a_model_that_is_exactly_v3_calls_itself_so(changes, tmp_path):
         DeepseekV3ForCausalLM.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{}, {"yarn_factor": 4.0}, {"n_dense_layers": 3}, *OTHERS])
+@pytest.mark.parametrize("changes", [V2, V2 | {"n_expert_groups": 2, "top_k_groups": 1}, {}])
+def test_whole_numbers_are_written_as_transformers_wants_them(changes, tmp_path):
+    whole = {"route_scale": 2, "rope_theta": 100, "yarn_factor": 4, "yarn_mscale": 1}
+    model = small_model(**changes | whole)
+    save_hf(model, tmp_path)
+    reference = DeepseekV2ForCausalLM if changes else DeepseekV3ForCausalLM
+    tokens = random_tokens(model.config, 2, 30)
+    returned = reference.from_pretrained(tmp_path).eval()
+    assert (returned(tokens).logits - model(tokens)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("changes", [{}, {"yarn_factor": 4.0}, {"n_dense_layers": 3}, V2, *OTHERS])
 def test_a_config_comes_back(changes):
     config = small_config(init_std=0.1, **changes)
     content = json.loads(json.dumps(config_to_hf(config)))
