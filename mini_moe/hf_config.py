@@ -44,7 +44,7 @@ YARN = {
 
 
 class Family(NamedTuple):
-    """What the code behind a `model_type` does without asking its config."""
+    """What the code for a `model_type` fixes, and the settings that we have code for."""
 
     fields: dict[str, object]  # of ModelConfig
     accepted: dict[str, tuple]  # entries of config.json → values they may have, the default first
@@ -105,7 +105,7 @@ READ_ELSEWHERE |= {"partial_rotary_factor", "rope_parameters", "rope_scaling", "
 def config_from_hf(content: dict, n_mtp_layers: int = 0) -> ModelConfig:
     """ModelConfig of a config.json; the count of MTP layers comes from the weights.
 
-    Warns of entries that have a value and are not used.
+    Warns about entries that are set but not used.
     Raises: ValueError naming the entry that is missing, contradictory or not supported.
     """
     kind = content.get("model_type")
@@ -178,7 +178,7 @@ def rope_from_hf(content: dict) -> dict:
     """RoPE's base and YaRN's settings, from `rope_scaling` or else `rope_parameters`.
 
     As in transformers, `rope_scaling` replaces `rope_parameters` as a whole.
-    Raises: ValueError naming a setting that is missing, not supported, or stated twice differently.
+    Raises: ValueError naming a setting that is missing, not supported, or given two values.
     """
     stated = {name: content.get(name) or {} for name in ("rope_scaling", "rope_parameters")}
     for name, rope in stated.items():
@@ -218,13 +218,13 @@ def _yarn_from_hf(rope: dict, content: dict) -> dict:
 
 
 def _require_same(name: str, value: object, other: str, expected: object) -> None:
-    """Raise ValueError naming both when two places state a setting and differ."""
+    """Raise ValueError naming both values when two places disagree about a setting."""
     if value is not None and expected is not None and value != expected:
         raise ValueError(f"{name}={value!r} contradicts {other} {expected!r}")
 
 
 def _check_settings(content: dict, family: Family) -> None:
-    """Raise ValueError naming the first entry that asks for something the model doesn't have."""
+    """Raise ValueError naming the first entry that asks for something not supported."""
     for name, accepted in family.accepted.items():
         if content.get(name, accepted[0]) not in accepted:
             wanted = " or ".join(map(repr, accepted))
@@ -239,7 +239,7 @@ def _check_settings(content: dict, family: Family) -> None:
 
 
 def _warn_of_unknown(content: dict, family: Family) -> None:
-    """Warn of entries that have a value and that nothing here reads."""
+    """Warn about entries that are set but that nothing here reads."""
     known = NO_EFFECT | READ_ELSEWHERE | set(SAME_MEANING) | set(family.accepted) | set(REPEATED)
     in_rope = {*YARN, "type", "rope_type", "rope_theta", "attention_factor", "truncate"}
     places = [("", content, known)]
@@ -259,8 +259,7 @@ def _warn_of_unknown(content: dict, family: Family) -> None:
 def _groups_of_v2(content: dict) -> dict:
     """DeepSeek-V2's groups as V3's entries: "greedy" has one group, whatever `n_group` says.
 
-    Gates are not normalised, as in transformers; DeepSeek's own code would heed `norm_topk_prob`,
-    which no published checkpoint sets.
+    Gates are not normalised, as in transformers; DeepSeek's own code does where `norm_topk_prob`.
     """
     if content.get("norm_topk_prob"):
         warnings.warn("config.json: norm_topk_prob is ignored, as in transformers", stacklevel=4)

@@ -92,7 +92,7 @@ def count_mtp_layers(found: Iterable[str]) -> int:
 
 
 def check_files(config: ModelConfig, found: dict[str, Stored]) -> None:
-    """Raise ValueError naming tensors that the files lack, have too many of, or misshapen."""
+    """Raise ValueError naming tensors that are missing from the files, unknown or misshapen."""
     asked = config.n_layers + config.n_moe_layers * config.n_routed_experts
     if asked > len(found):
         raise ValueError(
@@ -110,7 +110,7 @@ def check_files(config: ModelConfig, found: dict[str, Stored]) -> None:
 
 
 def check_names(subject: str, found: set[str], expected: set[str]) -> None:
-    """Raise ValueError naming what is missing and what is too much."""
+    """Raise ValueError naming what is missing and what is unknown."""
     faults = [
         f"{kind} {len(names)} tensor(s): " + ", ".join(sorted(names)[:5]) + ", …" * (len(names) > 5)
         for kind, names in (("lacks", expected - found), ("has unknown", found - expected))
@@ -138,14 +138,18 @@ def unwrapped(model: nn.Module) -> Transformer:
 def check_as_built(model: Transformer) -> None:
     """Raise ValueError unless the model is, part by part, what its config builds.
 
-    A checkpoint holds a config and tensors. A part of another class, an added tensor, a setting
-    changed after construction would be lost in it, and the model would come back another.
+    A checkpoint holds a config and tensors. A replaced module, an added tensor or a setting changed
+    after construction would be lost, and a different model would be loaded.
     """
     if not isinstance(model.config, ModelConfig):
         raise ValueError(f"model.config: a ModelConfig expected, got {type(model.config).__name__}")
     built = empty_model(dataclasses.replace(model.config))  # checks a config changed by force
     _check_tensors(model, built)
     parts = {plain(name): part for name, part in model.named_modules(remove_duplicate=False)}
+    if added := parts.keys() - dict(built.named_modules()).keys():
+        raise ValueError(
+            f"model has parts that its config does not build: {', '.join(sorted(added))}"
+        )
     for name, expected in built.named_modules():
         part, place = parts.get(name), f"model.{name}".removesuffix(".")
         if type(part) is not type(expected) or "forward" in vars(part):
@@ -172,7 +176,7 @@ def _settings(part: nn.Module) -> dict[str, object]:
 
 
 def _check_tensors(model: Transformer, built: Transformer) -> None:
-    """Raise ValueError naming a tensor that is missing, too much, misshapen or no numbers."""
+    """Raise ValueError naming a tensor that is missing, unknown, misshapen or not of floats."""
     held, expected = state_of(model), state_of(built)
     check_names("model", set(held), set(expected))
     for name, tensor in held.items():
@@ -181,9 +185,9 @@ def _check_tensors(model: Transformer, built: Transformer) -> None:
             kind = f"{type(tensor).__name__} {tensor.dtype} {tensor.layout} on {tensor.device}"
             raise ValueError(f"{name}: a plain tensor of floats expected, got {kind}")
         if tensor.shape != expected[name].shape:
-            shapes = list(expected[name].shape), list(tensor.shape)
-            raise ValueError("{}: {} expected, got {}".format(name, *shapes))
+            wanted = list(expected[name].shape)
+            raise ValueError(f"{name}: {wanted} expected, got {list(tensor.shape)}")
     if model.config.tie_embeddings:
         head, embedding = model.lm_head.weight, model.embed_tokens.weight
         if head is not embedding and not torch.equal(head, embedding):
-            raise ValueError("lm_head.weight differs from embed_tokens.weight, but tie_embeddings")
+            raise ValueError("lm_head.weight differs from embed_tokens.weight: tie_embeddings=True")

@@ -46,13 +46,13 @@ def load_hf(
 ) -> Transformer:
     """The model in a folder with config.json and *.safetensors, ready to evaluate.
 
-    DeepSeek-V3 and V2, Kimi K2, and what `save_hf` wrote. What config.json asks for is heard as in
-    transformers or refused; entries that nothing reads are warned of.
+    Accepts DeepSeek-V3 and V2, Kimi K2, and whatever `save_hf` wrote. Settings in config.json mean
+    what they mean to transformers, or are refused; a warning names those that are not used.
     Reads single files and shards with an index; block-FP8 weights are multiplied by their
     `weight_scale_inv`. The expert bias stays fp32. MTP layers stay in the files, as in transformers
     and for the same logits; `mtp=True` loads those that are there.
-    A tokenizer.json in the folder becomes `model.tokenizer`; one that can't be followed exactly
-    gives a warning and none; it adds no begin-of-text token by itself. No code in the folder runs.
+    A tokenizer.json becomes `model.tokenizer`; if it isn't supported, a warning says why and
+    `model.tokenizer` is None. `encode` adds no begin-of-text token. No code in the folder is run.
 
     Raises: FileNotFoundError for a folder without a checkpoint; ValueError that names the file or
     tensor when something is truncated, missing, extra, misshapen, or not finite.
@@ -102,7 +102,7 @@ def save_hf(
     expert bias is rounded to it. A model wrapped by torch.compile or for data parallelism is
     written as itself.
 
-    Raises: ValueError for a model that would come back another (parts replaced, tensors added,
+    Raises: ValueError for a model that would load differently (parts replaced, tensors added,
     removed, misshapen or not finite, a changed config); OSError when the disk is full or the folder
     can't be written. The old files stay in both cases.
     """
@@ -140,7 +140,7 @@ def save_hf(
 
 
 def tensors_to_write(model: Transformer, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Checkpoint name → tensor on the CPU in the type that is written, no two in one memory."""
+    """Checkpoint name → tensor on the CPU in the type to write; no two share memory."""
     tensors = {
         name: view.to("cpu", torch.float32 if name.endswith("_bias") else dtype).contiguous()
         for name, view in slots(model).items()
@@ -155,7 +155,7 @@ def tensors_to_write(model: Transformer, dtype: torch.dtype | None) -> dict[str,
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
-    """Raise ValueError unless weights of this type need no scales beside them."""
+    """Raise ValueError for a type that `load_hf` can't read back without scales."""
     if dtype is not None and dtype not in WEIGHT_TYPES:
         types = ", ".join(str(t) for t in WEIGHT_TYPES)
         raise ValueError(f"dtype: one of {types} expected, got {dtype!r}")
@@ -175,7 +175,7 @@ def check_tokenizer(model: Transformer) -> None:
 
 
 def attach_tokenizer(model: Transformer, folder: Path, content: dict) -> None:
-    """Give the model the folder's tokenizer; where it isn't supported, warn and give none.
+    """Give the model the folder's tokenizer; if it isn't supported, warn and set none.
 
     Raises: ValueError when tokenizer.json is not JSON.
     """
@@ -208,7 +208,7 @@ def end_of_text(folder: Path, content: dict) -> int | str | None:
 
 
 def tokenizer_files(tokenizer: Tokenizer | None) -> dict[str, object]:
-    """The tokenizer's files; the end of text is named where it isn't that of our own tokenizers."""
+    """The tokenizer's files; one names the end of text unless it is our own "<|endoftext|>"."""
     if tokenizer is None:
         return {}
     files: dict[str, object] = {"tokenizer.json": tokenizer.to_json()}

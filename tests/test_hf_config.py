@@ -1,4 +1,4 @@
-"""Every setting of a config.json is heard as transformers hears it, or refused, or warned of."""
+"""Settings in config.json mean what they mean to transformers, or are refused or warned about."""
 
 import json
 import warnings
@@ -139,7 +139,7 @@ def logits_of_both(folder):
     ],
     ids=str,
 )
-def test_settings_are_heard_as_in_transformers(changes, checkpoint, written_by_transformers):
+def test_settings_mean_what_they_mean_to_transformers(changes, checkpoint, written_by_transformers):
     content = json.loads((written_by_transformers / "config.json").read_text())
     if "head_dim" in changes:
         changes["head_dim"] = content["qk_rope_head_dim"]
@@ -192,7 +192,7 @@ def test_settings_are_heard_as_in_transformers(changes, checkpoint, written_by_t
     ],
     ids=str,
 )
-def test_settings_that_contradict_or_have_no_code_are_refused(changes, words, checkpoint):
+def test_contradictory_and_unsupported_settings_are_refused(changes, words, checkpoint):
     with pytest.raises(ValueError) as caught:
         load_hf(checkpoint(**changes))
     assert all(word in str(caught.value) for word in words), caught.value
@@ -206,12 +206,12 @@ def test_settings_that_contradict_or_have_no_code_are_refused(changes, words, ch
         ({"rope_scaling": YARN | {"finetuned": True}}, "rope_scaling.finetuned"),
     ],
 )
-def test_unknown_settings_with_a_value_are_warned_of(changes, name, checkpoint):
+def test_unknown_settings_cause_a_warning(changes, name, checkpoint):
     with pytest.warns(UserWarning, match=f"config.json: not used: {name}$"):
         load_hf(checkpoint(**changes))
 
 
-def test_settings_without_effect_are_not(checkpoint):
+def test_settings_without_effect_cause_no_warning(checkpoint):
     extras = {"sliding_window": False, "ep_size": 1, "seq_aux": True, "aux_loss_alpha": 0.001}
     with warnings.catch_warnings():
         warnings.simplefilter("error")

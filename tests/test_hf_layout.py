@@ -1,4 +1,4 @@
-"""What `save_hf` writes, `load_hf` reads back equal; all else is refused and the old files stay."""
+"""`load_hf` restores exactly what `save_hf` writes; anything else is refused, old files stay."""
 
 import dataclasses
 import json
@@ -127,6 +127,7 @@ REFUSED = {
         lambda m: setattr(m, "layers", nn.ModuleList([m.layers[i] for i in (0, 1, 1)])),
         "layer is 1, but",
     ),
+    "one part more": (lambda m: m.layers.append(nn.Identity()), "does not build: layers.3"),
     "no MTP": (lambda m: setattr(m, "mtp", nn.ModuleList()), "lacks .*mtp.0"),
     "more MTP": (lambda m: m.mtp.append(m.mtp[0]), "unknown .*mtp.1"),
     "fewer experts": (
@@ -164,7 +165,7 @@ REFUSED = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_would_come_back_another_is_refused_and_the_old_one_stays(name, folder):
+def test_a_model_that_would_load_differently_is_refused_and_the_old_one_stays(name, folder):
     change, words = REFUSED[name]
     model, before = small_model(n_mtp_layers=1), contents(folder)
     with torch.no_grad(), without_shape_hook():

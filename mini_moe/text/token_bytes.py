@@ -1,4 +1,4 @@
-"""What each token of a tokenizer stands for, and which tokenizers can be followed exactly."""
+"""The bytes that each token of a tokenizer stands for, and which tokenizers are supported."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ BYTE_OF = _byte_alphabet()
 
 @contextmanager
 def library_errors(what: str) -> Iterator[None]:
-    """Make whatever the Rust library raises a ValueError; its panics are not even Exceptions."""
+    """Turn whatever the Rust library raises into ValueError; its panics are not even Exceptions."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -33,7 +33,7 @@ def library_errors(what: str) -> Iterator[None]:
 
 
 def characters_of(backend: tokenizers.Tokenizer) -> set[str] | None:
-    """The characters of a tokenizer with one token per character; None for another kind."""
+    """The characters of a character-level tokenizer; None for any other kind."""
     if not isinstance(backend.model, models.WordLevel) or backend.normalizer is not None:
         return None
     if not has_unique_ids(backend):
@@ -47,20 +47,22 @@ def characters_of(backend: tokenizers.Tokenizer) -> set[str] | None:
 
 
 def check_byte_level(backend: tokenizers.Tokenizer) -> None:
-    """Raise ValueError unless tokens are bytes that decoding joins."""
+    """Raise ValueError unless decoding just joins the bytes of the tokens."""
     if not isinstance(backend.decoder, decoders.ByteLevel):
         kind = type(backend.decoder).__name__
         raise ValueError(f"tokenizer: a ByteLevel decoder expected, got {kind}")
     if b'"add_prefix_space":true' in state(backend.pre_tokenizer):
         raise ValueError(
-            "tokenizer: add_prefix_space=False expected; a text gets a space before it"
+            "tokenizer: add_prefix_space=False expected, but it puts a space before a text"
         )
 
 
 def is_plain_byte_level(backend: tokenizers.Tokenizer) -> bool:
-    """Does every text come back by construction, as from `train_bpe`: 256 bytes, nothing lost?"""
+    """Is every text restored by construction, as with `train_bpe`: all 256 bytes, nothing cut?"""
     return (
         isinstance(backend.model, models.BPE)
+        and not backend.model.end_of_word_suffix
+        and not backend.model.continuing_subword_prefix
         and backend.normalizer is None
         and has_unique_ids(backend)
         and state(backend.pre_tokenizer) == state(words_and_digits())
@@ -70,13 +72,13 @@ def is_plain_byte_level(backend: tokenizers.Tokenizer) -> bool:
 
 
 def has_unique_ids(backend: tokenizers.Tokenizer) -> bool:
-    """Does every token have an id of its own?"""
+    """Does each token have its own id?"""
     ids = backend.get_vocab().values()
     return len(set(ids)) == len(ids)
 
 
 def bytes_of_tokens(backend: tokenizers.Tokenizer, characters: bool) -> dict[int, bytes]:
-    """Id → the bytes it stands for. Added tokens stand for themselves."""
+    """Map each id to the bytes it stands for; added tokens stand for themselves."""
 
     def to_bytes(token: str) -> bytes:
         if characters or any(character not in BYTE_OF for character in token):
@@ -93,7 +95,7 @@ def bytes_of_tokens(backend: tokenizers.Tokenizer, characters: bool) -> dict[int
 
 
 def state(part: object) -> bytes:
-    """A part of a tokenizer as it stands in the JSON file."""
+    """The JSON of one part of a tokenizer, to compare it with another."""
     return b"null" if part is None else part.__getstate__()
 
 

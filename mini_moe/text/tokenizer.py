@@ -29,12 +29,13 @@ LARGEST_CORPUS_VOCABULARY = 65_536  # corpora hold ids as uint16
 class Tokenizer:
     """Token ids for any text, and back. `end_of_text_id` ends a document; no text can spell it.
 
-    Wraps one `tokenizers.Tokenizer`; its JSON file is the ordinary Hugging Face format. Tokens must
-    be bytes (a ByteLevel decoder, as GPT-2's and DeepSeek's) or single characters, so that decoding
-    is joining them. A text that would not come back exactly is refused by `encode`.
+    Wraps one `tokenizers.Tokenizer`; its JSON file is the ordinary Hugging Face format. Supported
+    are byte-level tokenizers (a ByteLevel decoder, as in GPT-2 and DeepSeek) and character-level
+    ones, where decoding just joins the tokens. `encode` refuses a text that `decode` would not
+    restore exactly.
 
     Raises:
-        ValueError: another kind of tokenizer, or `end_of_text_id` is none of its tokens.
+        ValueError: an unsupported tokenizer, or `end_of_text_id` is not one of its ids.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text_id: int | None = END_OF_TEXT_ID):
@@ -52,14 +53,14 @@ class Tokenizer:
         if end_of_text_id is not None and end_of_text_id not in self._token_bytes:
             raise ValueError(f"end_of_text_id: the id of a token expected, got {end_of_text_id}")
         if not self._lossless:
-            self.encode("hello world")  # what can't give that back is of no use
+            self.encode("hello world")  # a tokenizer that can't restore this is of no use
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `decode` gives exactly the same text back.
 
         Raises:
-            ValueError: the text holds lone surrogates, or this tokenizer can't give it back: an
-                unknown character, or one that its normaliser changes.
+            ValueError: the text holds lone surrogates, or this tokenizer can't restore it, because
+                it doesn't know a character or normalises it to another.
         """
         self._check(text)
         with library_errors("text: the tokenizer failed"):
@@ -69,7 +70,7 @@ class Tokenizer:
         return ids
 
     def _check_return(self, text: str, ids: list[int]) -> None:
-        """Raise ValueError where the ids mean another text."""
+        """Raise ValueError if the ids decode to a different text."""
         if self.end_of_text_id in ids:
             raise ValueError("text spells the end-of-text token, which only ends documents")
         if (back := self.decode(ids)) != text:
@@ -169,12 +170,12 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, content: str, end_of_text: int | str | None = None) -> "Tokenizer":
-        """Any supported tokenizer's JSON; `end_of_text` is the id or the token that ends a text.
+        """Read a tokenizer's JSON; `end_of_text` is the token that ends a text, or its id.
 
-        "<|endoftext|>" with id 0, as in our own, ends a text unless a token is named.
+        A "<|endoftext|>" with id 0, as in our own tokenizers, wins over an id but not over a token.
 
         Raises:
-            ValueError: no tokenizer, another kind, or `end_of_text` is none of its tokens.
+            ValueError: not a tokenizer, an unsupported one, or `end_of_text` is not in it.
         """
         with library_errors("not a tokenizer file"):
             backend = tokenizers.Tokenizer.from_str(content)

@@ -156,9 +156,13 @@ def test_our_own_kinds_need_no_second_look(own):
     assert Tokenizer.from_json(own.to_json(), 1).end_of_text_id == 0
 
 
-def test_our_own_kind_with_two_tokens_of_one_id_is_looked_at():
+@pytest.mark.parametrize("fault", ["two tokens of one id", "a suffix that ends words"])
+def test_a_damaged_tokenizer_of_our_own_kind_is_looked_at(fault):
     content = json.loads(train_bpe(["hello world"], 260).to_json())
-    content["model"]["vocab"]["\u0120"] = content["model"]["vocab"]["x"]  # the blank
+    if fault == "two tokens of one id":
+        content["model"]["vocab"]["\u0120"] = content["model"]["vocab"]["x"]  # the blank
+    else:
+        content["model"]["end_of_word_suffix"] = "</w>"
     with pytest.raises(ValueError, match="does not keep"):
         Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content))).encode("x y")
 
