@@ -5,16 +5,13 @@ import json
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from mini_moe import load_hf, save_hf
-from mini_moe.hf_config import config_from_hf, config_to_hf
 from mini_moe.hf_layout import empty_model
 from mini_moe.model.layers import Linear
 from mini_moe.text import default_tokenizer
-from tests.config_strategy import valid_configs
 from tests.helpers import random_tokens, small_config, small_model, without_shape_hook
 
 
@@ -299,15 +296,3 @@ def test_asking_what_a_model_looks_like_draws_no_random_numbers():
     before = torch.get_rng_state()
     empty_model(small_config())
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(config=valid_configs())
-def test_any_config_comes_back_from_its_file(config):
-    content = json.loads(json.dumps(config_to_hf(config)))
-    read = config_from_hf(content, config.n_mtp_layers)
-    if config.yarn_factor == 1:  # without effect, and not written
-        kept = {name: value for name, value in vars(config).items() if name.startswith("yarn_")}
-        read = dataclasses.replace(read, **kept)
-    assert read.weight_std == config.weight_std
-    assert dataclasses.replace(read, init_std=config.init_std) == config
