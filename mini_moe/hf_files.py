@@ -98,6 +98,18 @@ def check_values(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} holds values that are not finite")
 
 
+def check_quantization(settings: object) -> None:
+    """Raise ValueError unless weights are plain or DeepSeek's FP8 blocks."""
+    if settings is None:
+        return
+    known = isinstance(settings, dict) and settings.get("quant_method") == "fp8"
+    if not known or settings.get("weight_block_size") != [FP8_BLOCK, FP8_BLOCK]:
+        raise ValueError(
+            f"config.json: quantization_config with quant_method='fp8' and weight_block_size="
+            f"[{FP8_BLOCK}, {FP8_BLOCK}] expected, got {settings!r}"
+        )
+
+
 def dequantise(name: str, weight: Tensor, scale: Tensor) -> Tensor:
     """FP8 weight × the scale of its 128 × 128 block. "_inv" in the name, but it multiplies.
 

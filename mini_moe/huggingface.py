@@ -5,31 +5,40 @@ copies files into slots and saving copies slots into files, so nothing is listed
 """
 
 import dataclasses
-import re
+import functools
+import numbers
 import secrets
-from collections.abc import Iterable
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mini_moe.config import ModelConfig
 from mini_moe.files import replace_files
 from mini_moe.hf_config import config_from_hf, config_to_hf
 from mini_moe.hf_files import (
     INDEX,
-    SCALE,
     WEIGHTS,
     Stored,
+    check_values,
     checkpoint_files,
     read_json,
     read_tensors,
     tensor_shapes,
 )
+from mini_moe.hf_layout import (
+    WEIGHT_TYPES,
+    check_as_built,
+    check_files,
+    count_mtp_layers,
+    duplicates,
+    empty_model,
+    slots,
+    unwrapped,
+)
 from mini_moe.model import Transformer
-from mini_moe.model.experts import Experts
-from mini_moe.model.router import Router
 from mini_moe.text import Tokenizer
+from mini_moe.text.tokenizer import END_OF_TEXT
 
 
 def load_hf(
@@ -37,43 +46,46 @@ def load_hf(
 ) -> Transformer:
     """The model in a folder with config.json and *.safetensors, ready to evaluate.
 
+    Accepts DeepSeek-V3 and V2, Kimi K2, and whatever `save_hf` wrote. Settings in config.json mean
+    what they mean to transformers, or are refused; a warning names those that are not used.
     Reads single files and shards with an index; block-FP8 weights are multiplied by their
     `weight_scale_inv`. The expert bias stays fp32. MTP layers stay in the files, as in transformers
     and for the same logits; `mtp=True` loads those that are there.
-    A tokenizer.json in the folder becomes `model.tokenizer`.
+    A tokenizer.json becomes `model.tokenizer`; if it isn't supported, a warning says why and
+    `model.tokenizer` is None. `encode` adds no begin-of-text token. No code in the folder is run.
 
     Raises: FileNotFoundError for a folder without a checkpoint; ValueError that names the file or
     tensor when something is truncated, missing, extra, misshapen, or not finite.
     Source: DeepSeek-V3's README_WEIGHTS; transformers `models/deepseek_v3`.
     """
+    check_dtype(dtype)
     folder = Path(folder)
     files = checkpoint_files(folder)
     content = read_json(folder / "config.json")
     found = tensor_shapes(files)
     config = config_from_hf(content, count_mtp_layers(found))
-    model = empty_model(config, found)
-    repeated = duplicates(config)
-    check_names(set(found), set(slots(model)), repeated)
-    check_shapes(found, slots(model), repeated)
-    if config.n_mtp_layers and not mtp:  # compared with the files all the same
+    check_files(config, found)
+    if not mtp:  # compared with the files all the same
         config = dataclasses.replace(config, n_mtp_layers=0)
-        model, repeated = empty_model(config, found), duplicates(config)
-
-    model = model.to(dtype).to_empty(device="cpu")
+    model = empty_model(config).to(dtype).to_empty(device="cpu")
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
-    for module in model.modules():
-        if isinstance(module, Router) and module.e_score_correction_bias is not None:
-            module.e_score_correction_bias = module.e_score_correction_bias.float()
-    targets = slots(model)
+    fill(model, found)
+    attach_tokenizer(model, folder, content)
+    return model.eval()
+
+
+def fill(model: Transformer, found: dict[str, Stored]) -> None:
+    """Copy a checkpoint's tensors into the model, one at a time."""
+    targets, repeated = slots(model), duplicates(model.config)
     for name, tensor in read_tensors(found, set(targets)):
         targets[name].copy_(tensor)
+        if not torch.isfinite(targets[name]).all():
+            raise ValueError(f"{name} holds numbers beyond the range of {targets[name].dtype}")
     for name, tensor in read_tensors(found, set(repeated)):
-        if not torch.equal(tensor.to(dtype), targets[repeated[name]]):
+        target = targets[repeated[name]]
+        if not torch.equal(tensor.to(target.dtype), target):
             raise ValueError(f"{name} differs from {repeated[name]}, which it should repeat")
-    if (folder / "tokenizer.json").exists():
-        model.tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    return model.eval()
 
 
 def save_hf(
@@ -84,19 +96,23 @@ def save_hf(
 ) -> None:
     """Write config.json, safetensors and tokenizer.json that `load_hf` and transformers read.
 
-    A model that is not exactly DeepSeek-V3's (another router, other norms) gets a config.json that
-    only `load_hf` accepts, so nothing else can misread it. Files are written beside the old ones
-    and take their place only once all are whole. With `dtype`, all but the expert bias is
-    rounded to it.
+    A model that is exactly neither DeepSeek-V3's nor V2's (another router, other norms) gets a
+    config.json that only `load_hf` accepts, so nothing else can misread it. Files are written
+    beside the old ones and take their place only once all are whole. With `dtype`, all but the
+    expert bias is rounded to it. A model wrapped by torch.compile or for data parallelism is
+    written as itself.
 
-    Raises: OSError when the disk is full or the folder can't be written; the old files stay.
+    Raises: ValueError for a model that would load differently (parts replaced, tensors added,
+    removed, misshapen or not finite, a changed config); OSError when the disk is full or the folder
+    can't be written. The old files stay in both cases.
     """
-    folder = Path(folder)
-    targets = slots(model)
-    tensors = {
-        name: view.detach().to("cpu", dtype if "bias" not in name else torch.float32).contiguous()
-        for name, view in targets.items()
-    }
+    check_dtype(dtype)
+    if not isinstance(max_shard_bytes, numbers.Real) or not max_shard_bytes >= 1:
+        raise ValueError(f"max_shard_bytes={max_shard_bytes!r} must be at least 1")
+    model = unwrapped(model)
+    check_as_built(model)
+    check_tokenizer(model)
+    tensors = tensors_to_write(model, dtype)
     shards = split_shards(tensors, max_shard_bytes)
     files: dict[str, object] = {}
     if len(shards) == 1:
@@ -111,98 +127,95 @@ def save_hf(
         where = {name: file for file, shard in numbered.items() for name in shard}
         size = sum(t.nbytes for t in tensors.values())
         files[INDEX] = {"metadata": {"total_size": size}, "weight_map": where}
-    stored = dtype or next(model.parameters()).dtype
-    files["config.json"] = config_to_hf(model.config) | {"dtype": str(stored).split(".")[-1]}
-    if model.tokenizer is not None:
-        files["tokenizer.json"] = model.tokenizer.to_json()
-    replace_files(folder, files, stale=(INDEX, "model*.safetensors", "tokenizer.json"))
+    widest = functools.reduce(torch.promote_types, (p.dtype for p in model.parameters()))
+    end = 0 if model.tokenizer is None else model.tokenizer.end_of_text_id
+    files["config.json"] = config_to_hf(model.config) | {
+        "dtype": str(dtype or widest).removeprefix("torch."),
+        "bos_token_id": 0 if end == 0 else None,
+        "eos_token_id": end,
+    }
+    files |= tokenizer_files(model.tokenizer)
+    stale = (INDEX, "model*.safetensors", "tokenizer.json", "tokenizer_config.json")
+    replace_files(Path(folder), files, stale)
 
 
-def slots(model: Transformer) -> dict[str, Tensor]:
-    """Checkpoint name → the view of the model's memory that this tensor fills."""
-    found = {}
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    experts = {name for name, module in model.named_modules() if isinstance(module, Experts)}
-    for name, tensor in tensors.items():
-        prefix, _, last = name.rpartition(".")
-        hf_prefix = hf_name(prefix, model.config)
-        if prefix not in experts:
-            found[f"{hf_prefix}.{last}"] = tensor.data
-            continue
-        for expert in range(model.config.n_routed_experts):
-            if last == "down_proj":
-                found[f"{hf_prefix}.{expert}.down_proj.weight"] = tensor.data[expert]
-            else:
-                found[f"{hf_prefix}.{expert}.gate_proj.weight"] = tensor.data[expert, 0]
-                found[f"{hf_prefix}.{expert}.up_proj.weight"] = tensor.data[expert, 1]
-    return found
+def tensors_to_write(model: Transformer, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Checkpoint name → tensor on the CPU in the type to write; no two share memory."""
+    tensors = {
+        name: view.to("cpu", torch.float32 if name.endswith("_bias") else dtype).contiguous()
+        for name, view in slots(model).items()
+    }
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda pair: pair[1].data_ptr()):
+        check_values(name, tensor)  # what is finite in fp32 may not be in float16
+        if tensor.data_ptr() < end:  # safetensors refuses tensors that share memory
+            tensors[name] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
+    return tensors
 
 
-def hf_name(name: str, config: ModelConfig) -> str:
-    """A module's name in the checkpoint; MTP modules are numbered on as layers."""
-    if name == "lm_head":
-        return name
-    if match := re.match(r"mtp\.(\d+)\.(.*)", name):
-        rest = match[2].removeprefix("block.")
-        rest = "shared_head.norm" if rest == "norm" else rest
-        return f"model.layers.{config.n_layers + int(match[1])}.{rest}"
-    return f"model.{name}"
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise ValueError for a type that `load_hf` can't read back without scales."""
+    if dtype is not None and dtype not in WEIGHT_TYPES:
+        types = ", ".join(str(t) for t in WEIGHT_TYPES)
+        raise ValueError(f"dtype: one of {types} expected, got {dtype!r}")
 
 
-def duplicates(config: ModelConfig) -> dict[str, str]:
-    """Names that a checkpoint may hold although they repeat another tensor → that tensor."""
-    embed = "model.embed_tokens.weight"
-    head = embed if config.tie_embeddings else "lm_head.weight"
-    repeated = {"lm_head.weight": embed} if config.tie_embeddings else {}
-    for layer in range(config.n_layers, config.n_layers + config.n_mtp_layers):
-        repeated[f"model.layers.{layer}.embed_tokens.weight"] = embed
-        repeated[f"model.layers.{layer}.shared_head.head.weight"] = head
-    return repeated
-
-
-def empty_model(config: ModelConfig, found: dict[str, Stored]) -> Transformer:
-    """The model without memory, to compare with the files before any is allocated.
-
-    Raises: ValueError for a config that asks for more layers or experts than files could hold.
-    """
-    asked = config.n_layers + config.n_moe_layers * config.n_routed_experts
-    if asked > len(found):
+def check_tokenizer(model: Transformer) -> None:
+    """Raise ValueError for a tokenizer that doesn't fit the model."""
+    tokenizer = model.tokenizer
+    if not isinstance(tokenizer, Tokenizer | None):
+        kind = type(tokenizer).__name__
+        raise ValueError(f"model.tokenizer: a mini_moe.text.Tokenizer or None expected, got {kind}")
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"config.json: n_layers={config.n_layers} and n_routed_experts="
-            f"{config.n_routed_experts} ask for more tensors than the {len(found)} in the files"
+            f"tokenizer: at most vocab_size={model.config.vocab_size} entries expected, "
+            f"got {tokenizer.vocab_size}"
         )
+
+
+def attach_tokenizer(model: Transformer, folder: Path, content: dict) -> None:
+    """Give the model the folder's tokenizer; if it isn't supported, warn and set none.
+
+    Raises: ValueError when tokenizer.json is not JSON.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    read_json(path)
     try:
-        with torch.device("meta"):
-            return Transformer(config)
-    except (RuntimeError, OverflowError) as error:
-        raise ValueError(f"config.json describes impossibly large tensors: {error}") from error
+        end = end_of_text(folder, content)
+        model.tokenizer = Tokenizer.from_json(path.read_text(encoding="utf-8"), end)
+        check_tokenizer(model)
+    except ValueError as error:
+        model.tokenizer = None
+        warnings.warn(f"model.tokenizer is None, {path} is not supported: {error}", stacklevel=3)
 
 
-def count_mtp_layers(found: Iterable[str]) -> int:
-    """MTP layers in the files, whatever config.json says."""
-    return sum(bool(re.fullmatch(r"model\.layers\.\d+\.eh_proj\.weight", name)) for name in found)
+def end_of_text(folder: Path, content: dict) -> int | str | None:
+    """The token that ends a text, or its id, by the tokenizer's settings or else the model's."""
+    names = ("tokenizer_config.json", "generation_config.json")
+    settings, generation = (
+        read_json(folder / name) if (folder / name).is_file() else {} for name in names
+    )
+    token = settings.get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if isinstance(token, str):
+        return token
+    ids = generation.get("eos_token_id", content.get("eos_token_id"))
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    return first if type(first) is int else None
 
 
-def check_names(found: set[str], expected: set[str], repeated: dict[str, str]) -> None:
-    """Raise ValueError naming tensors that the files lack or have too many of."""
-    scales = {name for name in found if name.endswith(SCALE) and name.removesuffix(SCALE) in found}
-    for kind, names in (
-        ("lacks", expected - found),
-        ("has unknown", found - scales - expected - set(repeated)),
-    ):
-        if names:
-            listed = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
-            raise ValueError(f"checkpoint {kind} {len(names)} tensor(s): {listed}")
-
-
-def check_shapes(
-    found: dict[str, Stored], targets: dict[str, Tensor], repeated: dict[str, str]
-) -> None:
-    """Raise ValueError naming the first tensor whose shape is not the one config.json implies."""
-    for name, stored in found.items():
-        target = targets.get(repeated.get(name, name))
-        if target is not None and stored.shape != list(target.shape):
-            raise ValueError(f"{name}: {list(target.shape)} expected, got {stored.shape}")
+def tokenizer_files(tokenizer: Tokenizer | None) -> dict[str, object]:
+    """The tokenizer's files; one names the end of text unless it is our own "<|endoftext|>"."""
+    if tokenizer is None:
+        return {}
+    files: dict[str, object] = {"tokenizer.json": tokenizer.to_json()}
+    if tokenizer.end_of_text not in (END_OF_TEXT, None):
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        files["tokenizer_config.json"] = kind | {"eos_token": tokenizer.end_of_text}
+    return files
 
 
 def split_shards(tensors: dict[str, Tensor], most: int) -> list[dict[str, Tensor]]:

@@ -1,11 +1,16 @@
-"""transformers' DeepseekV3ForCausalLM in random small shapes: the reference for whole models."""
+"""transformers' DeepSeek models in random small shapes: the reference for whole models."""
 
 import random
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+)
 
 from mini_moe.model import Transformer
 
@@ -60,14 +65,33 @@ def random_hf_model(seed: int, **changes) -> DeepseekV3ForCausalLM:
     """Random weights, norms that are not one, and expert biases that change the choice."""
     config = random_hf_config(seed, **changes)
     torch.manual_seed(seed)
-    model = DeepseekV3ForCausalLM(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.5, 1.5)
-        for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
-                buffer.normal_(std=0.1)
+    return randomised(DeepseekV3ForCausalLM(config).eval())
+
+
+def random_v2_model(seed: int, **changes) -> DeepseekV2ForCausalLM:
+    """The same for DeepSeek-V2: softmax, the best of a group, no bias."""
+    grouped = bool(seed % 2)
+    ours = random_hf_config(seed, initializer_range=0.1).to_dict()
+    names = set(DeepseekV2Config().to_dict()) - {"model_type", "head_dim", "qk_head_dim"}
+    fields = {name: value for name, value in ours.items() if name in names}
+    fields |= {"num_attention_heads": 2, "num_key_value_heads": 2, "norm_topk_prob": False}
+    fields |= {"n_group": 2, "topk_group": 1, "n_routed_experts": 8, "num_experts_per_tok": 3}
+    fields |= {"topk_method": "group_limited_greedy" if grouped else "greedy"}
+    fields |= {"routed_scaling_factor": 16.0 if grouped else 1.0}
+    fields |= {"first_k_dense_replace": seed // 2 % 2, "num_hidden_layers": 3}
+    torch.manual_seed(seed)
+    return randomised(DeepseekV2ForCausalLM(DeepseekV2Config(**fields | changes)).eval())
+
+
+@torch.no_grad()
+def randomised(model):
+    """Norms that are not one, and expert biases that change the choice."""
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.uniform_(0.5, 1.5)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.normal_(std=0.1)
     return model
 
 

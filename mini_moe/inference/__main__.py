@@ -8,7 +8,6 @@ from mini_moe.huggingface import load_hf
 from mini_moe.inference.generate import stream
 from mini_moe.inference.sampling import Sampling
 from mini_moe.text import data_folder
-from mini_moe.text.tokenizer import END_OF_TEXT_ID
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.max_new_tokens,
             sampling=sampling,
             seed=options.seed,
-            stop_token=END_OF_TEXT_ID,
+            stop_token=model.tokenizer and model.tokenizer.end_of_text_id,
             stop=options.stop,
             ahead=options.ahead,
         )

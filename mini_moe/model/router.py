@@ -1,5 +1,7 @@
 """Which experts each token goes to, and how much each of them counts."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,8 +25,20 @@ class Router(nn.Module):
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.d_model))
         self.e_score_correction_bias: Tensor | None
-        bias = torch.zeros(config.n_routed_experts) if config.expert_bias else None
-        self.register_buffer("e_score_correction_bias", bias)
+        bias = torch.zeros(config.n_routed_experts, dtype=torch.float32)
+        self.register_buffer("e_score_correction_bias", bias if config.expert_bias else None)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Router":
+        """Follow `model.bfloat16()` and the like, but keep the bias in fp32.
+
+        Balancing moves it by steps that narrower types round away.
+        """
+        bias = self.e_score_correction_bias
+        super()._apply(fn, recurse)
+        moved = self.e_score_correction_bias
+        if moved is not None and moved.dtype != torch.float32:
+            self.e_score_correction_bias = bias.to(moved.device, torch.float32)
+        return self
 
     def forward(self, x: Float[Tensor, "tokens d_model"]) -> Routing:
         with torch.autocast(x.device.type, enabled=False):

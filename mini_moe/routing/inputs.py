@@ -10,7 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mini_moe.arguments import is_whole, items
-from mini_moe.text.tokenizer import BYTE_OF, readable
+from mini_moe.text.token_bytes import BYTE_OF
+from mini_moe.text.tokenizer import readable
 
 NAMES = "a list of names"
 

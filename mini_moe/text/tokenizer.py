@@ -1,60 +1,100 @@
 """Byte-level BPE (and a character-level variant): text to token ids and back, without loss."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import SupportsInt
 
 import numpy as np
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mini_moe.files import replace_files
 from mini_moe.text.domains import data_folder
+from mini_moe.text.token_bytes import (
+    END_OF_TEXT,
+    END_OF_TEXT_ID,
+    bytes_of_tokens,
+    characters_of,
+    check_byte_level,
+    each_character,
+    is_plain_byte_level,
+    library_errors,
+    words_and_digits,
+)
 
-END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_ID = 0
+LARGEST_CORPUS_VOCABULARY = 65_536  # corpora hold ids as uint16
 
 
 class Tokenizer:
-    """Token ids for any text, and back. Id 0 ends a document; no text can spell it.
+    """Token ids for any text, and back. `end_of_text_id` ends a document; no text can spell it.
 
-    Wraps one `tokenizers.Tokenizer`; its JSON file is the ordinary Hugging Face format.
+    Wraps one `tokenizers.Tokenizer`; its JSON file is the ordinary Hugging Face format. Supported
+    are byte-level tokenizers (a ByteLevel decoder, as in GPT-2 and DeepSeek) and character-level
+    ones, where decoding just joins the tokens. `encode` refuses a text that `decode` would not
+    restore exactly.
+
+    Raises:
+        ValueError: an unsupported tokenizer, or `end_of_text_id` is not one of its ids.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, end_of_text_id: int | None = END_OF_TEXT_ID):
         self._backend = backend
         self._backend.encode_special_tokens = True  # the literal "<|endoftext|>" is mere characters
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._is_characters = not isinstance(backend.decoder, decoders.ByteLevel)
-        vocabulary = backend.get_vocab()
-        self.vocab_size = max(vocabulary.values()) + 1
-        self._token_bytes = [b""] * self.vocab_size
-        for token, token_id in vocabulary.items():
-            self._token_bytes[token_id] = self._to_bytes(token)
-        self._token_bytes[END_OF_TEXT_ID] = END_OF_TEXT.encode()
-        self._characters = set(vocabulary) if self._is_characters else None
-
-    def _to_bytes(self, token: str) -> bytes:
-        """The bytes that a vocabulary entry stands for."""
-        if self._is_characters:
-            return token.encode()
-        return bytes(BYTE_OF[character] for character in token if character in BYTE_OF)
+        self._characters = characters_of(backend)
+        if self._characters is None:
+            check_byte_level(backend)
+        self._token_bytes = bytes_of_tokens(backend, self._characters is not None)
+        self._lossless = self._characters is not None or is_plain_byte_level(backend)
+        self.vocab_size = max(self._token_bytes) + 1
+        self.end_of_text_id = end_of_text_id
+        if end_of_text_id is not None and end_of_text_id not in self._token_bytes:
+            raise ValueError(f"end_of_text_id: the id of a token expected, got {end_of_text_id}")
+        if not self._lossless:
+            self.encode("hello world")  # a tokenizer that can't restore this is of no use
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `decode` gives exactly the same text back.
 
         Raises:
-            ValueError: the text holds lone surrogates, or (character level) an unknown character.
+            ValueError: the text holds lone surrogates, or this tokenizer can't restore it, because
+                it doesn't know a character or normalises it to another.
         """
         self._check(text)
-        return self._backend.encode(text, add_special_tokens=False).ids
+        with library_errors("text: the tokenizer failed"):
+            ids = self._backend.encode(text, add_special_tokens=False).ids
+        if not self._lossless:
+            self._check_return(text, ids)
+        return ids
+
+    def _check_return(self, text: str, ids: list[int]) -> None:
+        """Raise ValueError if the ids decode to a different text."""
+        if self.end_of_text_id in ids:
+            raise ValueError("text spells the end-of-text token, which only ends documents")
+        if (back := self.decode(ids)) != text:
+            at = len(os.path.commonprefix([back, text]))
+            raise ValueError(
+                f"text: this tokenizer does not keep {text[at : at + 20]!r} at position {at}; "
+                f"it makes {back[at : at + 20]!r} of it"
+            )
 
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
         """`encode` for many texts on all cores, as uint16 arrays."""
+        if self.vocab_size > LARGEST_CORPUS_VOCABULARY or self.end_of_text_id != END_OF_TEXT_ID:
+            raise ValueError(
+                f"tokenizer: for a corpus, at most {LARGEST_CORPUS_VOCABULARY} entries and "
+                f"end_of_text_id={END_OF_TEXT_ID} expected, got {self.vocab_size} entries and "
+                f"{self.end_of_text_id}"
+            )
         for text in texts:
             self._check(text)
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        with library_errors("texts: the tokenizer failed"):
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        if not self._lossless:
+            for text, encoding in zip(texts, encodings, strict=True):
+                self._check_return(text, encoding.ids)
         return [np.array(encoding.ids, dtype=np.uint16) for encoding in encodings]
 
     def _check(self, text: str) -> None:
@@ -70,7 +110,7 @@ class Tokenizer:
         if self._characters is not None and (unknown := set(text) - self._characters):
             first = min(unknown, key=text.index)
             raise ValueError(
-                f"text: expected only the {len(self._characters) - 1} characters of this "
+                f"text: expected only the {len(self._characters)} characters of this "
                 f"character-level tokenizer, got {first!r} at position {text.index(first)}"
             )
 
@@ -89,6 +129,10 @@ class Tokenizer:
             if not 0 <= token_id < self.vocab_size:
                 raise ValueError(
                     f"ids: expected 0 <= id < vocab_size={self.vocab_size}, got {token_id}"
+                )
+            if token_id not in self._token_bytes:
+                raise ValueError(
+                    f"ids: {token_id} is not a token of this vocabulary, which has gaps"
                 )
         return [self._token_bytes[token_id] for token_id in ids]
 
@@ -112,16 +156,44 @@ class Tokenizer:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"path: no tokenizer file at {path}")
-        try:
+        with library_errors(f"path: {path} is not a tokenizer file"):
             backend = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
-        except Exception as error:  # the library raises bare Exception for bad JSON
-            raise ValueError(f"path: {path} is not a tokenizer file ({error})") from None
         if backend.id_to_token(END_OF_TEXT_ID) != END_OF_TEXT:
             raise ValueError(
                 f"path: {path}: expected id {END_OF_TEXT_ID} to be {END_OF_TEXT!r}, "
                 f"got {backend.id_to_token(END_OF_TEXT_ID)!r}"
             )
-        return cls(backend)
+        try:
+            return cls(backend)
+        except ValueError as error:
+            raise ValueError(f"path: {path}: {error}") from None
+
+    @classmethod
+    def from_json(cls, content: str, end_of_text: int | str | None = None) -> "Tokenizer":
+        """Read a tokenizer's JSON; `end_of_text` is the token that ends a text, or its id.
+
+        A "<|endoftext|>" with id 0, as in our own tokenizers, wins over an id but not over a token.
+
+        Raises:
+            ValueError: not a tokenizer, an unsupported one, or `end_of_text` is not in it.
+        """
+        with library_errors("not a tokenizer file"):
+            backend = tokenizers.Tokenizer.from_str(content)
+        if isinstance(end_of_text, str):
+            token_id = backend.token_to_id(end_of_text)
+            if token_id is None:
+                raise ValueError(f"end_of_text: {end_of_text!r} is not a token")
+            return cls(backend, token_id)
+        if backend.id_to_token(END_OF_TEXT_ID) == END_OF_TEXT:
+            return cls(backend)
+        return cls(backend, end_of_text)
+
+    @property
+    def end_of_text(self) -> str | None:
+        """The token that ends a text."""
+        return (
+            None if self.end_of_text_id is None else self._backend.id_to_token(self.end_of_text_id)
+        )
 
     def to_json(self) -> str:
         """What `save` writes."""
@@ -146,9 +218,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
     if not 257 <= vocab_size <= 65_536:
         raise ValueError(f"vocab_size: expected 257 to 65536, got {vocab_size}")
     backend = tokenizers.Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    backend.pre_tokenizer = words_and_digits()
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -171,7 +241,7 @@ def character_tokenizer(text: str) -> Tokenizer:
     vocabulary = {END_OF_TEXT: END_OF_TEXT_ID}
     vocabulary |= {character: n for n, character in enumerate(sorted(set(text)), 1)}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=END_OF_TEXT))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.pre_tokenizer = each_character()
     backend.decoder = decoders.Fuse()
     return Tokenizer(backend)
 
@@ -181,14 +251,5 @@ def default_tokenizer() -> Tokenizer:
     return Tokenizer.load(data_folder() / "tokenizer.json")
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte, reversed: character to byte."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    shown = {chr(byte): byte for byte in printable}
-    return shown | {chr(256 + n): byte for n, byte in enumerate(hidden)}
-
-
-BYTE_OF = _byte_alphabet()
 _VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {127: "␡"}
 _VISIBLE |= {ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥"}

@@ -24,10 +24,13 @@ def update_expert_bias(
     """bias += rate · sign(mean count − count), in place: the busy become a little less attractive.
 
     The counts are those of a batch that is already done, so a token's routing never depends on the
-    tokens after it. Source: arXiv 2408.15664 §3, algorithm 1; DeepSeek-V3, arXiv 2412.19437 §2.1.2.
+    tokens after it. A bias in half precision becomes fp32 (`widen`).
+    Source: arXiv 2408.15664 §3, algorithm 1; DeepSeek-V3, arXiv 2412.19437 §2.1.2.
     """
-    counts = counts.to(bias.dtype)
-    bias += rate * torch.sign(counts.mean() - counts)
+    widen(bias)
+    counts = counts.float() if counts.is_floating_point() else counts.long()
+    error = counts.sum() - len(counts) * counts  # of the mean, times experts: exact for integers
+    bias += rate * torch.sign(error).to(bias.dtype)
 
 
 @torch.no_grad()
@@ -39,8 +42,25 @@ def update_expert_bias_proportionally(
     Source: arXiv 2408.15664 §4.3 compares it with the sign; dividing by the mean, which makes the
     rate independent of the batch's size, is ours.
     """
-    mean = counts.to(bias.dtype).mean()
-    bias += rate * (mean - counts) / mean
+    widen(bias)
+    counts = counts.to(bias.dtype)
+    mean = counts.mean()
+    bias += rate * (mean - counts) / mean.clamp(min=1e-9)  # no choices at all: no error
+
+
+def widen(bias: Tensor) -> None:
+    """Make a bias in half precision an fp32 one, in place.
+
+    A step of 0.003 is less than half of bfloat16's spacing at 1, so there it would be lost.
+    Raises: ValueError for a bias of another type, or for a view of a larger tensor, which can't
+    change its type alone.
+    """
+    if bias.dtype in (torch.float32, torch.float64):
+        return
+    if not bias.is_floating_point() or bias._is_view():
+        whole = " that is no view of another tensor" if bias._is_view() else ""
+        raise ValueError(f"bias: float32{whole} expected, got {bias.dtype}")
+    bias.data = bias.float()
 
 
 UPDATES = {"sign": update_expert_bias, "proportional": update_expert_bias_proportionally}

@@ -5,8 +5,13 @@ import torch
 
 from mini_moe.model import Transformer
 from mini_moe.routing import max_violation
-from mini_moe.training.balance import count_choices, update_all_biases, update_expert_bias
-from tests.helpers import random_tokens, small_model
+from mini_moe.training.balance import (
+    UPDATES,
+    count_choices,
+    update_all_biases,
+    update_expert_bias,
+)
+from tests.helpers import random_tokens, small_config, small_model, without_shape_hook
 from tests.training.small_run import small_train
 
 
@@ -26,6 +31,67 @@ def test_even_load_and_zero_rate_leave_the_bias():
     update_expert_bias(bias, torch.full((4,), 6), rate=0.1)
     update_expert_bias(bias, torch.tensor([24, 0, 0, 0]), rate=0.0)
     assert torch.equal(bias, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("change", ["to", "type", "shortcut"])
+def test_the_bias_keeps_its_bits_in_a_model_of_half_precision(dtype, change):
+    model = small_model(n_mtp_layers=1)
+    before = [bias.clone() for bias in biases(model)]
+    shortcut = {torch.bfloat16: model.bfloat16, torch.float16: model.half}[dtype]
+    (shortcut() if change == "shortcut" else getattr(model, change)(dtype)).float().to(dtype)
+    assert model.layers[1].mlp.gate.weight.dtype == dtype
+    for old, new in zip(before, biases(model), strict=True):
+        assert new.dtype == torch.float32 and torch.equal(old, new)
+    assert all(bias.is_meta and bias.dtype == torch.float32 for bias in biases(model.to("meta")))
+
+
+def test_the_bias_is_fp32_whatever_the_default_type():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = Transformer(small_config())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.norm.weight.dtype == torch.bfloat16
+    assert {bias.dtype for bias in biases(model)} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("update", UPDATES.values())
+def test_small_steps_add_up_whatever_the_type_of_the_bias(update, dtype):
+    bias, expected = torch.ones(4, dtype=dtype), torch.ones(4)
+    for _ in range(100):
+        update(bias, torch.tensor([10, 0, 0, 0]), 0.003)
+        update(expected, torch.tensor([10, 0, 0, 0]), 0.003)
+    torch.testing.assert_close(bias.float(), expected, rtol=1e-5, atol=0)
+    assert expected[1:].tolist() == pytest.approx([1.3] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("counts", [[4097, 4095, 4096], [2**26 + 1, 2**26 - 1, 2**26]])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_load_error_of_one_token_has_its_sign(counts, dtype):
+    bias = torch.zeros(3, dtype=dtype)
+    update_expert_bias(bias, torch.tensor(counts, dtype=torch.int32), 0.125)
+    assert bias.tolist() == [-0.125, 0.125, 0.0]
+
+
+@pytest.mark.parametrize("update", UPDATES.values())
+def test_no_choices_are_no_error(update):
+    bias = torch.ones(3)
+    update(bias, torch.zeros(3, dtype=torch.long), 0.1)
+    assert bias.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("bias", "got"),
+    [
+        (torch.zeros(3, dtype=torch.int64), "got torch.int64"),
+        (torch.zeros(2, 3, dtype=torch.bfloat16)[0], "is no view of another tensor expected"),
+    ],
+)
+def test_a_bias_that_cannot_be_widened_is_refused(bias, got):
+    with without_shape_hook(), pytest.raises(ValueError, match=got):
+        update_expert_bias(bias, torch.tensor([1, 2, 3]), 0.1)
 
 
 def test_mean_of_the_bias_drifts_as_the_signs_say():
