@@ -17,7 +17,7 @@ class Operation(NamedTuple):
     """One operation in its forms. `cpu` and `cuda` name compiled operations, `mini_moe::NAME`."""
 
     name: str  # in `mini_moe.ops`
-    definition: Callable
+    definition: Callable | str  # a function of `reference.py`, or who else defines it
     pytorch: Callable | None  # the fast PyTorch form; None: the definition is fast
     cpu: str | None
     cuda: str | None
@@ -48,6 +48,10 @@ TABLE = (
     Operation("product", reference.linear, None, "few_rows", None, "float32, without gradients"),
     Operation("swiglu_product", reference.swiglu_product, None, "swiglu_product", None, ALIKE),
     Operation("cross_entropy", reference.cross_entropy, None, "cross_entropy", None, ALIKE),
+    Operation(
+        "decode", "the model's layers", None, "decode", None,
+        "up to 16 tokens, float32 or bfloat16 weights, at most 1,024 experts and 32 chosen",
+    ),
 )  # fmt: skip
 
 
@@ -86,16 +90,17 @@ def _form(operation: Operation, name: str | None, why_not: str, target: Callable
 
 
 def as_text() -> str:
-    """The table, one line an operation."""
+    """The table, one line per operation."""
     lines = [("operation", "definition", "PyTorch", "CPU", "CUDA", "compiled when")]
-    for row in TABLE:
-        pytorch = row.pytorch and getattr(row.pytorch, "__name__", "sorted_experts")
-        lines.append(
-            (row.name, row.definition.__name__, pytorch or "·", row.cpu or "·", row.cuda or "·",
-             row.when)
-        )  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    lines += [tuple(_cell(value) for value in row) for row in TABLE]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, torch.library.CustomOpDef):
+        return value._name
+    return value if isinstance(value, str) else getattr(value, "__name__", "·")

@@ -18,7 +18,7 @@ struct NoGuard {
 #define is_cuda is_cpu
 #define DeviceGuard NoGuard
 #include "cuda/experts.cpp"
-#include "cuda/steps.cpp"
+#include "cuda/stages.cpp"
 #include "cuda/topk_gate.cpp"
 
 void* mini_moe::cuda::current_stream(int32_t) { return nullptr; }

@@ -9,7 +9,7 @@ import torch
 
 from mini_moe import ops, presets
 from mini_moe.ops import TABLE, compiled, describe, use
-from mini_moe.ops.steps import OPERATIONS
+from mini_moe.ops.stages import OPERATIONS
 from mini_moe.ops.table import as_text
 from tests.helpers import TOLERANCE, relative_error
 from tests.kernels.cpu import needs_library
@@ -38,19 +38,35 @@ ARGUMENTS = {
     "swiglu_product": lambda: (normal(40, 16), normal(40, 16, seed=1)),
     "cross_entropy": lambda: (normal(40, 16), torch.arange(40) % 16),
 }
+WITHOUT_GRADIENTS = {"choose", "likeliest", "product", "route"}  # route: test_cpu_gate.py
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_all_forms_of_an_operation_agree(name):
-    found = {}
-    for form in ("definition", "pytorch", "compiled"):
-        with use(form):
-            result = getattr(ops, name)(*ARGUMENTS[name]())
-        found[form] = result if isinstance(result, tuple) else (result,)
+    """Outputs and gradients; tests/inference/engine compares `decode` with the model's layers."""
+    found = {form: evaluate(name, form) for form in ("definition", "pytorch", "compiled")}
     for form in ("pytorch", "compiled"):
         for ours, theirs in zip(found[form], found["definition"], strict=True):
             assert ours.dtype == theirs.dtype
             assert relative_error(ours, theirs) <= TOLERANCE[torch.float32]
+
+
+def evaluate(name, form):
+    """Outputs, and gradients of a weighted sum of those that have any."""
+    given = [
+        t.requires_grad_() if isinstance(t, torch.Tensor) and t.is_floating_point() else t
+        for t in ARGUMENTS[name]()
+    ]
+    with use(form):
+        result = getattr(ops, name)(*given)
+    outputs = list(result) if isinstance(result, tuple) else [result]
+    weighted = [
+        (out.flatten() @ torch.linspace(-1, 1, out.numel())) for out in outputs if out.requires_grad
+    ]
+    leaves = [t for t in given if isinstance(t, torch.Tensor) and t.requires_grad]
+    if weighted and name not in WITHOUT_GRADIENTS:
+        outputs += torch.autograd.grad(sum(weighted), leaves, materialize_grads=True)
+    return [out.detach() for out in outputs]
 
 
 @needs_library
@@ -60,7 +76,7 @@ def test_everything_compiled_is_in_the_table_or_a_stage_of_the_layer():
     ours = {name.partition("::")[2] for name in registered if name.startswith("mini_moe::")}
     ours = {name for name in ours if "backward" not in name and name != "sorted_experts"}
     asked = {"instruction_set", "use_instruction_set", "cuda_kernels"}
-    assert ours - asked == named | {"decode"}
+    assert ours - asked == named
     assert named <= ours
 
 

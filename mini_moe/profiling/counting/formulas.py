@@ -15,7 +15,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from mini_moe.ops import steps
+from mini_moe.ops import stages
 
 Shape = tuple[int, ...]
 
@@ -112,4 +112,4 @@ def register() -> list[str]:
     return new
 
 
-REGISTERED = register() if steps else []  # the compiled steps must be known before
+REGISTERED = register() if stages else []  # the compiled stages must be known before

@@ -1,4 +1,4 @@
-// The steps of the layer as operations of their own: grouped_swiglu, grouped_gemm (down, dgrad),
+// The stages of the layer as operations of their own: grouped_swiglu, grouped_gemm (down, dgrad),
 // grouped_wgrad and combine. Rows are sorted by expert; offsets[e] is where expert e's rows begin.
 #include <cstring>
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.library import opcheck
 
 from mini_moe.model.router import route
-from mini_moe.ops import sort_rows, steps
+from mini_moe.ops import sort_rows, stages
 from tests.gpu.common import DEVICE, DTYPES, LOADS, needs_gpu, poison, zipf_ids
 from tests.helpers import TOLERANCE, relative_error, without_shape_hook
 
@@ -217,14 +217,14 @@ def calls() -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize("name", steps.OPERATIONS)
-def test_steps_keep_the_rules_of_custom_operations(name):
+@pytest.mark.parametrize("name", stages.OPERATIONS)
+def test_stages_keep_the_rules_of_custom_operations(name):
     with without_shape_hook():
         opcheck(getattr(OPS, name).default, tuple(calls()[name]))
 
 
-@pytest.mark.parametrize("name", steps.PRODUCTS)
-def test_steps_refuse_a_backward_pass(name):
+@pytest.mark.parametrize("name", stages.PRODUCTS)
+def test_stages_refuse_a_backward_pass(name):
     """Torch would warn and leave the gradients out."""
     arguments = calls()[name]
     arguments[0].requires_grad_()
@@ -238,8 +238,8 @@ def results(name, arguments) -> tuple:
     return found if isinstance(found, tuple) else (found,)
 
 
-@pytest.mark.parametrize("name", steps.OPERATIONS)
-def test_steps_give_the_same_bits_every_time(name):
+@pytest.mark.parametrize("name", stages.OPERATIONS)
+def test_stages_give_the_same_bits_every_time(name):
     arguments = calls()[name]
     first = results(name, arguments)
     for _ in range(3):

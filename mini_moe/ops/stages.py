@@ -1,4 +1,4 @@
-"""The compiled steps of the experts' layer one by one, with fakes and no hidden state.
+"""The compiled stages of the experts' layer one by one, with fakes and no hidden state.
 
 `mini_moe::topk_gate`, `sort_rows`, `grouped_swiglu`, `grouped_gemm`, `grouped_wgrad` and `combine`
 exist where the library is loaded (`ops.describe()`); importing this module teaches torch their
@@ -81,7 +81,7 @@ def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
 
 def no_gradient(ctx, *gradients):
     """Without this torch would only warn, and leave the gradients out."""
-    raise RuntimeError("the steps of the layer can't be differentiated; moe_experts can")
+    raise RuntimeError("the stages of the layer can't be differentiated; moe_experts can")
 
 
 def no_second_gate(ctx, grad):

@@ -1,4 +1,4 @@
-// The steps of the layer as operations of their own. Rows are sorted by expert; offsets[e] is where
+// The stages of the layer as operations of their own. Rows are sorted by expert; offsets[e] is where
 // expert e's rows begin.
 #include "operations.h"
 

@@ -1,11 +1,11 @@
-"""The compiled steps one by one: against plain PyTorch, and against the rules of operations."""
+"""The compiled stages one by one: against plain PyTorch, and against the rules of operations."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.library import opcheck
 
-from mini_moe.ops import sort_rows, steps
+from mini_moe.ops import sort_rows, stages
 from tests.helpers import TOLERANCE, relative_error, without_shape_hook
 from tests.kernels.cpu import needs_library
 
@@ -102,14 +102,14 @@ def calls() -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize("name", steps.OPERATIONS)
-def test_steps_keep_the_rules_of_custom_operations(name):
+@pytest.mark.parametrize("name", stages.OPERATIONS)
+def test_stages_keep_the_rules_of_custom_operations(name):
     with without_shape_hook():
         opcheck(getattr(OPS, name).default, calls()[name])
 
 
-@pytest.mark.parametrize("name", steps.PRODUCTS)
-def test_steps_refuse_a_backward_pass(name):
+@pytest.mark.parametrize("name", stages.PRODUCTS)
+def test_stages_refuse_a_backward_pass(name):
     """Torch would warn and leave the gradients out."""
     arguments = calls()[name]
     arguments[0].requires_grad_()
