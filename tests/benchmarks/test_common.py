@@ -40,8 +40,10 @@ def test_a_quiet_run_replaces_whatever_stood_there(tmp_path, machines):
 def test_columns_are_all_keys_in_their_order():
     lines = table([{"peer": "ours", "ms": 1234.5678}, {"peer": "theirs", "why": "none"}])
     assert [line.split() for line in lines.splitlines()] == [
-        ["peer", "ms", "why"], ["ours", "1,235"], ["theirs", "none"],
-    ]  # fmt: skip
+        ["peer", "ms", "why"],
+        ["ours", "1,235"],
+        ["theirs", "none"],
+    ]
 
 
 @pytest.mark.parametrize(
