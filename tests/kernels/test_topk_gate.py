@@ -57,9 +57,7 @@ def run_gate(kernels, logits, bias, config, with_scores=True):
         tokens,
         *settings(config),
     )
-    outputs = [
-        buffer for buffer in (scores, with_scores and choice, ids, gates) if buffer is not None
-    ]
+    outputs = [buffer for buffer in (scores, choice, ids, gates) if buffer is not None]
     assert not any(map(kernels.unwritten, outputs))
     return scores, choice, ids, gates
 
