@@ -14,6 +14,7 @@ from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.files import replace_files, sync_folder
 from mini_moe.huggingface import load_hf, read_json, save_hf, slots
 from mini_moe.model import Transformer
+from mini_moe.text import Corpus
 from mini_moe.training.optimizer import Muon
 
 LOG = "log.jsonl"
@@ -39,7 +40,7 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainingState, train_config: TrainConfig, corpus_id: str
+    folder: Path, state: TrainingState, train_config: TrainConfig, corpus: Corpus
 ) -> None:
     """Write `folder/step_N` whole or not at all, then drop all but the newest two.
 
@@ -60,7 +61,7 @@ def save_checkpoint(
             "step": state.step,
             "seconds": state.seconds,
             "bf16": state.bf16,
-            "corpus": corpus_id,
+            "corpus": corpus.fingerprint,
             "model_config": dataclasses.asdict(state.model.config),
             "train_config": dataclasses.asdict(train_config),
         }
@@ -85,7 +86,7 @@ def restore_checkpoint(
     folder: Path,
     model_config: ModelConfig,
     train_config: TrainConfig,
-    corpus_id: str,
+    corpus: Corpus,
     state: TrainingState,
 ) -> None:
     """Bring a fresh state to what `folder` holds, bit by bit.
@@ -97,8 +98,11 @@ def restore_checkpoint(
     _check_about(about, folder)
     _check_same("model", model_config, about["model_config"])
     _check_same("training", train_config, about["train_config"])
-    if about.get("corpus") != corpus_id:
-        raise ValueError(f"{folder} was trained on another corpus than this; use another folder")
+    if about.get("corpus") != corpus.fingerprint:
+        raise ValueError(
+            f"corpus: {folder} was trained on another corpus, with other tokens or another "
+            "tokenizer; continue with the same, or use another folder"
+        )
     state.model.load_state_dict(load_hf(folder, mtp=True).state_dict())
     state.step, state.seconds, state.bf16 = about["step"], about["seconds"], about["bf16"]
     try:

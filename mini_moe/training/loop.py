@@ -1,6 +1,5 @@
 """The training loop, top to bottom."""
 
-import hashlib
 import json
 import math
 import signal
@@ -110,7 +109,7 @@ def train(
             run.stopped = interrupted() or bool(should_stop and should_stop())
             due = train_config.checkpoint_every and state.step % train_config.checkpoint_every == 0
             if folder is not None and (last or due or run.stopped):
-                save_checkpoint(folder, state, train_config, corpus_id(corpus))
+                save_checkpoint(folder, state, train_config, corpus)
     run.stopped = run.stopped and state.step < train_config.steps
     state.model.eval()
     return run
@@ -123,13 +122,8 @@ def continue_run(
     """Bring a fresh state to a folder's newest checkpoint, if it has one; the log up to there."""
     folder.mkdir(parents=True, exist_ok=True)
     if newest := latest_checkpoint(folder):
-        restore_checkpoint(newest, model_config, train_config, corpus_id(corpus), state)
+        restore_checkpoint(newest, model_config, train_config, corpus, state)
     return cut_log(folder, state.step)
-
-
-def corpus_id(corpus: Corpus) -> str:
-    """A digest that tells two corpora apart."""
-    return hashlib.sha256(json.dumps(corpus.manifest, sort_keys=True).encode()).hexdigest()
 
 
 def timed_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict:
