@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "mini_moe"
 # Each room may import what stands on an earlier line, and itself.
 ORDER = (
-    {"files", "config"},
+    {"files", "config", "device", "random_numbers"},
     {"presets", "ops"},
     {"model"},
     {"text"},

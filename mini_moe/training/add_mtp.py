@@ -18,6 +18,7 @@ from mini_moe.config import TrainConfig
 from mini_moe.files import replace_files
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Transformer
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.text import Corpus, load_corpus, sample_batch
 from mini_moe.training.balance import count_choices, update_expert_bias
 from mini_moe.training.checkpoint import TrainingDiverged
@@ -45,7 +46,6 @@ def with_mtp(model: Transformer) -> Transformer:
     return made.eval()
 
 
-@torch.random.fork_rng(devices=[])
 def add_mtp(
     model: Transformer,
     config: TrainConfig,
@@ -62,8 +62,8 @@ def add_mtp(
     Source: the loss is that of DeepSeek-V3, arXiv 2412.19437 §2.2, equation 24; there the module
     is trained with the model, and the model for it.
     """
-    torch.manual_seed(config.seed)
-    made = with_mtp(model)
+    with OwnRandomNumbers(config.seed):
+        made = with_mtp(model)
     check_fit(made.config, config, corpus)
     keep_freed_memory()
     bf16 = bf16_is_faster() if config.bf16 is None else config.bf16

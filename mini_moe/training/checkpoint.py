@@ -65,7 +65,7 @@ def save_checkpoint(
             "model_config": dataclasses.asdict(state.model.config),
             "train_config": dataclasses.asdict(train_config),
         }
-        tensors = _optimizer_tensors(state) | {"torch_random_state": torch.get_rng_state()}
+        tensors = _optimizer_tensors(state)
         replace_files(writing, {"optimizer.safetensors": tensors, "training.json": about})
         shutil.rmtree(target, ignore_errors=True)
         writing.rename(target)
@@ -107,7 +107,6 @@ def restore_checkpoint(
     state.step, state.seconds, state.bf16 = about["step"], about["seconds"], about["bf16"]
     try:
         tensors = load_file(folder / "optimizer.safetensors")
-        torch.set_rng_state(tensors.pop("torch_random_state"))
         _restore_optimizers(state, tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder / 'optimizer.safetensors'} is not whole: {error}") from error

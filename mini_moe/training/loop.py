@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.model import Routing, Transformer
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.routing import max_violation
 from mini_moe.text import Corpus, load_corpus, sample_batch
 from mini_moe.training.balance import count_choices, update_all_biases
@@ -47,7 +48,6 @@ class TrainRun:
     stopped: bool = False
 
 
-@torch.random.fork_rng(devices=[])  # the caller's random numbers stay as they were
 def train(
     model_config: ModelConfig,
     train_config: TrainConfig,
@@ -194,8 +194,8 @@ def fresh_state(
     model_config: ModelConfig, train_config: TrainConfig, corpus: Corpus
 ) -> TrainingState:
     """A model initialised from the seed, and its optimizers."""
-    torch.manual_seed(train_config.seed)
-    model = Transformer(model_config)
+    with OwnRandomNumbers(train_config.seed):
+        model = Transformer(model_config)
     model.tokenizer = corpus.tokenizer
     bf16 = bf16_is_faster() if train_config.bf16 is None else train_config.bf16
     return TrainingState(model, build_optimizers(model, train_config, bf16), 0, bf16, 0.0)

@@ -97,7 +97,6 @@ def test_state_survives_bit_by_bit(corpus, tmp_path, optimizer):
     state = fresh_state(model_config, config, corpus)
     restore_checkpoint(newest, model_config, config, corpus, state)
     saved = load_file(newest / TENSORS)
-    assert torch.equal(torch.get_rng_state(), saved.pop("torch_random_state"))
     names = {id(p): name for name, p in state.model.named_parameters()}
     held = {
         f"{names[id(p)]}/{key}": value

@@ -17,6 +17,7 @@ from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.model import Transformer
 from mini_moe.profiling.counting.ledger import Ledger, SavedByModule
 from mini_moe.profiling.counting.table import KINDS, config_of, count, kind_of, with_unit
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.training.losses import training_losses
 from mini_moe.training.optimizer import build_optimizers
 from mini_moe.training.speed import bf16_is_faster
@@ -114,8 +115,7 @@ def measure_memory(
     """
     shape, dtype = config_of(model)
     bf16 = _checked(shape, config, device)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with OwnRandomNumbers(config.seed):
         measured = copy.deepcopy(model) if isinstance(model, Transformer) else Transformer(shape)
         if measured.embed_tokens.weight.is_meta:
             raise ValueError("model: parameters with numbers expected, got the meta device")

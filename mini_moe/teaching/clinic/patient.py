@@ -13,6 +13,7 @@ from mini_moe import presets
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.model import Routing, Transformer
 from mini_moe.model.router import Router
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.routing.intervene import moe_layers
 from mini_moe.teaching.clinic.diseases import Lesion
 from mini_moe.teaching.clinic.sick_code import GAMMA
@@ -73,21 +74,20 @@ class SickRouter(Router):
         return self.route(logits, self.e_score_correction_bias, self.config)
 
 
-@torch.random.fork_rng(devices=[])
 def train_patient(
     letter: str, lesion: Lesion, corpus: Corpus, steps: int = STEPS, seed: int = 0
 ) -> Patient:
     """Train a model with a lesion from scratch; every patient sees the same batches."""
     config = dataclasses.replace(train_config(steps, seed), **lesion.training)
-    torch.manual_seed(seed)
-    model = Transformer(dataclasses.replace(model_config(), **lesion.config))
-    model.tokenizer = corpus.tokenizer
-    operate(model, lesion)
-    optimizers = build_optimizers(model, config, bf16=False)
-    patient = Patient(letter, model, [], lesion, config)
-    for step in range(steps):
-        batch = sample_batch(corpus.train, batch=8, length=65, seed=seed, step=step)
-        patient.losses.append(train_step(patient, batch.tokens, optimizers, step))
+    with OwnRandomNumbers(seed):  # also of the noise that one lesion adds in every step
+        model = Transformer(dataclasses.replace(model_config(), **lesion.config))
+        model.tokenizer = corpus.tokenizer
+        operate(model, lesion)
+        optimizers = build_optimizers(model, config, bf16=False)
+        patient = Patient(letter, model, [], lesion, config)
+        for step in range(steps):
+            batch = sample_batch(corpus.train, batch=8, length=65, seed=seed, step=step)
+            patient.losses.append(train_step(patient, batch.tokens, optimizers, step))
     model.eval()
     return patient
 

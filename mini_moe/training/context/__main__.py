@@ -14,6 +14,7 @@ from mini_moe.config import TrainConfig
 from mini_moe.files import replace_files
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Transformer
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.checkpoint import LOG, TrainingDiverged
 from mini_moe.training.context.extend import extend
@@ -55,8 +56,8 @@ def run_base(
     options: argparse.Namespace, config: TrainConfig, corpus: Corpus
 ) -> tuple[Transformer, list[dict]]:
     """A new model at the original length."""
-    torch.manual_seed(config.seed)
-    model = Transformer(presets.needle())
+    with OwnRandomNumbers(config.seed):
+        model = Transformer(presets.needle())
     model.tokenizer = corpus.tokenizer
     phases = shortened(BASE, options.share)
     return model, train_recall(model, phases, config, corpus, told(phases))

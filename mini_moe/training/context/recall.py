@@ -39,7 +39,6 @@ class Phase:
                 raise ValueError(f"{name}={value!r}: an integer of at least 1 expected")
 
 
-@torch.random.fork_rng(devices=[])
 def train_recall(
     model: Transformer,
     phases: Sequence[Phase],
@@ -58,7 +57,6 @@ def train_recall(
     """
     check_phases(model, phases, corpus)
     keep_freed_memory()
-    torch.manual_seed(config.seed)
     config = dataclasses.replace(config, steps=sum(phase.steps for phase in phases))
     haystack = Haystack(corpus, "train")
     bf16 = bf16_is_faster() if config.bf16 is None else config.bf16
