@@ -16,8 +16,8 @@ from mini_moe.huggingface import load_hf, read_json, save_hf, slots
 from mini_moe.model import Transformer
 from mini_moe.text import Corpus
 from mini_moe.training.optimizer import Muon
+from mini_moe.training.run import LOG
 
-LOG = "log.jsonl"
 KEPT = 2  # newest checkpoints that stay
 
 
@@ -89,7 +89,7 @@ def restore_checkpoint(
     corpus: Corpus,
     state: TrainingState,
 ) -> None:
-    """Bring a fresh state to what `folder` holds, bit by bit.
+    """Bring a fresh state, on whatever device, to what `folder` holds, bit by bit.
 
     Raises: ValueError naming the first setting that differs from the interrupted run's, or the file
     that is not whole.
@@ -156,7 +156,7 @@ def _names(state: TrainingState) -> dict[int, str]:
 def _optimizer_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     names = _names(state)
     return {
-        f"{names[id(parameter)]}/{key}": value
+        f"{names[id(parameter)]}/{key}": value.cpu()
         for optimizer in state.optimizers
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
@@ -179,7 +179,9 @@ def _restore_optimizers(state: TrainingState, tensors: dict[str, torch.Tensor]) 
                         raise ValueError(
                             f"{name}/{key}: finite {shape} expected, got {list(value.shape)}"
                         )
-                optimizer.state[parameter] = values
+                optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in values.items()
+                }
     if tensors:
         raise ValueError(f"unknown tensor {min(tensors)}")
 

@@ -109,10 +109,10 @@ def test_state_survives_bit_by_bit(corpus, tmp_path, optimizer):
 
 
 def test_precision_is_that_of_the_interrupted_run(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("mini_moe.training.loop.bf16_is_faster", lambda: True)
+    monkeypatch.setattr("mini_moe.training.loop.bf16_is_faster", lambda device: True)
     whole = small_train(corpus, bf16=None)
     small_train(corpus, bf16=None, folder=tmp_path, should_stop=stop_after(3))
-    monkeypatch.setattr("mini_moe.training.loop.bf16_is_faster", lambda: False)
+    monkeypatch.setattr("mini_moe.training.loop.bf16_is_faster", lambda device: False)
     resumed = small_train(corpus, bf16=None, folder=tmp_path)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
