@@ -22,12 +22,12 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
     except RuntimeError:
         found = None
     if found is None or found.type not in HERE:
-        raise ValueError(f"device={str(device)!r}: 'auto', 'cpu', 'cuda' or 'mps' expected")
+        raise ValueError(f"device: 'auto', 'cpu', 'cuda' or 'mps' expected, got {str(device)!r}")
     count = HERE[found.type]()
     if (found.index or 0) >= count:
         raise ValueError(
-            f"device={str(device)!r}: torch {torch.__version__} finds {count} of {found.type!r} "
-            "on this machine"
+            f"device: one that is here expected, got {str(device)!r}; torch {torch.__version__} "
+            f"finds {count} of {found.type!r}"
         )
     return found
 

@@ -78,7 +78,7 @@ def test_options_become_numbers_pairs_or_words(given, expected):
         ({"betas": "a,b"}, "betas='a,b'"),
         ({"optimizer": "sgd"}, "optimizer='sgd'"),
         ({"top_k": 9}, "top_k=9"),
-        ({"device": "gpu"}, "device='gpu': 'auto', 'cpu', 'cuda' or 'mps' expected"),
+        ({"device": "gpu"}, "device: 'auto', 'cpu', 'cuda' or 'mps' expected, got 'gpu'"),
         ({"vocab_size": 3}, "vocab_size=3 is smaller than the tokenizer's"),
         ({"seq_len": 64}, "seq_len=64 is more than max_seq_len=32"),
         ({"seq_len": 9000, "max_seq_len": 9000}, "seq_len=9000 needs rows of 9001 tokens"),
