@@ -1,7 +1,6 @@
 """The parts of a layer as plain calls: norms, products, experts; compiled where possible."""
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,39 +14,40 @@ from mini_moe.ops.topk_gate import MOST_CHOSEN, MOST_EXPERTS, gate_settings
 THIN = 17  # rows from which on packing a matrix pays
 
 
-def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
-    """`RMSNorm` on rows [tokens, width], without its module's call."""
+def norm_of(norm: RMSNorm, wide: bool = False) -> Callable[[Tensor], Tensor]:
+    """`RMSNorm` on rows [tokens, width], without its module's call; `wide`: at least fp32."""
     weight, shape, eps = norm.weight.detach(), norm.weight.shape, norm.eps
+    out = at_least_fp32(weight.dtype) if wide else weight.dtype
     if compiled.serves(weight, weight) and hasattr(torch.ops.mini_moe, "rms_norm"):
-        fused, narrow = torch.ops.mini_moe.rms_norm.default, weight.dtype == torch.bfloat16
+        fused, narrow = torch.ops.mini_moe.rms_norm.default, out == torch.bfloat16
         return lambda x: fused(x, weight, eps, narrow)[0]
-    return lambda x: torch.rms_norm(x, shape, weight, eps)
+    return lambda x: torch.rms_norm(x, shape, weight.to(x.dtype), eps).to(out)
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """The type of sums over layers: rounding them to bfloat16 would cost more than products do."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class Product:
-    """x [rows, in] times weight [out, in] transposed, in fp32 by compiled kernels.
+    """x [rows, in] times weight [out, in] transposed, by compiled kernels where there are some.
 
-    Few rows: the weight is read once, where it lies. From `THIN` rows on it is packed first: the
-    product of the experts, one expert, all rows.
+    Few rows: the weight is read once, where it lies. From `THIN` rows on it is packed first.
+    `wide`: the result is at least fp32, as the head's has to be.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, wide: bool = False) -> None:
         self.weight = weight.detach().contiguous()
-        self.stack = self.weight[None]
-        self.compiled = weight.dtype == torch.float32 and compiled.serves(weight)
+        self.out = at_least_fp32(weight.dtype) if wide else weight.dtype
+        some = weight.dtype in (torch.float32, torch.bfloat16)
+        self.compiled = some and compiled.serves(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.compiled:
-            return F.linear(x, self.weight)
+            return F.linear(x.to(self.weight.dtype), self.weight).to(self.out)
         if len(x) < THIN:
-            return torch.ops.mini_moe.few_rows.default(x, self.weight)
-        return torch.ops.mini_moe.grouped_gemm.default(x, all_rows(len(x)), self.stack, True)
-
-
-@lru_cache(maxsize=256)
-def all_rows(rows: int) -> Tensor:
-    """Offsets of one group that holds all rows."""
-    return torch.tensor([0, rows])
+            return torch.ops.mini_moe.few_rows.default(x.float(), self.weight).to(self.out)
+        return torch.ops.mini_moe.linear.default(x, self.weight, self.out == torch.bfloat16)
 
 
 class MixtureStep:
@@ -74,7 +74,7 @@ class MixtureStep:
         else:
             routing = self.gate(normed)
             mixed = moe_experts(normed, routing.expert_ids, routing.gates, self.gate_up, self.down)
-        mixed = mixed.add_(x)
+        mixed = x + mixed
         return mixed if self.shared is None else self.shared(mixed, normed)
 
 
@@ -87,4 +87,4 @@ class SwiGLUStep:
 
     def __call__(self, x: Tensor, normed: Tensor) -> Tensor:
         gate, up = self.both(normed).chunk(2, dim=-1)
-        return self.down(F.silu(gate).mul_(up)).add_(x)
+        return x + self.down(F.silu(gate).mul_(up))
