@@ -30,9 +30,9 @@ def number(
     name: str,
     value: Any,
     *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
+    least: int | float = -math.inf,
+    above: int | float = -math.inf,
+    most: int | float = math.inf,
 ) -> float:
     """A finite number from Python, numpy or torch (0-d), as a float; a bool isn't one.
 
