@@ -19,6 +19,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __restrict__
+#define __constant__ static const  // a table with its numbers; nobody fills it from the host
 // One block runs at a time, so its shared memory can be one static array.
 #define __shared__ static __attribute__((aligned(128)))
 

@@ -155,6 +155,12 @@ def test_a_launch_with_too_little_shared_memory_is_reported(shared, words):
     assert words in error.value.reports[0].sentence()
 
 
+def test_a_table_of_constants_can_be_read():
+    table = "__constant__ float weights[4] = {1, 2, 3, 4};"
+    source = f"{table}\n" + TURN.replace("= tile[", "= weights[threadIdx.x % 4] + 0 * tile[")
+    assert turn(source)["y"].tolist() == [1, 2, 3, 4] * 8
+
+
 def test_an_array_in_a_comment_is_left_alone():
     with pytest.raises(CompileError, match="'tile' was not declared"):
         turn(TURN.replace(DECLARED, f"// {DECLARED}"))
