@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mini_moe.ops import sorted_experts
+from mini_moe.ops.seal import is_whole
 
 LIBRARY = Path(__file__).parents[1] / "_C.abi3.so"
 SOURCES = Path(__file__).parents[2] / "kernels"
@@ -46,7 +47,10 @@ def load() -> str:
         return "MINI_MOE_KERNELS is off"
     if not LIBRARY.exists():
         return "not built here, `make kernels` does"
-    if SOURCES.exists() and MARK + fingerprint().encode() not in LIBRARY.read_bytes():
+    data = LIBRARY.read_bytes()
+    if not is_whole(data):
+        return f"{LIBRARY.name} is damaged or was cut short, `make kernels` renews it"
+    if SOURCES.exists() and MARK + fingerprint().encode() not in data:
         return f"{LIBRARY.name} is older than its sources, `make kernels` renews it"
     try:
         torch.ops.load_library(LIBRARY)
