@@ -1,6 +1,5 @@
 """Finding, building and refusing the library."""
 
-import importlib.util
 import shutil
 import subprocess
 
@@ -9,16 +8,14 @@ import torch
 
 from mini_moe.ops import compiled
 from mini_moe.ops.seal import LENGTH, seal
+from tests.kernels.builds.common import load_build
 from tests.kernels.cpu import needs_library
 
 
 @pytest.fixture
 def build():
     """kernels/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("kernels_build", compiled.SOURCES / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_build()
 
 
 def write_sealed(path, body):
