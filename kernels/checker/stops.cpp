@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#include <unwind.h>
 
 #include <cstring>
 
@@ -56,12 +57,22 @@ Interrupted interrupted(const void* context) {
 #endif
 }
 
+// The first caller of what was interrupted that is the kernel.
+_Unwind_Reason_Code next_caller(_Unwind_Context* frame, void* found) {
+  uintptr_t address = _Unwind_GetIP(frame);
+  if (!in_kernel(address - 1)) return _URC_NO_REASON;
+  *(uintptr_t*)found = address;
+  return _URC_END_OF_STACK;
+}
+
 // The kernel's instruction, or the one behind its call of what was interrupted.
 const void* site_of(const Interrupted& where) {
   if (in_kernel(where.instruction)) return (const void*)(where.instruction + 1);
-  for (uintptr_t word = where.stack & ~7ull, i = 0; i < 512 && on_stack(word); ++i, word += 8)
-    if (!in_guard(word) && in_kernel(*(uintptr_t*)word - 1)) return *(const void**)word;
-  return (const void*)where.instruction;
+  uintptr_t caller = 0;
+  _Unwind_Backtrace(next_caller, &caller);
+  if (caller) return (const void*)caller;
+  bool called = !in_guard(where.stack) && on_stack(where.stack + 7);  // a function at a wild address
+  return called ? *(const void**)where.stack : (const void*)where.instruction;
 }
 
 void report_fault(int signal, uintptr_t address, const void* site) {
