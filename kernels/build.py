@@ -24,12 +24,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mini_moe.ops.compiled import CUDA_MARK, LIBRARY, MARK, fingerprint, sources  # noqa: E402
+from mini_moe.ops.seal import is_whole, seal  # noqa: E402
 
 KERNELS = ROOT / "kernels"
 OBJECTS = ROOT / "build" / "kernels"
-COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-w"]
+COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden"]
+COMMON += ["-Wall", "-Wextra", "-Wno-missing-field-initializers"]  # the rest of a struct is zero
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]  # 2.11, the oldest torch it loads in
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+AVX512 += ["-Wno-uninitialized"]  # GCC 12 warns of its own avx512fintrin.h
 INSTRUCTION_SETS = {
     "avx512_bf16": [*AVX512, "-mavx512bf16"],
     "avx512": AVX512,
@@ -126,9 +129,10 @@ def complaint(error: subprocess.CalledProcessError | FileNotFoundError) -> str:
 
 def is_current(stamp: str, tools: str) -> bool:
     """Whether the library fits its sources, and nothing here could add CUDA kernels to it."""
-    if not LIBRARY.exists() or MARK + stamp.encode() not in LIBRARY.read_bytes():
+    data = LIBRARY.read_bytes() if LIBRARY.exists() else b""
+    if not is_whole(data) or MARK + stamp.encode() not in data:
         return False
-    tried_already = CUDA_MARK + tools.encode() + b":" in LIBRARY.read_bytes()
+    tried_already = CUDA_MARK + tools.encode() + b":" in data
     return not tools or tried_already or not cuda_in_library().startswith("none")
 
 
@@ -225,6 +229,8 @@ def translate(jobs: list[Job], force: bool) -> list[Path]:
             unfinished = target.with_suffix(".part")
             said = run([*job.command, "-c", str(job.source), "-o", str(unfinished)])
             refuse_spills(job.source, said)
+            if "warning:" in said:
+                print(said, file=sys.stderr)
             unfinished.replace(target)
         return target
 
@@ -247,15 +253,17 @@ def refuse_spills(source: Path, said: str) -> None:
             raise Spilled(f"{source.name}: {name} spills {found[1]} bytes for {architecture}")
 
 
-def link(linker: list[str], objects: list[Path]) -> None:
-    """One library from all objects; it replaces the old one only when it is whole."""
+def link(linker: list[str], objects: list[Path], library: Path = LIBRARY) -> None:
+    """One sealed library from all objects; it replaces the old one only when it is whole."""
     import torch
 
     libraries = Path(torch.__file__).parent / "lib"
-    unfinished = LIBRARY.with_suffix(".part")
+    unfinished = library.with_suffix(".part")
     command = [*linker, "-shared", *map(str, objects), "-o", str(unfinished)]
     run([*command, f"-L{libraries}", "-ltorch_cpu", "-lc10"])
-    unfinished.replace(LIBRARY)
+    with unfinished.open("r+b") as file:
+        file.write(seal(file.read()))
+    unfinished.replace(library)
 
 
 def run(command: list[str]) -> str:
@@ -268,7 +276,7 @@ def torch_headers() -> list[str]:
     """Where torch's headers lie."""
     import torch
 
-    return ["-I", str(Path(torch.__file__).parent / "include")]
+    return ["-isystem", str(Path(torch.__file__).parent / "include")]
 
 
 def torch_version() -> bytes:

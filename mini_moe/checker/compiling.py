@@ -22,14 +22,15 @@ from mini_moe.checker.reports import NoCompiler
 KERNELS = Path(__file__).parents[2] / "kernels"
 OBJECTS = KERNELS.parent / "build" / "checker"
 OLDEST = 11  # the major version of g++ whose instrumentation fits
-CHECKER = ("fibers", "waiting", "regions", "memory", "instruments", "recorder", "endless")
+CHECKER = ("fibers", "waiting", "regions", "memory", "instruments", "recorder", "stops")
 COMMON = ["-std=c++17", "-fPIC", "-g", f"-I{KERNELS}", "-U_FORTIFY_SOURCE"]
 STRICT = ["-Wall", "-Wextra"]
 # -fno-thread-jumps: one load in the source stays one load; nvcc predicates where g++ would copy.
 INSTRUMENTED = [
     "-x", "c++", "-O1", "-fno-thread-jumps", "-fno-gnu-unique", "-fno-exceptions",
     "-Wno-attributes", "-Wno-unknown-pragmas",
-    "-fsanitize=thread,bounds,signed-integer-overflow,shift",
+    "-fsanitize=thread,bounds,signed-integer-overflow,integer-divide-by-zero,shift",
+    "-fstack-protector-strong", "-fstack-clash-protection",
     "--param", "tsan-instrument-func-entry-exit=0",
 ]  # fmt: skip
 

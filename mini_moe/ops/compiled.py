@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from mini_moe.ops.seal import is_whole
 from mini_moe.ops.switch import allowed_form
 
 LIBRARY = Path(__file__).parents[1] / "_C.abi3.so"
@@ -44,7 +45,10 @@ def load() -> str:
         return "MINI_MOE_KERNELS is off"
     if not LIBRARY.exists():
         return "not built here, `make kernels` does"
-    if SOURCES.exists() and MARK + fingerprint().encode() not in LIBRARY.read_bytes():
+    data = LIBRARY.read_bytes()
+    if not is_whole(data):
+        return f"{LIBRARY.name} is damaged or was cut short, `make kernels` renews it"
+    if SOURCES.exists() and MARK + fingerprint().encode() not in data:
         return f"{LIBRARY.name} is older than its sources, `make kernels` renews it"
     try:
         torch.ops.load_library(LIBRARY)
@@ -95,6 +99,11 @@ def has_tensor_cores_for_bf16(device: int) -> bool:
     Where there is no GPU only shapes are asked for, by fake tensors, and the answer is yes.
     """
     return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def release_memory() -> int:
+    """Give back the scratch memory that the kernels' threads keep; return how many bytes it was."""
+    return 0 if WHY_NOT else torch.ops.mini_moe.release_scratch()
 
 
 class named_errors:  # noqa: N801 (called like a function)
