@@ -1,11 +1,12 @@
 """Results on disk: JSON lines, one finished run a line, appended whole or not at all."""
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from mini_moe.experiments.statistics import Interval, paired_difference
 from mini_moe.files import replace_files
@@ -55,11 +56,15 @@ def read_lines(path: Path) -> list[dict]:
 def append_run(path: Path, run: dict) -> None:
     """Add one run in one write, behind a lock, so that two processes may share a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock_of(path), path.open("ab") as file:
         file.write(json.dumps(run, allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def lock_of(path: Path) -> FileLock:
+    """Return the lock to hold while changing a file: a hidden file beside it, on every system."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def drop_unfinished(path: Path) -> None:
@@ -69,8 +74,7 @@ def drop_unfinished(path: Path) -> None:
     """
     if not path.is_file():
         return
-    with path.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock_of(path), path.open("r+b") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

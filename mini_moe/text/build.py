@@ -143,7 +143,7 @@ def write_folder(folder: Path, splits: dict, tokenizer: Tokenizer, manifest: dic
         sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         manifest = manifest | {"files": sizes}
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (temporary / "manifest.json").write_text(text + "\n", "utf-8")
+        (temporary / "manifest.json").write_text(text + "\n", "utf-8", newline="\n")
         _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -151,14 +151,29 @@ def write_folder(folder: Path, splits: dict, tokenizer: Tokenizer, manifest: dic
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; folders cannot be swapped, so the old one steps aside."""
-    if folder.exists():
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    """Put `new` in the place of `folder`; folders cannot be swapped, so the old one steps aside.
+
+    Raises: OSError where the old one can't step aside, as on Windows while a program reads it; the
+    old one is then where it was.
+    """
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    try:
         os.replace(folder, aside / folder.name)
-        os.replace(new, folder)
+        try:
+            os.replace(new, folder)
+        except BaseException:
+            os.replace(aside / folder.name, folder)
+            raise
+    except PermissionError as error:
+        raise PermissionError(
+            f"{folder} can't be replaced: it is in use or write-protected; close the notebooks "
+            f"that read it, then build again ({error})"
+        ) from error
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.replace(new, folder)
 
 
 def recipe_sha256() -> str:

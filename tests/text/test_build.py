@@ -8,6 +8,7 @@ import pytest
 
 from mini_moe.text import DOMAINS, build, default_tokenizer, load_corpus, split_of
 from mini_moe.text.build import build_corpus, gather, manifest_table, train_tokenizer
+from tests.windows import refuse_like_windows
 
 SCALE = 0.03
 
@@ -127,6 +128,37 @@ def test_a_half_built_corpus_is_never_taken_for_a_whole_one(tmp_path, monkeypatc
     assert not (tmp_path / "corpus").exists()
     with pytest.raises(FileNotFoundError):
         load_corpus(tmp_path / "corpus")
+
+
+def test_a_corpus_in_use_is_named_and_stays(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    build_corpus(folder, scale=0.001)
+    before, corpus = content(folder), load_corpus(folder)
+    refuse_like_windows(monkeypatch)
+    with pytest.raises(PermissionError, match="close the notebooks"):
+        build_corpus(folder, scale=0.001, seed=5)
+    del corpus
+    assert content(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    build_corpus(folder, scale=0.001, seed=5)
+    assert content(folder) != before
+
+
+def test_a_new_corpus_that_cannot_be_put_in_place_leaves_the_old(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    build_corpus(folder, scale=0.001)
+    before, real = content(folder), os.replace
+
+    def refuse(source, target):
+        if target == folder and not source.parent.name.startswith(".corpus-old"):
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(build.os, "replace", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        build_corpus(folder, scale=0.001, seed=5)
+    assert content(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_others_may_read_the_corpus(built):
