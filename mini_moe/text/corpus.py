@@ -10,9 +10,11 @@ import numpy as np
 
 from mini_moe.text.batches import Split, domain_split
 from mini_moe.text.domains import data_folder
+from mini_moe.text.pieces import encode_text, split_at_gaps
 from mini_moe.text.tokenizer import END_OF_TEXT_ID, Tokenizer, character_tokenizer, train_bpe
 
 SPLITS = ("train", "validation")
+HASHED_AT_ONCE = 1 << 20  # tokens
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,25 @@ class Corpus:
     def bytes_per_token(self) -> float:
         """Bytes per token of the validation text: bits per byte = loss / ln 2 / this."""
         return self.validation.bytes_per_token
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A SHA-256 of the tokens, their domains and the tokenizer: equal for equal content.
+
+        When, where and from which file the corpus was made does not count.
+        """
+        about = {
+            "tokenizer": self.tokenizer.to_json(),
+            "domains": self.domain_names,
+            "tokens": [getattr(self, side).n_tokens for side in SPLITS],
+        }
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for side in SPLITS:
+            split = getattr(self, side)
+            for stream, kind in ((split.tokens, "<u4"), (split.domains, "u1")):
+                for start in range(0, len(stream), HASHED_AT_ONCE):
+                    digest.update(stream[start : start + HASHED_AT_ONCE].astype(kind).tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def validation_by_domain(self) -> dict[str, Split]:
@@ -70,12 +91,12 @@ class Corpus:
         if tokenizer == "char":
             tokenizer = character_tokenizer(text)
         elif tokenizer == "bpe":
-            tokenizer = train_bpe([parts["train"]], vocab_size)
+            tokenizer = train_bpe(split_at_gaps(parts["train"]), vocab_size)
         elif not isinstance(tokenizer, Tokenizer):
             raise ValueError(f'tokenizer: expected "char", "bpe" or a Tokenizer, got {tokenizer!r}')
         splits, counts = {}, {}
         for name, part in parts.items():
-            tokens = np.array(tokenizer.encode(part), dtype=np.uint16)
+            tokens = encode_text(tokenizer, part)
             splits[name] = Split(tokens, np.zeros(len(tokens), np.uint8), len(part.encode()))
             counts[name] = {"documents": 1, "bytes": splits[name].n_bytes, "tokens": len(tokens)}
         counts["sha256"] = hashlib.sha256(text.encode()).hexdigest()

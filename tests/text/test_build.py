@@ -67,6 +67,7 @@ def test_a_label_changes_only_between_documents(built):
 def test_the_same_seed_gives_the_same_files(built, tmp_path):
     build_corpus(tmp_path / "again", scale=SCALE)
     assert content(tmp_path / "again") == content(built[0])
+    assert load_corpus(tmp_path / "again").fingerprint == load_corpus(built[0]).fingerprint
     build_corpus(tmp_path / "other", scale=SCALE, seed=1)
     assert content(tmp_path / "other") != content(built[0])
 

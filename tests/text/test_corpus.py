@@ -1,13 +1,22 @@
 """A corpus loads whole or not at all, and any text can stand in for it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mini_moe.text import Corpus, default_tokenizer, load_corpus, sample_batch, split_of, windows
+from mini_moe.text import (
+    Corpus,
+    Split,
+    default_tokenizer,
+    load_corpus,
+    sample_batch,
+    split_of,
+    windows,
+)
 from mini_moe.text.build import build_text
 from mini_moe.text.corpus import read_manifest, read_text, token_stream
 
@@ -132,6 +141,32 @@ def test_a_stored_corpus_is_the_one_in_memory(folder, text_file):
         assert np.array_equal(one.tokens, other.tokens) and one.n_bytes == other.n_bytes
     assert windows(stored.validation, 9).counted.sum() == stored.validation.n_tokens - 1
     assert stored.tokenizer.encode("König") == fresh.tokenizer.encode("König")
+
+
+def test_the_fingerprint_is_of_the_content_alone(folder, text_file, tmp_path):
+    stored, fresh = load_corpus(folder), Corpus.from_text(text_file)
+    assert stored.fingerprint == fresh.fingerprint
+    renamed = text_file.rename(tmp_path / "other name.txt")
+    assert Corpus.from_text(renamed).fingerprint == fresh.fingerprint
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"seconds": 9}), "utf-8")
+    assert load_corpus(folder).fingerprint == fresh.fingerprint
+
+
+def test_the_fingerprint_changes_with_the_content(text_file):
+    corpus = Corpus.from_text(text_file)
+    tokens, domains = corpus.train.tokens.copy(), corpus.train.domains.copy()
+    tokens[5] += 1
+    domains[5] += 1
+    n_bytes = corpus.train.n_bytes
+    others = [
+        replace(corpus, train=Split(tokens, corpus.train.domains, n_bytes)),
+        replace(corpus, train=Split(corpus.train.tokens, domains, n_bytes)),
+        replace(corpus, train=corpus.validation, validation=corpus.train),
+        replace(corpus, domain_names=("other",)),
+        replace(corpus, tokenizer=default_tokenizer()),
+    ]
+    assert len({corpus.fingerprint, *(other.fingerprint for other in others)}) == 6
 
 
 def test_domains_have_their_own_counts(folder):
