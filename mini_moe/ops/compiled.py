@@ -45,7 +45,8 @@ def load() -> str:
     if os.environ.get("MINI_MOE_KERNELS", "").lower() in ("off", "0"):
         return "MINI_MOE_KERNELS is off"
     if not LIBRARY.exists():
-        return "not built here, `make kernels` does"
+        how = "`make kernels` does" if SOURCES.exists() else "that needs the repository"
+        return f"not built here, {how}"
     if SOURCES.exists() and MARK + fingerprint().encode() not in LIBRARY.read_bytes():
         return f"{LIBRARY.name} is older than its sources, `make kernels` renews it"
     try:
