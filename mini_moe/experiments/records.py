@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from mini_moe.experiments.statistics import Interval, paired_difference
 from mini_moe.files import replace_files
-from mini_moe.text import data_folder
+from mini_moe.folders import data_folder
 
 NEEDED = ("experiment", "arm", "seed", "model_config", "train_config", "machine", "command")
 
@@ -23,7 +23,10 @@ def load_results(name: str, folder: str | Path | None = None) -> list[dict]:
     """
     path = results_path(name, folder)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; `python -m mini_moe.experiments {name}`")
+        where = "" if folder is None else f' --folder "{folder}"'
+        raise FileNotFoundError(
+            f"{path} is not there; `python -m mini_moe.experiments {name}{where}` makes it"
+        )
     return read_lines(path)
 
 

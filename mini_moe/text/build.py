@@ -11,8 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mini_moe.text.corpus import SPLITS, Corpus, read_manifest, split_of, token_stream
-from mini_moe.text.domains import DOMAINS, Document, data_folder
+from mini_moe.folders import data_folder
+from mini_moe.text.corpus import (
+    SPLITS,
+    Corpus,
+    corpus_folder,
+    read_manifest,
+    split_of,
+    token_stream,
+)
+from mini_moe.text.domains import DOMAINS, Document
 from mini_moe.text.domains.arithmetic import math_documents
 from mini_moe.text.domains.document import random_for
 from mini_moe.text.domains.library import code_documents, docs_documents
@@ -78,7 +86,7 @@ def build_corpus(
     """
     if not scale > 0:
         raise ValueError(f"scale: expected a positive share of the full size, got {scale}")
-    folder = data_folder() / "corpus" if folder is None else Path(folder)
+    folder = corpus_folder() if folder is None else Path(folder)
     tokenizer = default_tokenizer() if tokenizer is None else tokenizer
     recipe = {
         "seed": seed,
@@ -177,13 +185,14 @@ def _replace_folder(new: Path, folder: Path) -> None:
 
 
 def recipe_sha256() -> str:
-    """Of the generators and their material: a change in either makes the corpus out of date."""
+    """Return a hash of the generators and their material: when it changes, so does the corpus."""
     data, code = data_folder(), Path(__file__).parent
     files = [*code.glob("domains/*.py"), code / "build.py", code / "corpus.py"]
     files += [
         path for name in ("stories", "math", "tables") for path in data.glob(f"{name}/**/*.json")
     ]
-    return _sha256(b"".join(path.read_bytes() for path in sorted(files)))
+    files.sort(key=lambda path: (path.parent.name, path.name))  # wherever it is installed
+    return _sha256(b"".join(path.read_bytes() for path in files))
 
 
 def _current(folder: Path, recipe: dict) -> dict | None:

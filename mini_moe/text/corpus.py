@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mini_moe.folders import built_folder
 from mini_moe.text.batches import Split, domain_split
-from mini_moe.text.domains import data_folder
 from mini_moe.text.pieces import encode_text, split_at_gaps
 from mini_moe.text.tokenizer import END_OF_TEXT_ID, Tokenizer, character_tokenizer, train_bpe
 
@@ -137,6 +137,19 @@ def read_text(path: str | Path) -> str:
         ) from None
 
 
+def corpus_folder() -> Path:
+    """Where the corpus of the six domains is built."""
+    return built_folder() / "corpus"
+
+
+def build_command(folder: Path, manifest: dict | None = None) -> str:
+    """The command that builds the corpus in a folder; `manifest` says from which text, if any."""
+    source = (manifest or {}).get("source")
+    text = f' --text "{source}"' if source else ""
+    out = "" if folder == corpus_folder() else f' --out "{folder}"'
+    return f"python -m mini_moe.text{text}{out}"
+
+
 def load_corpus(folder: str | Path | None = None) -> Corpus:
     """The corpus that `python -m mini_moe.text` built; tokens stay on disk until they are read.
 
@@ -144,11 +157,11 @@ def load_corpus(folder: str | Path | None = None) -> Corpus:
         FileNotFoundError: nothing was built there.
         ValueError: files are missing, cut short, or do not fit the manifest.
     """
-    folder = data_folder() / "corpus" if folder is None else Path(folder)
+    folder = corpus_folder() if folder is None else Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         raise FileNotFoundError(
-            f"folder: no corpus in {folder}; build it with: python -m mini_moe.text"
+            f"folder: no corpus in {folder}; build it with: {build_command(folder)}"
         )
     names = tuple(manifest["domains"])
     splits = {}
@@ -164,7 +177,8 @@ def load_corpus(folder: str | Path | None = None) -> Corpus:
         if any(len(stream) != expected for stream in streams):
             raise ValueError(
                 f"folder: {folder}: {side} has {splits[side].n_tokens} tokens, "
-                f"its manifest says {expected}; build it again: python -m mini_moe.text --force"
+                f"its manifest says {expected}; build it again: "
+                f"{build_command(folder, manifest)} --force"
             )
     return Corpus(
         **splits,
@@ -195,7 +209,7 @@ def read_manifest(folder: Path) -> dict | None:
         if got != size:
             raise ValueError(
                 f"folder: {file}: expected {size} bytes, got {got}; "
-                "build the corpus again: python -m mini_moe.text --force"
+                f"build the corpus again: {build_command(Path(folder), manifest)} --force"
             )
     return manifest
 

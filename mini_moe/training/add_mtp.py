@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from mini_moe.config import TrainConfig
+from mini_moe.console import command_line
 from mini_moe.files import replace_files
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Transformer
@@ -107,31 +108,28 @@ def train_step(
     return loss.item()
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Train an MTP module for a checkpoint and save both together; 0 where all went well.
 
     Both folders may be one; a module that the checkpoint has already is made anew.
     """
     options = parser().parse_args(arguments)
-    try:
-        settings = {name: getattr(options, name) for name in ("steps", "batch_size", "seq_len")}
-        config = TrainConfig(
-            **settings, learning_rate=options.learning_rate, seed=options.seed, warmup_steps=20
-        )
-        options.save.mkdir(parents=True, exist_ok=True)  # fails now rather than after training
-        every = max(1, config.steps // 10)
+    settings = {name: getattr(options, name) for name in ("steps", "batch_size", "seq_len")}
+    config = TrainConfig(
+        **settings, learning_rate=options.learning_rate, seed=options.seed, warmup_steps=20
+    )
+    options.save.mkdir(parents=True, exist_ok=True)  # fails now rather than after training
+    every = max(1, config.steps // 10)
 
-        def tell(record: dict) -> None:
-            if record["step"] % every == 0:
-                print(f"step {record['step']}  MTP loss {record['mtp_loss']:.4f}", flush=True)
+    def tell(record: dict) -> None:
+        if record["step"] % every == 0:
+            print(f"step {record['step']}  MTP loss {record['mtp_loss']:.4f}", flush=True)
 
-        made, log = add_mtp(load_hf(options.checkpoint), config, load_corpus(), tell)
-        save_hf(made, options.save, dtype=torch.bfloat16)
-        lines = "".join(json.dumps(record) + "\n" for record in log if record["step"] % 10 == 0)
-        replace_files(options.save, {"mtp_log.jsonl": lines})
-    except (ValueError, OSError, TrainingDiverged) as error:
-        print(f"error: {error}".splitlines()[0], file=sys.stderr)
-        return 1
+    made, log = add_mtp(load_hf(options.checkpoint), config, load_corpus(), tell)
+    save_hf(made, options.save, dtype=torch.bfloat16)
+    lines = "".join(json.dumps(record) + "\n" for record in log if record["step"] % 10 == 0)
+    replace_files(options.save, {"mtp_log.jsonl": lines})
     return 0
 
 

@@ -11,11 +11,12 @@ import torch
 
 from mini_moe import presets
 from mini_moe.config import TrainConfig
+from mini_moe.console import command_line
 from mini_moe.files import replace_files
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Transformer
 from mini_moe.text import Corpus, load_corpus
-from mini_moe.training.checkpoint import LOG, TrainingDiverged
+from mini_moe.training.checkpoint import LOG
 from mini_moe.training.context.extend import extend
 from mini_moe.training.context.recall import Phase, train_recall
 
@@ -30,23 +31,20 @@ LONGER = (
 )
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Train the base model at 256 tokens, or extend it to 4,096; 0 where all went well."""
     options = parser().parse_args(arguments)
-    try:
-        options.save.mkdir(parents=True, exist_ok=True)  # fails now rather than after training
-        config = TrainConfig(
-            learning_rate=options.learning_rate,
-            adamw_learning_rate=0.3 * options.learning_rate,
-            seed=options.seed,
-        )
-        model, log = options.run(options, config, load_corpus())
-        save_hf(model, options.save, dtype=torch.bfloat16)
-        lines = "".join(json.dumps(record) + "\n" for record in log if kept(record))
-        replace_files(options.save, {LOG: lines})
-    except (ValueError, OSError, TrainingDiverged) as error:
-        print(f"error: {error}".splitlines()[0], file=sys.stderr)
-        return 1
+    options.save.mkdir(parents=True, exist_ok=True)  # fails now rather than after training
+    config = TrainConfig(
+        learning_rate=options.learning_rate,
+        adamw_learning_rate=0.3 * options.learning_rate,
+        seed=options.seed,
+    )
+    model, log = options.run(options, config, load_corpus())
+    save_hf(model, options.save, dtype=torch.bfloat16)
+    lines = "".join(json.dumps(record) + "\n" for record in log if kept(record))
+    replace_files(options.save, {LOG: lines})
     print("  ".join(f"{name} {loss:.3f}" for name, loss in log[-1]["validation"].items()))
     return 0
 
