@@ -60,8 +60,8 @@ def test_files_hold_what_was_given(tmp_path):
     replace_files(tmp_path / "new" / "folder", OLD)
     folder = tmp_path / "new" / "folder"
     assert torch.equal(load_file(folder / "weights.safetensors")["w"], torch.zeros(3))
-    assert json.loads((folder / "config.json").read_text()) == {"a": 1}
-    assert (folder / "note.txt").read_text() == "old"
+    assert json.loads((folder / "config.json").read_text("utf-8")) == {"a": 1}
+    assert (folder / "note.txt").read_text("utf-8") == "old"
     assert len(list(folder.iterdir())) == 3
 
 
@@ -69,7 +69,7 @@ def test_stale_files_go_and_others_stay(tmp_path):
     replace_files(tmp_path, OLD | {"a.shard": "1", "b.shard": "2"})
     replace_files(tmp_path, {"b.shard": "3"}, stale=("*.shard",))
     assert set(snapshot(tmp_path)) == {*OLD, "b.shard"}
-    assert (tmp_path / "b.shard").read_text() == "3"
+    assert (tmp_path / "b.shard").read_text("utf-8") == "3"
 
 
 def test_object_that_cannot_be_written_changes_nothing(tmp_path):
@@ -147,10 +147,10 @@ def test_locked_folder_is_an_error_and_stays_as_it_was(tmp_path):
 
 
 def test_file_in_the_folders_place_is_an_error(tmp_path):
-    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "taken").write_text("mine", "utf-8")
     with pytest.raises(OSError):
         replace_files(tmp_path / "taken", OLD)
-    assert (tmp_path / "taken").read_text() == "mine"
+    assert (tmp_path / "taken").read_text("utf-8") == "mine"
 
 
 def kill_at(step, function):

@@ -94,12 +94,12 @@ def test_what_is_out_of_date_is_built_again(built, tmp_path, change):
     folder = tmp_path / "corpus"
     build_corpus(folder, scale=0.001)
     path = folder / "manifest.json"
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text("utf-8"))
     if change == "damage":
         (folder / "train.tokens.npy").write_bytes(b"half")
     else:
         changed = before | {"recipe": before["recipe"] | {change: "old"}}
-        path.write_text(json.dumps(changed))
+        path.write_text(json.dumps(changed), "utf-8")
     manifest = build_corpus(folder, scale=0.001)
     assert manifest["recipe"] == before["recipe"] and load_corpus(folder)
 

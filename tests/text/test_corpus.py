@@ -126,7 +126,7 @@ def test_an_unknown_kind_of_tokenizer_is_refused(text_file):
 
 
 def test_a_text_shorter_than_a_row_names_both_lengths(tmp_path):
-    (tmp_path / "short.txt").write_text("short text")
+    (tmp_path / "short.txt").write_text("short text", "utf-8")
     corpus = Corpus.from_text(tmp_path / "short.txt")
     with pytest.raises(ValueError, match="needs 65 tokens, but the text has only 9"):
         sample_batch(corpus.train, batch=1, length=65, seed=0, step=0)
@@ -200,14 +200,14 @@ def test_a_corpus_with_a_missing_or_cut_file_is_refused(folder, name):
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}', '{"files": {"x": "y"}}'])
 def test_a_broken_manifest_is_refused(folder, content):
-    (folder / "manifest.json").write_text(content)
+    (folder / "manifest.json").write_text(content, "utf-8")
     with pytest.raises(ValueError, match="manifest"):
         load_corpus(folder)
 
 
 def test_a_manifest_of_other_tokens_is_refused(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest["domains"]["text"]["train"]["tokens"] += 1
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(ValueError, match="its manifest says"):
         load_corpus(folder)
