@@ -23,6 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mini_moe.console import command_line  # noqa: E402
 from mini_moe.ops.compiled import CUDA_MARK, LIBRARY, MARK, fingerprint, sources  # noqa: E402
 from mini_moe.ops.seal import is_whole, seal  # noqa: E402
 
@@ -62,11 +63,15 @@ class Spilled(Exception):
     """A kernel needs more registers than it may have."""
 
 
-def main() -> int:
+@command_line
+def main(arguments: list[str] | None = None) -> int:
     """Build what this machine can, say what was built and what not and why; 0 if nothing failed."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--force", action="store_true", help="translate everything again")
-    force = options.parse_args().force
+    force = options.parse_args(arguments).force
+    if platform.system() == "Windows":
+        print("kernels: not built, they need Linux or macOS (WSL will do); PyTorch does the work")
+        return 0
     compiler, nvcc = find_compiler(), find_nvcc()
     if compiler is None:
         print("kernels: not built, there is no g++ or clang++ here; PyTorch does the work")
@@ -174,7 +179,7 @@ def accepts(compiler: str, flags: list[str]) -> bool:
     """Whether the compiler translates for an instruction set."""
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder) / "empty.cpp"
-        test.write_text("int nothing;\n")
+        test.write_text("int nothing;\n", "utf-8")
         command = [compiler, "-std=c++20", *flags, "-c", str(test), "-o", f"{folder}/empty.o"]
         return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -210,7 +215,8 @@ def translate_cuda(nvcc: str | None, compiler: str, force: bool) -> list[Path]:
     jobs = [Job(source, device) for source in KERNELS.glob("*.cu")]
     jobs += [Job(source, host) for source in KERNELS.glob("cuda/*.cpp")]
     with tempfile.TemporaryDirectory() as folder:  # fails at once where nvcc refuses the compiler
-        (test := Path(folder) / "empty.cu").write_text("__global__ void nothing() {}\n")
+        test = Path(folder) / "empty.cu"
+        test.write_text("__global__ void nothing() {}\n", "utf-8")
         run([*device, "-c", str(test), "-o", f"{folder}/empty.o"])
     return translate(jobs, force)
 
@@ -268,7 +274,9 @@ def link(linker: list[str], objects: list[Path], library: Path = LIBRARY) -> Non
 
 def run(command: list[str]) -> str:
     """What a command said. Raises: CalledProcessError, with its words, where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="backslashreplace", check=True
+    )
     return done.stdout + done.stderr
 
 

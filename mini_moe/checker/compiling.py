@@ -87,7 +87,7 @@ def checker_objects() -> list[Path]:
     """The checker's own parts, compiled; kept until they, the flags or g++ change."""
     sources = [KERNELS / "checker" / f"{part}.cpp" for part in CHECKER]
     files = [*sources, *(KERNELS / "checker").glob("*.h")]
-    known = [run("g++", "--version"), *COMMON, *(path.read_text() for path in sorted(files))]
+    known = [run("g++", "--version"), *COMMON, *(path.read_text("utf-8") for path in sorted(files))]
     folder = OBJECTS / hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -146,7 +146,7 @@ def compile_cuda(source: str) -> Checked:
     )
     path = folder() / str(next(_numbers)) / f"{names[0] if names else 'kernel'}.cu"
     path.parent.mkdir()
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     target = path.with_suffix(".o")
     try:
         run("g++", *COMMON, *INSTRUMENTED, *LENIENT, "-c", str(path), "-o", str(target))

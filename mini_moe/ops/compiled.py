@@ -44,7 +44,8 @@ def load() -> str:
     if os.environ.get("MINI_MOE_KERNELS", "").lower() in ("off", "0"):
         return "MINI_MOE_KERNELS is off"
     if not LIBRARY.exists():
-        return "not built here, `make kernels` does"
+        how = "`make kernels` does" if SOURCES.exists() else "that needs the repository"
+        return f"not built here, {how}"
     data = LIBRARY.read_bytes()
     if not is_whole(data):
         return f"{LIBRARY.name} is damaged or was cut short, `make kernels` renews it"

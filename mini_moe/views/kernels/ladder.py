@@ -9,7 +9,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 import torch
 
-from mini_moe.checker import KERNELS, Run, output, run_file
+from mini_moe.checker import KERNELS, NoCompiler, Run, output, run_file, why_not
 from mini_moe.views.style import OKABE_ITO, Html, new_figure
 
 RESULTS = KERNELS.parent / "tests" / "benchmarks" / "results"
@@ -45,8 +45,10 @@ def climb(rows: int = 128, width: int = 128) -> list[Step]:
     x = (torch.arange(rows * width) % 7 - 3).view(rows, width).bfloat16()
     w = (torch.arange(width * width) % 5 - 2).view(1, width, width).bfloat16()
     wanted = x.float() @ w[0].float().T
-    steps = []
-    for path in sorted((KERNELS / "ladder").glob("grouped_gemm_*.cu")):
+    steps, files = [], sorted((KERNELS / "ladder").glob("grouped_gemm_*.cu"))
+    if not files:
+        raise NoCompiler(why_not())
+    for path in files:
         number = int(re.findall(r"\d+", path.stem)[0])
         ran = run_file(
             path, f"grouped_gemm_{number}", x=x, w=w, offsets=torch.tensor([0, rows]),
@@ -62,7 +64,7 @@ def climb(rows: int = 128, width: int = 128) -> list[Step]:
 
 def title_of(path: Path) -> str:
     """What the first line of a step's file says behind its number."""
-    first = path.read_text().partition("\n")[0]
+    first = path.read_text("utf-8").partition("\n")[0]
     return first.partition(": ")[2].rstrip(".") or path.stem
 
 
@@ -129,7 +131,9 @@ def published_ladder() -> go.Figure:
 
 def gpu_results(folder: Path = RESULTS) -> Html:
     """The committed measurements of the ladder on GPUs, with device, date and command; or none."""
-    tables = [_measured(json.loads(path.read_text())) for path in sorted(folder.glob("gpu_*.json"))]
+    tables = [
+        _measured(json.loads(path.read_text("utf-8"))) for path in sorted(folder.glob("gpu_*.json"))
+    ]
     if not tables:
         text = "GPU: not yet measured"
         return Html(f"<b>{text}</b>", text)
