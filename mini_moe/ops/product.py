@@ -10,7 +10,7 @@ from torch import Tensor
 from mini_moe.ops import compiled
 from mini_moe.ops.compiled import serves
 
-THIN = 17  # rows from which on packing the weight pays
+THIN = 17  # from this many rows on, packing the weight pays off
 
 
 def product(
@@ -18,8 +18,8 @@ def product(
 ) -> Float[Tensor, "rows d_out"]:
     """x weightᵀ, without a gradient.
 
-    Compiled in fp32: for few rows the weight is read once, where it is; from `THIN` rows on it is
-    packed first, as one expert that all rows go to.
+    The compiled fp32 form reads the weight once, in place, for few rows; from `THIN` rows on it
+    packs the weight first, as if it were one expert that receives all rows.
     """
     if weight.dtype != torch.float32 or not serves(x, weight):
         return F.linear(x, weight)
@@ -30,7 +30,7 @@ def product(
 
 @lru_cache(maxsize=256)
 def _all_rows(rows: int) -> Tensor:
-    """Offsets of one group that holds all rows."""
+    """Return the offsets of a single group that holds all rows."""
     return torch.tensor([0, rows])
 
 

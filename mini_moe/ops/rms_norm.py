@@ -1,4 +1,4 @@
-"""`mini_moe::rms_norm`: a norm in one pass."""
+"""`mini_moe::rms_norm`: RMSNorm in one pass."""
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,9 @@ from mini_moe.ops.registration import register
 def normalise(
     x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
 ) -> Float[Tensor, "*batch width"]:
-    """`rms_norm`; under autocast the result has its type, so that projections don't round it again.
+    """`rms_norm`; under autocast the result has its dtype, so projections don't round it again.
 
-    Compiled where that is possible; its gradients can't be differentiated again.
+    Compiled if possible; the compiled gradients can't be differentiated again.
     """
     dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
     if weight.shape == x.shape[-1:] and serves(x, weight) and dtype in compiled.DTYPES:
