@@ -1,4 +1,4 @@
-"""The table of operations tells the truth: forms agree, and nothing that is compiled is missing."""
+"""The table of operations is correct: all forms agree, and nothing compiled is missing."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ WITHOUT_GRADIENTS = {"choose", "likeliest", "product", "route"}  # route: test_c
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_all_forms_of_an_operation_agree(name):
-    """Outputs and gradients; tests/inference/engine compares `decode` with the model's layers."""
+    """Compare outputs and gradients; tests/inference/engine covers `decode`."""
     found = {form: evaluate(name, form) for form in ("definition", "pytorch", "compiled")}
     for form in ("pytorch", "compiled"):
         for ours, theirs in zip(found[form], found["definition"], strict=True):
@@ -52,7 +52,7 @@ def test_all_forms_of_an_operation_agree(name):
 
 
 def evaluate(name, form):
-    """Outputs, and gradients of a weighted sum of those that have any."""
+    """Return the outputs, and the gradients of a weighted sum of those that have any."""
     given = [
         t.requires_grad_() if isinstance(t, torch.Tensor) and t.is_floating_point() else t
         for t in ARGUMENTS[name]()
