@@ -10,7 +10,7 @@ from mini_moe.ops.precision import autocast_dtype
 from mini_moe.ops.switch import allowed_form
 
 LONGEST_EXPLICIT = 1024  # up to this many keys, backward keeps the [queries, keys] weights
-QUERY_BLOCK = 128  # queries that share one product with all the keys they can see
+QUERY_BLOCK = 128  # queries multiplied at once with all the keys they can see
 
 
 def causal_attention(

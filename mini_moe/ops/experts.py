@@ -23,8 +23,8 @@ def moe_experts(
     """Send each token through its experts and add their outputs, weighted by the gates.
 
     Defined by `reference.moe_experts`. Under autocast, the matrix products run in its dtype, and
-    the gates are rounded to it when they multiply. Gradients reach x, the gates and both weights;
-    only those of the definition can be differentiated again.
+    the gates are rounded to it before they are applied. Gradients reach x, the gates and both
+    weights; only those of the definition can be differentiated again.
 
     Raises: ValueError if shapes don't match or an expert id is out of range.
     """

@@ -62,14 +62,14 @@ def by_hand(config, attention, x, rotation):
 
 
 @pytest.mark.parametrize("q_lora_rank", [None, 12])
-def test_rebuilt_keys_and_values_give_what_absorption_gives(q_lora_rank):
+def test_rebuilt_keys_and_values_match_absorption(q_lora_rank):
     config, attention, x, rotation = random_attention(q_lora_rank=q_lora_rank)
     output = attention(x, rotation)
     assert relative_error(output, by_hand(config, attention, x, rotation)) < 1e-5
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
-def test_cached_positions_give_what_the_whole_sequence_gives(step):
+def test_cached_positions_match_the_whole_sequence(step):
     config, attention, x, rotation = random_attention()
     cache, parts = GrowingCache(), []
     for start in range(0, 9, step):

@@ -55,7 +55,7 @@ def assert_same_layer(theirs, config):
 
 
 @pytest.mark.parametrize(("groups", "kept"), [(1, 1), (4, 2), (8, 3)])
-def test_layer_is_deepseek_v2s(groups, kept):
+def test_layer_matches_deepseek_v2(groups, kept):
     theirs = DeepseekV2Config(
         hidden_size=32,
         moe_intermediate_size=16,
@@ -80,7 +80,7 @@ def test_layer_is_deepseek_v2s(groups, kept):
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 8])
-def test_layer_is_mixtrals(top_k):
+def test_layer_matches_mixtral(top_k):
     theirs = MixtralConfig(
         hidden_size=32, intermediate_size=16, num_local_experts=8, num_experts_per_tok=top_k
     )

@@ -26,7 +26,7 @@ def their_mtp(theirs, ours):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_hidden_vectors_are_those_of_transformers(seed, tmp_path):
+def test_hidden_vectors_match_transformers(seed, tmp_path):
     theirs = random_hf_model(seed, num_mtp_layers=1, n_shared_experts=1)
     theirs.save_pretrained(tmp_path)
     plain = load_hf(tmp_path)

@@ -51,7 +51,7 @@ def test_rotation_keeps_lengths_and_is_undone_by_the_opposite_angle():
 
 
 def test_neighbouring_channels_form_a_pair():
-    """As complex numbers x[2i] + i·x[2i+1], the form used in DeepSeek's code."""
+    """Compare with complex numbers x[2i] + i·x[2i+1], the form used in DeepSeek's code."""
     x = torch.randn(10, 8)
     rotation = rope_rotation(small_config(qk_rope_head_dim=8), 0, 10, CPU)
     angles = torch.arange(10.0)[:, None] / 10_000 ** (torch.arange(4.0) / 4)
@@ -79,7 +79,7 @@ def test_first_pair_turns_one_radian_per_position_and_the_last_hardly_at_all():
     assert len(frequencies) == 32
 
 
-def test_yarn_of_deepseek_v3_keeps_ten_pairs_and_divides_the_last_nine():
+def test_yarn_of_deepseek_v3_keeps_eleven_pairs_and_divides_the_last_nine():
     """The ramp runs from pair 10 to pair 23 of 32."""
     config = presets.deepseek_v3()
     plain = rope_frequencies(64, 10_000.0)

@@ -88,7 +88,7 @@ def test_bias_changes_choice_but_not_gates():
     assert torch.equal(pushed.scores, plain.scores)
 
 
-def test_bias_reaches_no_gradient():
+def test_bias_receives_no_gradient():
     logits = torch.randn(5, 8, requires_grad=True)
     bias = torch.zeros(8, requires_grad=True)
     routing = route(logits, bias, small_config())
@@ -108,7 +108,7 @@ def test_one_renormalised_gate_gives_the_router_no_gradient(top_k, norm, reaches
     assert bool(gradient.abs().max() > 1e-4) is reaches
 
 
-def test_lower_id_wins_a_tie():
+def test_ties_go_to_the_lower_id():
     config = small_config(n_routed_experts=64, top_k=8)
     routing = route(torch.zeros(3, 64), torch.zeros(64), config)
     assert routing.expert_ids.tolist() == 3 * [list(range(8))]
@@ -141,7 +141,7 @@ def test_extreme_logits_give_finite_gates():
 
 
 @pytest.mark.parametrize("d_model", [64, 128, 256, 512, 1024])
-def test_fresh_router_spreads_its_logits_as_deepseek_v3s_does(d_model):
+def test_fresh_router_logits_spread_like_those_of_deepseek_v3(d_model):
     """0.006·√7168 = 0.508 for normalised inputs of any width."""
     torch.manual_seed(0)
     config = small_config(d_model=d_model, n_routed_experts=64)

@@ -1,4 +1,4 @@
-"""The whole model: causal, repeatable, countable, clear about bad tokens."""
+"""The whole model: causality, reproducibility, parameter counts and errors for bad tokens."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_logits_are_the_head_of_the_hidden_vectors():
 
 
 @pytest.mark.parametrize("tie", [False, True])
-def test_embedding_and_head_share_weights_only_when_tied(tie):
+def test_embedding_and_head_share_weights_only_if_tied(tie):
     model = small_model(tie_embeddings=tie)
     assert (model.lm_head.weight is model.embed_tokens.weight) == tie
     vocabulary = model.config.vocab_size * model.config.d_model

@@ -9,7 +9,7 @@ from mini_moe.ops import reference
 
 
 class Case(NamedTuple):
-    """Arguments of `moe_experts`, in its order."""
+    """The arguments of `moe_experts`, in order."""
 
     x: Tensor
     expert_ids: Tensor

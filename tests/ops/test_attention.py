@@ -1,4 +1,4 @@
-"""Causal attention against the softmax written out."""
+"""Causal attention compared with a softmax written out in full."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def explicit(query, key, value, scale):
 
 @pytest.fixture(params=["explicit", "flash"])
 def path(request, monkeypatch):
-    """Both code paths, which normally depend on the length."""
+    """Run both code paths, which normally depend on the length."""
     longest = 10**9 if request.param == "explicit" else 0
     monkeypatch.setattr(attention, "LONGEST_EXPLICIT", longest)
 
@@ -56,7 +56,7 @@ def test_gradients_match_finite_differences(lengths, path):
     assert torch.autograd.gradcheck(lambda *qkv: causal_attention(*qkv, 0.5), inputs)
 
 
-def test_later_keys_change_no_earlier_output(path):
+def test_later_keys_do_not_change_earlier_outputs(path):
     query, key, value = random_case((8, 4), (140, 140))
     before = causal_attention(query, key, value, 0.3)
     key, value = key.detach().clone(), value.detach().clone()

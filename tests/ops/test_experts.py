@@ -17,7 +17,7 @@ SHAPES = [(1, 1, 1), (1, 8, 8), (7, 1, 5), (9, 3, 7), (16, 5, 6), (33, 8, 13), (
 
 @pytest.fixture(params=["compiled", "pytorch", "definition"])
 def form(request):
-    """All three forms of the operation."""
+    """Run all three forms of the operation."""
     with use(request.param):
         yield request.param
 
@@ -165,7 +165,7 @@ def test_second_derivatives_are_refused_not_wrong(asked):
         torch.autograd.grad(slope.sum(), case.x)
 
 
-def test_autocast_multiplies_in_its_type_and_returns_gradients_in_theirs(form):
+def test_autocast_multiplies_in_its_dtype_but_keeps_the_dtypes_of_gradients(form):
     case = random_case(30, 2, 4)
     with torch.autocast("cpu", torch.bfloat16):
         output = moe_experts(*case)

@@ -91,7 +91,7 @@ def test_describe_says_what_the_switch_allows():
         describe("softmax")
 
 
-def test_the_switch_refuses_other_names_and_comes_back_after_an_error():
+def test_the_switch_refuses_other_names_and_is_restored_after_an_error():
     with pytest.raises(ValueError, match="form='fast': one of"), use("fast"):
         pass
     before = describe()
