@@ -20,8 +20,8 @@ class ModelConfig:
     model has n_dense_layers = n_layers.
 
     Raises: ValueError naming the field, what was expected and what was received.
-    Source: DeepSeek-V3 (arXiv 2412.19437) §2.1, §4.2; names follow its published config.json if
-    other implementations share them (see the table in the README).
+    Source: DeepSeek-V3 (arXiv 2412.19437) §2.1, §4.2; names follow its published config.json
+    where other implementations share them (see the table in the README).
     """
 
     vocab_size: int  # number of tokens in the vocabulary
@@ -92,7 +92,7 @@ class ModelConfig:
         A router logit is a dot product of a normalised vector with a row of weights, so at
         initialisation its spread is std·√d_model. In DeepSeek-V3 this is 0.006·√7168 = 0.508; a
         narrow model with the same 0.006 would start with experts it can hardly tell apart.
-        Source: arXiv 2412.19437 §4.2 (0.006, width 7168); the scaling is ours.
+        Source: arXiv 2412.19437 §4.2 (0.006, width 7168); the scaling rule is ours.
         """
         return self.init_std or 0.006 * math.sqrt(7168 / self.d_model)
 
@@ -126,7 +126,7 @@ class ModelConfig:
                 "RoPE rotates pairs"
             )
         if self.yarn_factor < 1:
-            raise ValueError(f"yarn_factor={self.yarn_factor} must be at least 1 (1 is off)")
+            raise ValueError(f"yarn_factor={self.yarn_factor} must be at least 1 (1 disables YaRN)")
         require_at_least(self, "yarn_original_seq_len", 1)
         require_between(self, "yarn_beta_slow", 1e-3, self.yarn_beta_fast)
         for name in ("yarn_mscale", "yarn_mscale_all_dim"):
@@ -182,7 +182,7 @@ class TrainConfig:
     warmup_steps: int = 20  # linear, from 0 to the peak
     decay_fraction: float = 0.6  # final fraction of the run, where the rate falls to zero linearly
     grad_clip: float = 1.0  # largest gradient norm over all parameters; 0: off
-    bf16: bool | None = None  # matrix products in bfloat16; None: if the CPU is faster with it
+    bf16: bool | None = None  # matrix products in bfloat16; None: only if the CPU is faster with it
 
     # balance
     bias_update_rate: float = 0.003  # γ: step of the expert bias against its load error; 0: off

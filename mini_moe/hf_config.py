@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mini_moe.config import ModelConfig
 from mini_moe.hf_files import check_quantization
 
-# config.json → ModelConfig, for entries that hold the same number
+# config.json → ModelConfig, for entries with the same value
 SAME_MEANING = {
     "vocab_size": "vocab_size",
     "hidden_size": "d_model",
@@ -164,9 +164,7 @@ def _family_of(config: ModelConfig) -> str | None:
     def fixed_as_in(family: Family) -> bool:
         return all(getattr(config, name) == value for name, value in family.fields.items())
 
-    dense_mtp = (
-        config.n_moe_layers == 0 and config.n_mtp_layers > 0
-    )  # DeepSeek's MTP layer has experts
+    dense_mtp = config.n_moe_layers == 0 and config.n_mtp_layers > 0  # DeepSeek's MTP has experts
     if fixed_as_in(V3) and not dense_mtp:
         return "deepseek_v3"
     grouped = config.n_expert_groups > 1 or config.top_k_groups == 1

@@ -64,7 +64,7 @@ def hf_name(name: str, config: ModelConfig) -> str:
 
 
 def duplicates(config: ModelConfig) -> dict[str, str]:
-    """Map redundant names that a checkpoint may hold to the tensors that they repeat."""
+    """Map redundant names that a checkpoint may hold to the names that they repeat."""
     embed = "model.embed_tokens.weight"
     head = embed if config.tie_embeddings else "lm_head.weight"
     repeated = {"lm_head.weight": embed} if config.tie_embeddings else {}
@@ -148,9 +148,7 @@ def check_as_built(model: Transformer) -> None:
     """
     if not isinstance(model.config, ModelConfig):
         raise ValueError(f"model.config: a ModelConfig expected, got {type(model.config).__name__}")
-    built = empty_model(
-        dataclasses.replace(model.config)
-    )  # rechecks the config, in case it was modified by force
+    built = empty_model(dataclasses.replace(model.config))  # replace() rechecks the config
     _check_tensors(model, built)
     parts = {plain(name): part for name, part in model.named_modules(remove_duplicate=False)}
     if added := parts.keys() - dict(built.named_modules()).keys():
@@ -197,4 +195,4 @@ def _check_tensors(model: Transformer, built: Transformer) -> None:
     if model.config.tie_embeddings:
         head, embedding = model.lm_head.weight, model.embed_tokens.weight
         if head is not embedding and not torch.equal(head, embedding):
-            raise ValueError("lm_head.weight differs from embed_tokens.weight: tie_embeddings=True")
+            raise ValueError("lm_head.weight differs from embed_tokens.weight: tied by the config")

@@ -85,7 +85,7 @@ def fill(model: Transformer, found: dict[str, Stored]) -> None:
     for name, tensor in read_tensors(found, set(repeated)):
         target = targets[repeated[name]]
         if not torch.equal(tensor.to(target.dtype), target):
-            raise ValueError(f"{name} differs from {repeated[name]}, but should be equal")
+            raise ValueError(f"{name} differs from {repeated[name]}, but the two should be equal")
 
 
 def save_hf(
@@ -219,7 +219,7 @@ def tokenizer_files(tokenizer: Tokenizer | None) -> dict[str, object]:
 
 
 def split_shards(tensors: dict[str, Tensor], most: int) -> list[dict[str, Tensor]]:
-    """Split the tensors, in order, into shards of at most `most` bytes, or one larger tensor."""
+    """Split the tensors, in order, into shards of at most `most` bytes or one tensor."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():

@@ -62,7 +62,7 @@ def random_hf_config(seed: int, **changes) -> DeepseekV3Config:
 
 
 def random_hf_model(seed: int, **changes) -> DeepseekV3ForCausalLM:
-    """Build a DeepSeek-V3 with random weights, norms that are not one, and active expert biases."""
+    """Build a DeepSeek-V3 with random weights, norms other than one and nonzero expert biases."""
     config = random_hf_config(seed, **changes)
     torch.manual_seed(seed)
     return randomised(DeepseekV3ForCausalLM(config).eval())

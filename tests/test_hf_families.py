@@ -90,7 +90,7 @@ OTHERS += [V2 | {"n_mtp_layers": 1}, V2 | {"n_heads": 3}, V2 | {"norm_topk_prob"
 
 
 @pytest.mark.parametrize("changes", OTHERS, ids=str)
-def test_only_a_model_that_is_exactly_v3_calls_itself_so(changes, tmp_path):
+def test_only_an_exact_v3_is_labelled_v3(changes, tmp_path):
     assert config_to_hf(small_config())["model_type"] == "deepseek_v3"
     model = small_model(**changes)
     save_hf(model, tmp_path)
@@ -101,7 +101,7 @@ def test_only_a_model_that_is_exactly_v3_calls_itself_so(changes, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [V2, V2 | {"n_expert_groups": 2, "top_k_groups": 1}, {}])
-def test_whole_numbers_are_written_as_transformers_wants_them(changes, tmp_path):
+def test_whole_numbers_are_written_as_transformers_expects(changes, tmp_path):
     whole = {"route_scale": 2, "rope_theta": 100, "yarn_factor": 4, "yarn_mscale": 1}
     model = small_model(**changes | whole)
     save_hf(model, tmp_path)

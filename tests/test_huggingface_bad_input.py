@@ -221,7 +221,7 @@ def test_wrong_size_is_refused_before_memory_is_allocated(name, size, folder, no
     refused(folder)
 
 
-def test_all_sizes_at_once_overflow_nothing(folder, no_memory):
+def test_all_sizes_at_once_do_not_overflow(folder, no_memory):
     edit_json(folder / "config.json", dict.fromkeys(SIZES[:7], 2**31 - 2))
     refused(folder)
 

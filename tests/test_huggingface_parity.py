@@ -23,7 +23,7 @@ GRADIENT_TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("seed", range(CASES))
-def test_logits_and_gradients_are_those_of_transformers(seed, tmp_path):
+def test_logits_and_gradients_match_transformers(seed, tmp_path):
     theirs = random_hf_model(seed)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load_hf(tmp_path / "theirs")
@@ -72,7 +72,7 @@ def test_random_configs_reach_every_switch():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_bf16_is_as_close_to_fp32_as_transformers_bf16_is(seed, tmp_path):
-    """Choose every expert, since rounding may otherwise change the choice in either one."""
+    """Choose every expert, since rounding could otherwise change which ones are chosen."""
     everyone = {"n_group": 1, "topk_group": 1, "n_routed_experts": 4, "num_experts_per_tok": 4}
     theirs = random_hf_model(seed, initializer_range=0.08, **everyone)
     theirs.save_pretrained(tmp_path)

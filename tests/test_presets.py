@@ -24,7 +24,7 @@ def on_meta(config):
 
 
 @pytest.mark.parametrize("preset", PUBLISHED, ids=lambda preset: preset.__name__)
-def test_parameters_are_those_published(preset):
+def test_parameter_counts_match_the_published_ones(preset):
     assert on_meta(preset()).count_parameters() == PUBLISHED[preset]
 
 

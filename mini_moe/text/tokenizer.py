@@ -172,7 +172,8 @@ class Tokenizer:
     def from_json(cls, content: str, end_of_text: int | str | None = None) -> "Tokenizer":
         """Read a tokenizer's JSON; `end_of_text` is the token that ends a text, or its id.
 
-        A "<|endoftext|>" with id 0, as in our own tokenizers, overrides an id but not a token.
+        A "<|endoftext|>" with id 0, as in our own tokenizers, overrides an `end_of_text`
+        given as an id, but not one given as a token.
 
         Raises:
             ValueError: not a tokenizer, an unsupported one, or `end_of_text` is not in it.
@@ -231,7 +232,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
 
 
 def character_tokenizer(text: str) -> Tokenizer:
-    """Build one token per character of `text`, in code-point order, after the end-of-text token.
+    """Build a tokenizer: end-of-text, then one token per character of `text` by code point.
 
     Raises:
         ValueError: the text is empty.
