@@ -59,7 +59,8 @@ def test_timings_refuse_what_they_cannot_draw(seconds, unit):
 
 def test_cache_bytes_are_compared_with_the_smallest():
     figure = cache_bars({"MHA": 3_997_696, "MLA": 70_272})
-    assert summary_of(figure) == ("MHA keeps 3,997,696 bytes a token, MLA 70,272: 56.9 times less.")
+    words = "MHA keeps 3,997,696 bytes per token, MLA 70,272: a factor of 56.9."
+    assert summary_of(figure) == words
     with pytest.raises(ValueError, match="bytes_per_token"):
         cache_bars({"none": 0})
 

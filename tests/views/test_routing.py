@@ -21,9 +21,7 @@ def test_the_sentence_carries_each_tokens_heaviest_expert(trace, layer):
     html = coloured_sentence(trace, layer).html
     numbers = re.findall(r'font-size:11px">(\d+)<', html)
     assert [int(number) for number in numbers] == heaviest_experts(trace, layer - 1)
-    assert f"Layer {layer} sends {len(trace.pieces)} tokens" in repr(
-        coloured_sentence(trace, layer)
-    )
+    assert f"In layer {layer}, {len(trace.pieces)} tokens" in repr(coloured_sentence(trace, layer))
 
 
 def test_pointing_at_a_token_names_all_its_gates(trace):

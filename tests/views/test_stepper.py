@@ -38,7 +38,7 @@ def test_one_group_has_no_worth_and_says_so():
     steps = routing_steps(torch.randn(16), None, presets.tiny())
     assert steps.groups.isnan().all()
     assert steps.allowed.all()
-    assert "One group only" in repr(step_routing(steps, presets.tiny(), 4))
+    assert "Only one group" in repr(step_routing(steps, presets.tiny(), 4))
 
 
 @pytest.mark.parametrize("step", range(1, 8))

@@ -24,7 +24,7 @@ def test_every_name_has_a_dot_a_layer_and_chance_is_marked():
 def test_error_bars_are_two_standard_errors():
     figure = overlap_dots({"a": torch.tensor([0.5])}, 0.25, errors={"a": [0.02]})
     assert list(figure.data[0].error_x.array) == pytest.approx([0.04])
-    with pytest.raises(ValueError, match="as many numbers"):
+    with pytest.raises(ValueError, match="equally many"):
         overlap_dots({"a": [1.0], "b": [1.0, 2.0]}, 0.25)
 
 
@@ -34,7 +34,7 @@ def test_saturation_shows_chance_and_half_of_the_way():
     assert list(figure.data[1].y) == pytest.approx([0.1, 0.5, 0.8, 1.0])
     assert 0.125 in lines_of(figure)
     assert "After 5 of 100 steps 45%" in summary_of(figure)
-    assert "passed by step 20" in summary_of(figure)
+    assert "by step 20 they are at least halfway" in summary_of(figure)
     with pytest.raises(ValueError, match="steps"):
         saturation_curves([0], values, 0.1)
 
@@ -55,4 +55,4 @@ def test_ways_beyond_chance_are_drawn_and_others_not():
     figure = path_lines(count_paths(torch.cat([ids, following]), 4), 1, layers=(4, 5), at_least=1.8)
     assert [trace.name for trace in figure.data] == ["4.0 → 5.3: 100%", "experts"]
     assert list(figure.data[0].y) == [0, 3]
-    assert "Of 4 experts 1 have" in summary_of(figure)
+    assert "1 of 4 experts have" in summary_of(figure)

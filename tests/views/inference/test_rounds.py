@@ -32,7 +32,7 @@ def test_odd_steps_show_what_is_only_proposed(told, tokenizer):
 
 def test_the_end_counts_tokens_a_pass(told, tokenizer):
     text = coloured_rounds(told, tokenizer).text
-    assert text == ("After 2 of 2 passes: 5 tokens, 3 of 4 proposals accepted. 2.50 tokens a pass.")
+    assert text == "After 2 of 2 passes: 5 tokens, 3 of 4 proposals accepted. 2.50 tokens per pass."
 
 
 def test_prompt_and_first_token_come_before(told, tokenizer):
@@ -51,5 +51,5 @@ def test_the_slider_walks_through_the_passes(told, tokenizer):
     stepper = RoundStepper(told, tokenizer, step=1)
     assert "Now 2 more are proposed" in repr(stepper)
     stepper.slider.value = 4
-    assert "2.50 tokens a pass" in stepper.words.value and stepper.error.value == ""
+    assert "2.50 tokens per pass" in stepper.words.value and stepper.error.value == ""
     assert stepper._repr_mimebundle_()["text/html"] == stepper.still().html

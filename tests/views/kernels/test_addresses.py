@@ -52,7 +52,7 @@ def test_map_of_global_memory_tells_the_recorders_sectors(stride, shift, sectors
     ran = copied(stride, shift)
     figure = touched(ran, "x")
     assert ran.moved("x").sectors == sectors
-    assert f"{sectors} sectors of 32 bytes move, 4 would do" in summary_of(figure)
+    assert f"{sectors} sectors of 32 bytes are moved, 4 would suffice" in summary_of(figure)
     cells = [row["value"] for row in table(figure) if "value" in row]
     assert cells.count(2) == 32 and cells.count(1) == 8 * sectors - 32
     assert written(figure) == [str(lane) for lane in range(32)]
@@ -93,7 +93,7 @@ def test_rows_far_apart_are_drawn_without_what_lies_between():
 
 
 def test_what_was_not_touched_is_named():
-    with pytest.raises(ValueError, match="no write of x at time=0; there is read of x, write of y"):
+    with pytest.raises(ValueError, match="no write of x at time=0; found: read of x, write of y"):
         instruction(copied(), "x", "write")
     with pytest.raises(ValueError, match="at time=1"):
         touched(copied(), "x", time=1)
@@ -126,7 +126,7 @@ def test_a_step_marks_its_line_and_says_its_cost():
         n for n, s in enumerate(steps, start=1) if (s.buffer, s.access) == ("tile", "read")
     )
     shown = step_warp(steps, number, TRANSPOSE.strip())
-    assert "32 lanes ask for 128 bytes: 32 wavefronts." in shown.text
+    assert "32 lanes request 128 bytes: 32 wavefronts." in shown.text
     assert "→ 7 " in shown.html
     with pytest.raises(ValueError, match="number=17: 1 to 16 expected"):
         step_warp(steps, 17, TRANSPOSE)

@@ -16,7 +16,7 @@ def test_maps_show_the_load_relative_to_even():
 
 
 def test_a_map_of_other_domains_is_refused():
-    with pytest.raises(ValueError, match="a map of 3 rows"):
+    with pytest.raises(ValueError, match="one map of 3 rows"):
         domain_heatmaps({"one": torch.ones(2, 4)}, ["a", "b", "c"])
 
 

@@ -28,7 +28,7 @@ def test_markup_in_a_text_stays_text(example):
 
 def test_the_summary_says_where_the_needle_is(example):
     said = repr(haystack(example))
-    assert said.startswith(f"512 tokens; {example.depth:.0%} of the text stands before")
+    assert said.startswith(f"512 tokens; {example.depth:.0%} of the text comes before")
     assert "3 more say the same" in said
 
 

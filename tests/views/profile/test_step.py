@@ -27,7 +27,7 @@ def test_bars_add_up_to_the_step(profile):
     rows = table(step_bars(profile))
     assert sum(row["x"] for row in rows) == pytest.approx(1000)
     assert {row["series"] for row in rows} == {"forward", "backward", "other"}
-    assert "experts takes most, 700 of 1e+03 ms (70%)" in summary_of(step_bars(profile))
+    assert "experts takes longest, 700 of 1e+03 ms (70%)" in summary_of(step_bars(profile))
 
 
 def test_other_stands_last(profile):

@@ -71,7 +71,7 @@ def test_changes_of_probability_carry_arrow_and_number(model):
 def test_nothing_changed_is_said_in_words(model):
     moment = moment_of(model, SENTENCE)
     assert "as it was trained" in panels.status_line(moment.changes)
-    assert "is the likeliest with" in panels.next_table(moment, model, -1).text
+    assert "is the likeliest, with" in panels.next_table(moment, model, -1).text
 
 
 def test_the_last_step_mixes_and_counts_to_eight(model):
