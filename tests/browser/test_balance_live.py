@@ -33,7 +33,7 @@ def test_a_slider_acts_while_it_trains_and_the_run_replays(page, lab):
     for rate in ("0.03", "0.1"):  # the second only arrives if the first was answered
         page.tab.keyboard.press("ArrowRight")
         page.tab.wait_for_function(USED % rate)
-    page.tab.locator("button[title*='End the training']").click()
+    page.tab.locator("button[title*='Stop training']").click()
     page.tab.wait_for_function(STOPPED)
     sliders.nth(STEP).focus()
     page.tab.keyboard.press("Home")

@@ -78,7 +78,7 @@ def saturation_curves(
     halfway = next(s for s, v in zip(steps, means, strict=True) if v >= (1 + chance) / 2)
     figure = new_figure(
         f"After {early} of {last} steps {float(means[steps.index(early)]):.0%} of the final "
-        f"choices are made (chance {chance:.0%}); by step {halfway} they are at least halfway "
+        f"choices are made (chance {chance:.0%}); by step {halfway} the share is at least halfway "
         "from chance to 100 %.",
         title_text=title, legend={"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom"},
         margin={"l": 70, "r": 30, "t": 60 if title else 20, "b": 60},

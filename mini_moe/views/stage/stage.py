@@ -115,7 +115,7 @@ class Stage:
             self._draw_replay()
 
     def change(self, changes: Changes) -> None:
-        """Run the model with these changes; if they are impossible, say why and keep the old ones."""
+        """Run the model with these changes; if impossible, say why and keep the old ones."""
         with self._lock:
             try:
                 ids = self.moment.before.tokens.tolist()

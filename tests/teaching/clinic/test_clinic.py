@@ -84,7 +84,7 @@ def test_with_the_packages_loss_h_becomes_its_twin_digit_for_digit():
 
 def test_the_first_refusal_names_the_instrument_alone():
     said = contradiction("I", "router collapse", 0, STEPS, numbers=False)
-    assert said == "the instrument 'bias' speaks against it: order it"
+    assert said == "the instrument 'bias' contradicts that: order it"
 
 
 def test_without_names_all_instruments_are_read(clinic):
@@ -111,6 +111,6 @@ def test_a_choice_is_read_whatever_its_capitals_and_explained_when_right(capsys)
     check.fruit("apple")
     assert "It is not 'apple'." in capsys.readouterr().out
     check.fruit("plum")
-    assert "'plum' is none of the choices. They are: 'pear', 'apple'" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="none of choices"):
+    assert "'plum' is not one of the choices. They are: 'pear', 'apple'" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not one of choices"):
         choice_exercise("nut", "pear", ("apple",), explanation="", **fields)

@@ -34,7 +34,7 @@ def test_saturation_shows_chance_and_half_of_the_way():
     assert list(figure.data[1].y) == pytest.approx([0.1, 0.5, 0.8, 1.0])
     assert 0.125 in lines_of(figure)
     assert "After 5 of 100 steps 45%" in summary_of(figure)
-    assert "by step 20 they are at least halfway" in summary_of(figure)
+    assert "by step 20 the share is at least halfway" in summary_of(figure)
     with pytest.raises(ValueError, match="steps"):
         saturation_curves([0], values, 0.1)
 
