@@ -1,4 +1,4 @@
-"""Turns what a notebook shows into what can be stored: figures and widgets as static pictures."""
+"""Turn a notebook's outputs into storable ones: figures and widgets become static pictures."""
 
 import base64
 import json
@@ -21,15 +21,15 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 MAX_PICTURE_BYTES = 60_000
-MAX_OUTPUT_BYTES = 100_000  # of anything but a picture
-SCALES = (1.5, 1.25, 1.0, 0.85, 0.7, 0.6, 0.5)  # pixels per unit of the figure, best first
+MAX_OUTPUT_BYTES = 100_000  # for anything but a picture
+SCALES = (1.5, 1.25, 1.0, 0.85, 0.7, 0.6, 0.5)  # pixels per figure unit, best first
 
 
 def widget_parts(model_ids):
-    """Return, for each displayed widget, what it shows: a list of {kind, content} in its order.
+    """Return, for each displayed widget, what it shows: an ordered list of {kind, content}.
 
     Runs inside the notebook's kernel after the last cell, so it sees what a reader would see and
-    must import all it needs.
+    must import everything it needs.
     """
     import ipywidgets
     import plotly.graph_objects as go
@@ -80,7 +80,7 @@ def widget_parts(model_ids):
 
 @contextmanager
 def drawing(chromium: str) -> Iterator[None]:
-    """Keep a browser that turns figures into pictures; it calls no one."""
+    """Keep a browser running that turns figures into pictures, without network access."""
     with tempfile.TemporaryDirectory() as folder:
         starter = Path(folder) / "chromium"
         starter.write_text(f'#!/bin/sh\nexec "{chromium}" {" ".join(FLAGS)} "$@"\n')
@@ -93,7 +93,7 @@ def drawing(chromium: str) -> Iterator[None]:
 
 
 def make_static(notebook: NotebookNode, parts: dict[str, list[dict]]) -> None:
-    """Replace all that is interactive, and all that differs from one run to the next."""
+    """Replace everything interactive and everything that differs between runs."""
     for index, cell in enumerate(notebook.cells):
         cell.metadata.pop("execution", None)
         if "outputs" in cell:
@@ -104,7 +104,7 @@ def make_static(notebook: NotebookNode, parts: dict[str, list[dict]]) -> None:
 
 
 def static_outputs(output: NotebookNode, parts: dict[str, list[dict]]) -> list[NotebookNode]:
-    """What is stored in place of one output; most are stored as they are."""
+    """Return what to store for one output; most outputs are stored unchanged."""
     data = output.get("data", {})
     if PLOTLY in data:
         return [new_output("display_data", picture(data[PLOTLY]))]
@@ -115,7 +115,7 @@ def static_outputs(output: NotebookNode, parts: dict[str, list[dict]]) -> list[N
 
 
 def part_outputs(part: dict, parts: dict[str, list[dict]]) -> list[NotebookNode]:
-    """One piece of a widget as outputs."""
+    """Return one part of a widget as outputs."""
     kind, content = part["kind"], part["content"]
     if kind == "output":
         return static_outputs(nbformat.from_dict(content), parts)
@@ -126,12 +126,12 @@ def part_outputs(part: dict, parts: dict[str, list[dict]]) -> list[NotebookNode]
 
 
 def words(html: str) -> str:
-    """The text of a piece of HTML."""
+    """Return the text of some HTML."""
     return " ".join(unescape(re.sub(r"(?s)<style.*?</style>|<[^>]*>", " ", html)).split())
 
 
 def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join neighbouring pieces of the same stream: how a kernel cuts its prints is chance."""
+    """Join neighbouring pieces of the same stream, since kernels split prints arbitrarily."""
     joined: list[NotebookNode] = []
     for output in outputs:
         last = joined[-1] if joined else {}
@@ -143,7 +143,7 @@ def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def picture(figure: dict) -> dict[str, str]:
-    """A figure as a PNG of at most 60 KB, with its title as text."""
+    """Return a figure as a PNG of at most 60 KB, with its caption as text."""
     layout = figure.get("layout", {})
     size = {"width": layout.get("width") or 800, "height": layout.get("height") or 450}
     drawing = {"data": figure["data"], "layout": layout}
@@ -157,7 +157,7 @@ def picture(figure: dict) -> dict[str, str]:
 
 
 def caption(layout: dict) -> str:
-    """The figure's one-sentence summary if its layout carries one, else its title."""
+    """Return the figure's one-sentence summary if its layout has one, else its title."""
     meta, title = layout.get("meta"), layout.get("title")
     if isinstance(meta, dict) and meta.get("summary"):
         return meta["summary"]
@@ -166,7 +166,7 @@ def caption(layout: dict) -> str:
 
 
 def check_size(index: int, cell: NotebookNode) -> None:
-    """Raises: ValueError when an output would bloat the notebook."""
+    """Raise ValueError if an output would bloat the notebook."""
     for output in cell.outputs:
         for kind, content in output.get("data", {}).items():
             if kind != "image/png" and len(json.dumps(content)) > MAX_OUTPUT_BYTES:

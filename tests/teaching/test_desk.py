@@ -1,4 +1,4 @@
-"""What the student meets: verdicts, hints, solutions, predictions."""
+"""The student's interface: verdicts, hints, solutions, predictions."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_a_stub_without_readable_source_is_not_attempted(body, capsys):
     assert "not attempted" in capsys.readouterr().out
 
 
-def test_dots_in_an_index_are_no_placeholder(capsys):
+def test_dots_in_an_index_are_not_a_placeholder(capsys):
     def first_channels(x, weight, eps):
         part = x[..., :1]
         return part
@@ -71,7 +71,7 @@ def test_dots_in_an_index_are_no_placeholder(capsys):
     assert "has shape" in capsys.readouterr().out
 
 
-def test_a_left_placeholder_is_pointed_at(capsys):
+def test_a_remaining_placeholder_is_pointed_out(capsys):
     def half_done(x, weight, eps):
         square = x.pow(2)
         mean = ...
@@ -81,7 +81,7 @@ def test_a_left_placeholder_is_pointed_at(capsys):
     assert "line 3 of your function is still `mean = ...`" in capsys.readouterr().out
 
 
-def test_a_function_that_changes_its_input_is_told(capsys):
+def test_a_function_that_changes_its_input_is_wrong(capsys):
     def spoils(x, weight, eps):
         result = rms_norm(x, weight, eps)
         x.zero_()
@@ -126,7 +126,7 @@ def test_names_are_registered_once_and_fields_checked():
 @pytest.mark.parametrize(
     ("value", "state"), [(torch.tensor(70_272), "✓"), (70_272.0, "✓"), (True, "✗"), ("70,272", "✗")]
 )
-def test_numbers_are_read_from_what_holds_them(value, state, capsys):
+def test_numbers_are_read_from_tensors_and_scalars(value, state, capsys):
     check.kv_bytes(value)
     assert capsys.readouterr().out.startswith(state)
 

@@ -1,4 +1,4 @@
-"""Curves, timings and bytes keep their numbers."""
+"""Curves, timings and cache sizes show the right numbers."""
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_cache_bytes_are_compared_with_the_smallest():
 def test_long_names_fit_beside_their_curves():
     short, long = (
         compare_curves({name: ([0, 1], [1, 2])}, x_title="x", y_title="y")
-        for name in ("a", "a name that says a great deal")
+        for name in ("a", "a name with a lot of words in it")
     )
     assert short.layout.margin.r == 150
-    assert long.layout.margin.r > 8 * len("a name that says a great deal 2")
+    assert long.layout.margin.r > 8 * len("a name with a lot of words in it 2")

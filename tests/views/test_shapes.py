@@ -1,4 +1,4 @@
-"""Pictures of the model count what the model counts."""
+"""Pictures of the model agree with the model's own counts."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_bars_show_total_and_active():
 @pytest.mark.parametrize(
     ("count", "words"), [(671e9, "671 billion"), (15_360, "15.4 thousand"), (7, "7")]
 )
-def test_large_numbers_are_said_in_words(count, words):
+def test_large_numbers_are_written_in_words(count, words):
     assert short(count) == words
 
 

@@ -1,4 +1,4 @@
-"""Dots and curves keep their numbers and carry the line of chance."""
+"""Dots and curves show the right numbers and the chance line."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def lines_of(figure):
     return [shape.x0 if shape.x0 == shape.x1 else shape.y0 for shape in figure.layout.shapes]
 
 
-def test_every_name_has_a_dot_a_layer_and_chance_is_marked():
+def test_every_name_has_one_dot_per_layer_and_chance_is_marked():
     figure = overlap_dots({"token": [0.6, 0.5], "domain": [0.4, 0.3]}, 0.25, layers=(1, 2))
     assert [trace.name for trace in figure.data] == ["layer 1", "layer 2"]
     assert {"series": "layer 2", "x": 0.3, "y": "domain"} in table(figure)
@@ -49,7 +49,7 @@ def test_use_and_cost_are_told_apart():
     assert "+0.200, is that of expert 1, used by 50%" in words
 
 
-def test_ways_beyond_chance_are_drawn_and_others_not():
+def test_only_paths_beyond_chance_are_drawn():
     ids = torch.tensor([[[0]] * 50 + [[1]] * 50 + [[2]] * 50])
     following = torch.tensor([[[3]] * 50 + [[0], [1], [2], [3], [0]] * 20])
     figure = path_lines(count_paths(torch.cat([ids, following]), 4), 1, layers=(4, 5), at_least=1.8)

@@ -37,7 +37,7 @@ def test_divided_frequencies_reach_nothing_new():
     assert "no pairs reach" in summary_of(figure)
 
 
-def test_of_many_pairs_sixteen_are_shown():
+def test_at_most_sixteen_pairs_are_shown():
     figure = angle_dials(rope_frequencies(64, 10_000.0), 4096, 131_072)
     assert len(drawn(figure, "angles seen in training")) == 16
     assert summary_of(figure).startswith("In 4,096 tokens 23 of 32 pairs complete a turn")

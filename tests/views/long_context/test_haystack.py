@@ -32,6 +32,6 @@ def test_the_summary_says_where_the_needle_is(example):
     assert "3 more say the same" in said
 
 
-def test_a_needle_alone_is_said_so():
+def test_a_single_needle_mentions_no_others():
     alone = haystack(needle_example(load_corpus(), 300, 0.5, distractors=0))
     assert "more say the same" not in repr(alone) and "about other names" not in alone.html

@@ -1,4 +1,4 @@
-"""The replay shows what the log says, record by record."""
+"""The replay shows the log, record by record."""
 
 import json
 
