@@ -143,7 +143,7 @@ class StagePage:
         raise RuntimeError(f"no process runs kernel {kernel}")
 
     def latencies(self, rounds: int = 4) -> dict[str, list[float]]:
-        """Measure the milliseconds from input to changed data on screen, per control (64 tokens)."""
+        """Measure milliseconds from input to changed data on screen, per control (64 tokens)."""
         self.ask(f"stage.reset(); stage.select(model.tokenizer.decode(model.tokenizer.encode("
                  f"{SIXTY_FOUR * 4!r})[:62]), layer=1, expert=6)")  # fmt: skip
         self.settle()
