@@ -1,4 +1,4 @@
-"""The parts of a layer as plain calls on rows [tokens, width], without modules and gradients."""
+"""The parts of a layer as plain calls on [tokens, width], without modules or gradients."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,13 @@ from mini_moe.ops import moe_experts, normalise, product, route
 
 
 def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
-    """`RMSNorm` without its module's call."""
+    """Return a function that computes `RMSNorm` without the overhead of a module call."""
     weight, eps = norm.weight.detach(), norm.eps
     return lambda x: normalise(x, weight, eps)
 
 
 class Product:
-    """x [rows, in] times a weight [out, in], transposed."""
+    """x [tokens, in] times a weight [out, in], transposed."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach().contiguous()
@@ -28,7 +28,7 @@ class Product:
 
 
 class MixtureStep:
-    """Router, chosen experts and shared experts, added to what came in."""
+    """Router, chosen experts and shared experts, added to the layer's input (the residual)."""
 
     def __init__(self, mixture: MoE) -> None:
         self.config, self.bias = mixture.gate.config, mixture.gate.e_score_correction_bias
@@ -47,7 +47,7 @@ class MixtureStep:
 
 
 class SwiGLUStep:
-    """A feed-forward network, added to what came in."""
+    """A feed-forward network, added to its input before the norm (the residual)."""
 
     def __init__(self, network: SwiGLU) -> None:
         self.both = Product(torch.cat((network.gate_proj.weight, network.up_proj.weight)))
