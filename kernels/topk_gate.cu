@@ -10,7 +10,7 @@
 // Thread → data: a warp a token; lane l holds experts l, l + 32, …: loads are side by side, and up
 // to 32 scores stay in registers. A round of the choice is a maximum over the warp, then the lowest
 // id that has it; lane r keeps what round r found.
-// Bytes a token: E · sizeof(logit) + 12 K, + 4 E if the scores are asked for. FLOPs a token: about
+// Bytes per token: E · sizeof(logit) + 12 K, + 4 E for each of the two scores that is wanted. FLOPs a token: about
 // 4 E, and 2 K E compares. The gradient is in topk_gate_backward.cu.
 // Source: DeepSeek-V3, arXiv 2412.19437 §2.1.2, equations 12-16; DeepSeek-V2, arXiv 2405.04434
 // §2.2.1-2.2.2.
@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(kTokensPerBlock* kWarp)
                      const void* bias,          // [experts], or null
                      DType bias_type,
                      float* scores,             // [tokens, experts], or null
+                     float* choice_scores,      // [tokens, experts], or null
                      int64_t* expert_ids,       // [tokens, top_k]
                      float* gates,              // [tokens, top_k]
                      Gate gate) {
@@ -132,6 +133,12 @@ __global__ void __launch_bounds__(kTokensPerBlock* kWarp)
     key[i] = in_order(bias ? score[i] + read(bias, bias_type, expert) : score[i]);
   }
   if (gate.n_groups > 1) exclude_groups(key, gate, lane);
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    int expert = i * kWarp + lane;
+    if (choice_scores && expert < gate.n_experts)
+      choice_scores[token * gate.n_experts + expert] = from_order(key[i]);
+  }
 
   int my_id = 0;
   float my_score = 0;
@@ -155,7 +162,7 @@ __global__ void __launch_bounds__(kTokensPerBlock* kWarp)
 
 extern "C" const char* topk_gate_forward(
     const void* logits, int64_t logits_type, const void* bias, int64_t bias_type, float* scores,
-    int64_t* expert_ids, float* gates, int64_t n_tokens, int64_t n_experts, int64_t top_k,
+    float* choice_scores, int64_t* expert_ids, float* gates, int64_t n_tokens, int64_t n_experts, int64_t top_k,
     int64_t n_groups, int64_t top_k_groups, int64_t two_best, int64_t softmax, int64_t normalise,
     double route_scale, void* stream) {
   Gate gate{n_tokens,          int(n_experts), int(top_k),   int(n_groups),     int(top_k_groups),
@@ -165,5 +172,5 @@ extern "C" const char* topk_gate_forward(
   if (bias) TRY(check_type("bias", bias_type));
   if (n_tokens == 0) return nullptr;
   LAUNCH_FOR_EXPERTS("topk_gate_forward", topk_gate_kernel, logits, DType(logits_type), bias,
-                     DType(bias_type), scores, expert_ids, gates, gate);
+                     DType(bias_type), scores, choice_scores, expert_ids, gates, gate);
 }

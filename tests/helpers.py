@@ -10,8 +10,10 @@ from torch import Tensor
 from mini_moe.config import ModelConfig
 from mini_moe.model import Transformer
 
-# Largest accepted ‖actual − expected‖ / ‖expected‖ of one operation, by the type it computes in.
+# Largest accepted ‖actual − expected‖ / ‖expected‖, by the type that is computed in: of one
+# operation, and of a chain of them, such as attention, a whole model or a gradient through it.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
+CHAIN_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "mini_moe"
 # Each room may import what stands on an earlier line, and itself.
 ORDER = (
     {"arguments"},
-    {"files", "config"},
+    {"files", "config", "device", "random_numbers"},
     {"presets", "ops"},
     {"model"},
     {"text"},

@@ -6,10 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {".ci", "data", "kernels", "mini_moe", "notebooks", "tests"}
+FOLDERS = {".ci", ".github", "data", "kernels", "mini_moe", "notebooks", "tests"}
 MAX_FILE_BYTES = 15_000_000
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 
@@ -58,6 +59,21 @@ def test_every_range_of_the_package_admits_its_pin():
     for needed in map(Requirement, ranges):
         version = pins()[needed.name].removeprefix("==")
         assert needed.specifier.contains(version), f"{needed} excludes the pinned {version}"
+
+
+def test_the_citation_names_the_version_and_licence_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_hosted_ci_runs_what_everyone_runs_with_pinned_actions():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in [step.get("run") for step in steps]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert used and all(re.fullmatch(r"[\w/-]+@v\d+", action) for action in used)
 
 
 def test_no_notebook_exceeds_one_megabyte():

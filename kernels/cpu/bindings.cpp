@@ -35,7 +35,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
   m.def(
       "topk_gate(Tensor logits, Tensor? bias, int top_k, int n_groups, int top_k_groups,"
       " bool two_best, bool softmax, bool normalise, float route_scale)"
-      " -> (Tensor, Tensor, Tensor)");
+      " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "topk_gate_backward(Tensor? grad_gates, Tensor? grad_scores, Tensor logits,"
       " Tensor expert_ids, bool softmax, bool normalise, float route_scale) -> Tensor");

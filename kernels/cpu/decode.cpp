@@ -79,7 +79,7 @@ Layer read_layer(Reader from, const Decode& d) {
 
 }  // namespace
 
-// y [batch, new, d_model]: x through all layers, and the norm after them; numbers [layers, rows,
+// y [batch, new, d_model] in float32: x through all layers, and the norm after them; numbers [layers, rows,
 // capacity, rank + d_rope] gain `new` positions behind the first lengths[b] of every row b.
 Tensor decode(const Tensor& x_, Tensor numbers, std::vector<int64_t> lengths,
               const Tensor& rotation, std::vector<Tensor> layers, const Tensor& norm,
@@ -125,7 +125,7 @@ Tensor decode(const Tensor& x_, Tensor numbers, std::vector<int64_t> lengths,
   const std::vector<Tensor> last{norm};
   d.norm = Reader{last, 0, type}.floats("norm", {d.d_model});
   const Tensor x = dense(x_);
-  Tensor y = empty({d.batch, d.new_tokens, d.d_model}, type);
+  Tensor y = empty({d.batch, d.new_tokens, d.d_model}, ScalarType::Float);
   d.rotation = (const float*)rotation.const_data_ptr();
   d.cache = (char*)numbers.mutable_data_ptr(), d.x = x.const_data_ptr();
   d.y = y.mutable_data_ptr();

@@ -39,7 +39,7 @@ struct Decode {
   const float* norm;             // [d_model] after the last layer
   char* cache;                   // [layers, cache_batch, capacity, rank + d_rope]
   const void* x;                 // [batch, new_tokens, d_model]
-  void* y;                       // likewise, normalised
+  void* y;                       // [batch, new_tokens, d_model] floats, normalised
 
   int64_t rows() const { return batch * new_tokens; }
   int64_t width() const { return rank + d_rope; }

@@ -274,7 +274,7 @@ class Pass {
     }, [&] {
       const int64_t next = number + 1;
       if (next < (int64_t)d_.layers.size()) return normalise(d_.layers[next].input_norm);
-      norm_rows(m_.x, d_.norm, d, d_.norm_eps, d_.y, d_.bf16, rows);
+      norm_rows(m_.x, d_.norm, d, d_.norm_eps, d_.y, false, rows);
     });
   }
 };

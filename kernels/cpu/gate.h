@@ -15,13 +15,15 @@ struct Gate {
 // Throws where the settings don't fit the number of experts.
 void check_gate(const Gate& gate);
 
-// Of tokens [first, last): scores [tokens, experts], ids and gates [tokens, top_k].
+// Of tokens [first, last): scores [tokens, experts], ids and gates [tokens, top_k], and the scores
+// that were compared, -inf outside the chosen groups [tokens, experts].
 struct Decisions {
   const void* logits;  // [tokens, experts], of the type of the kernels
   const float* bias;   // [experts]; null: none
   float* scores;
   int64_t* ids;
   float* gates;
+  float* choice_scores;  // null: not wanted
 };
 void choose_experts(const Gate& gate, const Kernels& kernels, int64_t element_size,
                     const Decisions& decisions, int64_t first, int64_t last);

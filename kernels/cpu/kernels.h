@@ -53,6 +53,7 @@ struct Product {
   const void* a;    // [rows, k]
   const void* b;    // [experts, n, k] or [experts, k, n]
   void* out;        // [rows, n]
+  int64_t left = 0, right = INT64_MAX;  // columns wanted: multiples of 32, or the end
 };
 
 // out[t, :] = sum over choices of gates[t, choice] * rows[place[t, choice], :]

@@ -1,5 +1,6 @@
 // x weight^T and its gradients, of any two of the types: weights are rounded while they are packed
 // and their gradients written as they are summed, so no copy in another type is ever made.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels.h"
@@ -12,6 +13,17 @@ namespace {
 bool is_bf16_checked(const char* name, const Tensor& tensor) {
   check_type(name, tensor, tensor.scalar_type());
   return is_bf16(name, tensor);
+}
+
+// The share of one thread in a product: columns first, at least 64 of them, since nobody else then
+// packs the same part of the matrix; what is left of the threads divides rows.
+void share_product(const Kernels& k, Product p, int64_t rows, int64_t part, int64_t parts) {
+  int64_t across = std::clamp<int64_t>(p.n / 64, 1, parts);
+  while (parts % across) across--;
+  const int64_t column = part % across, row = part / across, down = parts / across;
+  auto cut = [&](int64_t i) { return i == across ? p.n : p.n * i / across / 32 * 32; };
+  p.left = cut(column), p.right = cut(column + 1);
+  k.product(p, 0, rows * row / down, rows * (row + 1) / down);
 }
 
 // The share of one thread in the weight's gradient: columns, where both of them get enough, since
@@ -39,7 +51,7 @@ Tensor linear(const Tensor& x_, const Tensor& weight_, bool narrow) {
   const Product p{x.size(1), n, true, x_bf16, w_bf16, narrow, x.const_data_ptr(),
                   weight.const_data_ptr(), out.mutable_data_ptr()};
   in_parts(parts_for(x.numel() * n), [&](int64_t part, int64_t parts) {
-    kernels(narrow).product(p, 0, rows * part / parts, rows * (part + 1) / parts);
+    share_product(kernels(narrow), p, rows, part, parts);
   });
   return out;
 }
@@ -63,7 +75,7 @@ std::tuple<Tensor, Tensor> linear_backward(
   if (!rows) std::memset(grad_weight.mutable_data_ptr(), 0, n * k * weight.element_size());
   in_parts(parts_for(x.numel() * n), [&](int64_t part, int64_t parts) {
     const Kernels& kernel = kernels(narrow);
-    kernel.product(to_x, 0, rows * part / parts, rows * (part + 1) / parts);
+    share_product(kernel, to_x, rows, part, parts);
     share_gradient(kernel, to_weight, part, parts);
   });
   return {grad_x, grad_weight};

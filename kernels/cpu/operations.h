@@ -10,7 +10,7 @@ namespace mini_moe {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids, int64_t experts);
 
-std::tuple<Tensor, Tensor, Tensor> topk_gate(
+std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits, std::optional<Tensor> bias, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale);
 Tensor topk_gate_backward(std::optional<Tensor> grad_gates, std::optional<Tensor> grad_scores,

@@ -68,20 +68,23 @@ void check_gate(const Gate& g) {
 
 void choose_experts(const Gate& g, const Kernels& k, int64_t element_size, const Decisions& d,
                     int64_t first, int64_t last) {
-  std::vector<float> choice(g.experts);
+  std::vector<float> own_choice(d.choice_scores ? 0 : g.experts);
   std::vector<uint8_t> allowed(g.experts);
   std::vector<Ranked> best(g.top_k);
   for (int64_t t = first; t < last; t++) {
     float* own = d.scores + t * g.experts;
     k.scores((const char*)d.logits + t * g.experts * element_size, g.experts, g.softmax, own);
+    float* choice = d.choice_scores ? d.choice_scores + t * g.experts : own_choice.data();
     for (int64_t e = 0; e < g.experts; e++) choice[e] = own[e] + (d.bias ? d.bias[e] : 0);
     int64_t* own_id = d.ids + t * g.top_k;
     if (g.n_groups > 1) {
-      allow_groups(g, choice.data(), allowed.data());
-      choose(choice.data(), allowed.data(), g.experts, g.top_k, best.data());
+      allow_groups(g, choice, allowed.data());
+      choose(choice, allowed.data(), g.experts, g.top_k, best.data());
       for (int64_t i = 0; i < g.top_k; i++) own_id[i] = best[i].id;
+      for (int64_t e = 0; e < g.experts; e++)
+        if (!allowed[e]) choice[e] = -INFINITY;
     } else {
-      k.best(choice.data(), g.experts, g.top_k, own_id);
+      k.best(choice, g.experts, g.top_k, own_id);
     }
     float sum = 1e-20f;
     for (int64_t i = 0; i < g.top_k; i++) sum += own[own_id[i]];
@@ -90,8 +93,8 @@ void choose_experts(const Gate& g, const Kernels& k, int64_t element_size, const
   }
 }
 
-// gates [tokens, top_k], expert_ids [tokens, top_k], scores [tokens, experts]
-std::tuple<Tensor, Tensor, Tensor> topk_gate(
+// gates and expert_ids [tokens, top_k]; scores and choice_scores [tokens, experts]
+std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits_, std::optional<Tensor> bias_, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
   check_shape("logits", logits_, {-1, -1});
@@ -108,14 +111,15 @@ std::tuple<Tensor, Tensor, Tensor> topk_gate(
   Tensor ids = empty({g.tokens, g.top_k}, ScalarType::Long);
   Tensor gates = empty({g.tokens, g.top_k}, ScalarType::Float);
   Tensor scores = empty({g.tokens, g.experts}, ScalarType::Float);
+  Tensor choice_scores = empty({g.tokens, g.experts}, ScalarType::Float);
   const Decisions d{logits.const_data_ptr(), bias_ ? (const float*)bias.const_data_ptr() : nullptr,
                     (float*)scores.mutable_data_ptr(), (int64_t*)ids.mutable_data_ptr(),
-                    (float*)gates.mutable_data_ptr()};
+                    (float*)gates.mutable_data_ptr(), (float*)choice_scores.mutable_data_ptr()};
   in_parts(parts_for(g.tokens * g.experts * 4), [&](int64_t part, int64_t parts) {
     choose_experts(g, kernels(bf16), bf16 ? 2 : 4, d, g.tokens * part / parts,
                    g.tokens * (part + 1) / parts);
   });
-  return {gates, ids, scores};
+  return {gates, ids, scores, choice_scores};
 }
 
 // With q the chosen scores and S their sum + 1e-20: dq = scale (dgate - sum of dgate q / S) / S

@@ -8,7 +8,7 @@ namespace mini_moe::launch {
 extern "C" {
 
 const char* topk_gate_forward(const void* logits, int64_t logits_type, const void* bias,
-                              int64_t bias_type, float* scores, int64_t* expert_ids, float* gates,
+                              int64_t bias_type, float* scores, float* choice_scores, int64_t* expert_ids, float* gates,
                               int64_t n_tokens, int64_t n_experts, int64_t top_k, int64_t n_groups,
                               int64_t top_k_groups, int64_t two_best, int64_t softmax,
                               int64_t normalise, double route_scale, void* stream);

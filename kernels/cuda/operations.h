@@ -5,7 +5,7 @@
 
 namespace mini_moe::cuda {
 
-std::tuple<Tensor, Tensor, Tensor> topk_gate(
+std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits, std::optional<Tensor> bias, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale);
 Tensor topk_gate_backward(

@@ -3,8 +3,8 @@
 
 namespace mini_moe::cuda {
 
-// gates [tokens, top_k], expert_ids [tokens, top_k], scores [tokens, experts]
-std::tuple<Tensor, Tensor, Tensor> topk_gate(
+// gates and expert_ids [tokens, top_k]; scores and choice_scores [tokens, experts]
+std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits_, std::optional<Tensor> bias_, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
   const OnDevice on("logits", logits_);
@@ -21,11 +21,12 @@ std::tuple<Tensor, Tensor, Tensor> topk_gate(
   Tensor gates = on.empty({tokens, top_k}, ScalarType::Float);
   Tensor ids = on.empty({tokens, top_k}, ScalarType::Long);
   Tensor scores = on.empty({tokens, experts}, ScalarType::Float);
+  Tensor choice_scores = on.empty({tokens, experts}, ScalarType::Float);
   run(launch::topk_gate_forward(in(logits), code(logits), bias_ ? in(bias) : nullptr, 0,
-                                out<float>(scores), out<int64_t>(ids), out<float>(gates), tokens,
-                                experts, top_k, n_groups, top_k_groups, two_best, softmax,
+                                out<float>(scores), out<float>(choice_scores), out<int64_t>(ids),
+                                out<float>(gates), tokens, experts, top_k, n_groups, top_k_groups, two_best, softmax,
                                 normalise, route_scale, on.stream));
-  return {gates, ids, scores};
+  return {gates, ids, scores, choice_scores};
 }
 
 // The gradient of the logits, in their type; a gradient that is not given counts as zero.

@@ -9,10 +9,11 @@ from mini_moe.experiments.statistics import (
     claim,
     mean_interval,
     paired_difference,
+    share_interval,
     t_quantile,
 )
 from mini_moe.experiments.step_time import seconds_per_step
 
 __all__ = ["DESIGNS", "Arm", "Interval", "claim", "compare", "final_losses"]
 __all__ += ["load_results", "loss_increases", "mean_interval", "only_domains"]
-__all__ += ["paired_difference", "parameters", "seconds_per_step", "t_quantile"]
+__all__ += ["paired_difference", "parameters", "seconds_per_step", "share_interval", "t_quantile"]

@@ -103,6 +103,8 @@ def run_jobs(
         record = measure(experiment, name, arm, seed, corpus)
         if record is None:
             return False
+        if (name, seed) in finished(path):  # by the same command elsewhere, in the meantime
+            continue
         append_run(path, record | {"machine": machine(), "command": command})
         seconds, loss = record["curve"][-1][1], record["validation"]["all"]
         print(f"{name}, seed {seed}: validation {loss:.4f}, {seconds:.0f} s", flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mini_moe.config import TrainConfig
+from mini_moe.device import device_of
 from mini_moe.model import Transformer
 from mini_moe.routing import intervene
 from mini_moe.routing.intervene import moe_layers
@@ -29,11 +30,10 @@ def knock_out_losses(
     Source: DeepSeekMoE, arXiv 2401.06066 §4.5, which switches the shared expert off likewise, but
     masks routed experts token by token, those with the highest scores; here whole experts go.
     """
+    kind = device_of(model).type
 
     def loss(**changes) -> float:
-        autocast = torch.autocast(
-            model.embed_tokens.weight.device.type, torch.bfloat16, config.bf16
-        )
+        autocast = torch.autocast(kind, torch.bfloat16, config.bf16)
         with intervene(model, **changes) as changed, autocast:
             return round(validation_losses(changed, corpus, config.seq_len, TOKENS)["all"], 6)
 

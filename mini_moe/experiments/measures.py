@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mini_moe.config import TrainConfig
+from mini_moe.device import device_of
 from mini_moe.experiments.designs import Arm
 from mini_moe.experiments.knock_outs import knock_out_losses
 from mini_moe.model import Routing, Transformer
@@ -123,14 +124,14 @@ def domain_counts(
     model: Transformer, corpus: Corpus, domain: str, config: TrainConfig
 ) -> Int[Tensor, "layers experts"]:
     """How often each expert is chosen over a domain's validation text, rows of seq_len tokens."""
+    device, total = device_of(model), 0
     rows = windows(corpus.validation_by_domain[domain], config.seq_len + 1)
-    total = 0
     for tokens in rows.tokens[:, :-1].split(64):
         routings: list[Routing] = []
-        with torch.autocast("cpu", torch.bfloat16, enabled=bool(config.bf16)):
-            model.hidden(tokens, routings=routings)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
+            model.hidden(tokens.to(device), routings=routings)
         total = total + count_choices(routings)
-    return total
+    return total.cpu()
 
 
 def rounded(value, digits: int = 6):

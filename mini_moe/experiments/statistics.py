@@ -1,4 +1,4 @@
-"""What a handful of seeds can say: a mean, Student's interval around it, and paired differences."""
+"""What a few runs or trials can say: a mean and its interval, paired differences, a share."""
 
 import math
 import statistics
@@ -67,6 +67,27 @@ def claim(difference: Interval, first: str, second: str, digits: int = 3) -> str
     low, high = sorted((abs(difference.low), abs(difference.high)))
     about = f"{abs(difference.mean):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     return f"lower loss with {better} than with {worse}, by {about}"
+
+
+def share_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval: the true shares that `hits` of `trials` independent ones speak for.
+
+    With p = hits / trials and z the normal quantile (1.96 for 95 %):
+    (p + z²/2n ± z √(p (1 − p) / n + z²/4n²)) / (1 + z²/n).
+    Never leaves 0 to 1, and stays wide where all trials hit.
+    Raises: ValueError unless 0 ≤ hits ≤ trials, trials ≥ 1 and 0 < confidence < 1.
+    Source: Wilson, Journal of the American Statistical Association 22 (1927).
+    """
+    if not 0 <= hits <= trials or trials < 1:
+        raise ValueError(f"hits={hits} of trials={trials}: 0 to trials, and a trial, expected")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 1")
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share, room = hits / trials, 1 + z**2 / trials
+    middle = (share + z**2 / (2 * trials)) / room
+    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / room
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return (low if hits else 0.0), (high if hits < trials else 1.0)  # exact despite rounding
 
 
 def t_quantile(probability: float, degrees: int) -> float:

@@ -50,7 +50,7 @@ def decode(
     norm: Float[Tensor, "d_model"],
     settings: tuple,
 ) -> Float[Tensor, "batch new d_model"]:
-    """What the layers and the final norm make of embedded tokens; the cache gains theirs.
+    """Read embedded tokens through the layers and the final norm, in fp32; the cache grows.
 
     Row b of the cache `numbers` holds lengths[b] positions; each layer writes the new ones after
     them and attends to latents. `settings` are `settings_of` the configuration.
@@ -73,5 +73,6 @@ def settings_of(config: ModelConfig, scale: float) -> tuple:
 
 if not compiled.WHY_NOT:
     torch.library.register_fake(
-        "mini_moe::decode", lambda x, numbers, lengths, *rest: x.new_empty(x.shape)
+        "mini_moe::decode",
+        lambda x, numbers, lengths, *rest: x.new_empty(x.shape, dtype=torch.float32),
     )

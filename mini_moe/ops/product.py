@@ -1,7 +1,5 @@
 """`product`: rows times a weight, for passes that need no gradient."""
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,25 +12,24 @@ THIN = 17  # rows from which on packing the weight pays
 
 
 def product(
-    x: Float[Tensor, "rows d_in"], weight: Float[Tensor, "d_out d_in"]
+    x: Float[Tensor, "rows d_in"],
+    weight: Float[Tensor, "d_out d_in"],
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "rows d_out"]:
-    """x weightᵀ, without a gradient.
+    """x weightᵀ in `dtype`, by default that of the weight, without a gradient.
 
-    Compiled in fp32: for few rows the weight is read once, where it is; from `THIN` rows on it is
-    packed first, as one expert that all rows go to.
+    Compiled, for few rows the weight is read once, where it is; from `THIN` rows on it is packed
+    first.
     """
-    if weight.dtype != torch.float32 or not serves(x, weight):
-        return F.linear(x, weight)
+    dtype = dtype or weight.dtype
+    if not (serves(x, weight) and dtype in compiled.DTYPES):
+        return F.linear(x.to(weight.dtype), weight).to(dtype)
     if len(x) < THIN:
-        return torch.ops.mini_moe.few_rows.default(x, weight)
-    return torch.ops.mini_moe.grouped_gemm.default(x, _all_rows(len(x)), weight[None], True)
-
-
-@lru_cache(maxsize=256)
-def _all_rows(rows: int) -> Tensor:
-    """Offsets of one group that holds all rows."""
-    return torch.tensor([0, rows])
+        return torch.ops.mini_moe.few_rows.default(x.float(), weight).to(dtype)
+    return torch.ops.mini_moe.linear.default(x, weight, dtype == torch.bfloat16)
 
 
 if not compiled.WHY_NOT:
-    torch.library.register_fake("mini_moe::few_rows", lambda x, w: x.new_empty(len(x), len(w)))
+    torch.library.register_fake(
+        "mini_moe::few_rows", lambda x, w: x.new_empty(len(x), len(w), dtype=torch.float32)
+    )

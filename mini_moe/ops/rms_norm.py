@@ -12,13 +12,17 @@ from mini_moe.ops.registration import register
 
 
 def normalise(
-    x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
+    x: Float[Tensor, "*batch width"],
+    weight: Float[Tensor, "width"],
+    eps: float,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*batch width"]:
-    """`rms_norm`; under autocast the result has its type, so that projections don't round it again.
+    """`reference.rms_norm` in `dtype`; by default autocast's, so that no projection rounds again.
 
-    Compiled where that is possible; its gradients can't be differentiated again.
+    Outside of autocast the default is the wider type of x and weight. The gradients of the compiled
+    form can't be differentiated again.
     """
-    dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
+    dtype = dtype or autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)
     if weight.shape == x.shape[-1:] and serves(x, weight) and dtype in compiled.DTYPES:
         rows, narrow = x.reshape(-1, x.shape[-1]), dtype == torch.bfloat16
         return torch.ops.mini_moe.rms_norm(rows, weight, eps, narrow)[0].view(x.shape)

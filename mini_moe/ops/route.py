@@ -28,15 +28,9 @@ def route(
     small = logits.shape[-1] <= MOST_EXPERTS and config.top_k <= MOST_CHOSEN
     if not (exact and small and serves_experts(logits, logits, logits.shape[-1])):
         return reference.route(logits, expert_bias, config)
-    gates, expert_ids, scores = torch.ops.mini_moe.topk_gate(
+    gates, expert_ids, scores, choice_scores = torch.ops.mini_moe.topk_gate(
         logits, expert_bias, *gate_settings(config)
     )
-    choice_scores = scores.detach()
-    if expert_bias is not None:
-        choice_scores = choice_scores + expert_bias
-    if config.n_expert_groups > 1:
-        allowed = reference.allowed_experts(choice_scores, config)
-        choice_scores = choice_scores.masked_fill(~allowed, float("-inf"))
     return Routing(logits, scores, choice_scores, expert_ids, gates)
 
 

@@ -18,7 +18,7 @@ OPERATIONS = ("topk_gate", "sort_rows", *PRODUCTS)
 def _topk_gate(logits: Tensor, bias: Tensor | None, top_k: int, *settings):
     tokens, wide = len(logits), torch.float32
     gates, ids = (logits.new_empty(tokens, top_k, dtype=t) for t in (wide, torch.long))
-    return gates, ids, logits.new_empty(logits.shape, dtype=wide)
+    return gates, ids, *(logits.new_empty(logits.shape, dtype=wide) for _ in range(2))
 
 
 def _topk_gate_backward(grad_gates, grad_scores, logits: Tensor, *settings):
@@ -53,7 +53,7 @@ def on_cuda(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def gate_backward(ctx, grad_gates, _grad_ids, grad_scores):
+def gate_backward(ctx, grad_gates, _grad_ids, grad_scores, _grad_choice_scores):
     """With q the chosen scores and S = Σ q + 1e-20: dq = scale · (dgate − Σ dgate · q / S) / S.
 
     Then dlogits = ds · s (1 − s) for sigmoid and s · (ds − Σ ds · s) for softmax. Groups and bias
@@ -90,9 +90,9 @@ def no_second_gate(ctx, grad):
 
 
 def _save_gate(ctx, inputs, output) -> None:
-    logits, (_, ids, scores) = inputs[0], output
+    logits, (_, ids, scores, choice_scores) = inputs[0], output
     ctx.dtype, ctx.settings = logits.dtype, inputs[6:]
-    ctx.mark_non_differentiable(ids)
+    ctx.mark_non_differentiable(ids, choice_scores)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(ids, logits, scores)
 

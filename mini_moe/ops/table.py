@@ -45,7 +45,7 @@ TABLE = (
     Operation("rotate", reference.apply_rope, None, "rotate", None, f"{ALIKE}, float32 angles"),
     Operation("normalise", reference.rms_norm, None, "rms_norm", None, ALIKE),
     Operation("linear", reference.linear, None, "linear", None, f"{ALIKE}, 8 or more rows"),
-    Operation("product", reference.linear, None, "few_rows", None, "float32, without gradients"),
+    Operation("product", reference.linear, None, "few_rows", None, f"{ALIKE}, without gradients"),
     Operation("swiglu_product", reference.swiglu_product, None, "swiglu_product", None, ALIKE),
     Operation("cross_entropy", reference.cross_entropy, None, "cross_entropy", None, ALIKE),
     Operation(

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.device import as_device
 from mini_moe.profiling.counting import predict_memory
-from mini_moe.profiling.counting.memory import check_device
 from mini_moe.profiling.timing.steps import seconds_of
 from mini_moe.text import Corpus, load_corpus, sample_batch
 from mini_moe.training.loop import check_fit, fresh_state, train_step
@@ -117,15 +117,13 @@ def measure_growth(
             f"values: at least 3 different ones, and rounds of at least 1, expected; "
             f"got {list(values)}, rounds={rounds}"
         )
-    check_device(device)
+    where = as_device(device)
     corpus = load_corpus() if corpus is None else corpus
     base = TrainConfig(batch_size=4, seq_len=128) if train_config is None else train_config
     sizes = [sized(config, base, axis, value) for value in values]
     for model_config, size in sizes:
         check_fit(model_config, size, corpus)
-    states = [fresh_state(*one, corpus) for one in sizes]
-    for state in states:
-        state.model.to(device)  # in place: the optimizers, still without state, keep their weights
+    states = [fresh_state(*one, corpus, where) for one in sizes]
     training = what == "training step"
     calls = [
         _step(state, size, corpus) if training else _forward(state, size, corpus)
@@ -133,10 +131,10 @@ def measure_growth(
     ]
     best = [math.inf] * len(values)
     for turn in range(WARM_UP + rounds):
-        for place, call in enumerate(calls):
-            seconds = seconds_of(call, torch.device(device))
+        for number, call in enumerate(calls):
+            seconds = seconds_of(call, where)
             if turn >= WARM_UP:
-                best[place] = min(best[place], seconds)
+                best[number] = min(best[number], seconds)
     peaks = (
         [predict_memory(*one, device=device).peak for one in sizes] if training and memory else []
     )

@@ -31,6 +31,20 @@ class Corpus:
         return self.validation.bytes_per_token
 
     @cached_property
+    def fingerprint(self) -> str:
+        """A digest of what a run reads: tokens, domains and tokenizer, and nothing else.
+
+        Where the corpus is kept, and when it was built, don't matter.
+        """
+        digest = hashlib.sha256(json.dumps(self.domain_names).encode())
+        digest.update(self.tokenizer.to_json().encode())
+        for split in (self.train, self.validation):
+            for stream, dtype in ((split.tokens, "<u2"), (split.domains, "<u1")):
+                digest.update(f"{len(stream)} ".encode())
+                digest.update(np.ascontiguousarray(stream, dtype).data)
+        return digest.hexdigest()
+
+    @cached_property
     def validation_by_domain(self) -> dict[str, Split]:
         """The validation split of each domain, with its own byte count."""
         return {name: self.domain(name) for name in self.domain_names}

@@ -10,11 +10,13 @@ import torch
 
 from mini_moe import presets
 from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.device import as_device
 from mini_moe.files import replace_files
 from mini_moe.huggingface import save_hf
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.checkpoint import TrainingDiverged, latest_checkpoint
 from mini_moe.training.loop import train
+from mini_moe.training.run import LOG, only_writer
 
 PRESETS = {"tiny": presets.tiny, "small": presets.small}
 
@@ -26,13 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
         corpus = load_corpus() if options.text is None else read(options)
         model_config = model_configuration(options, corpus)
         train_config = TrainConfig(**given(options, TrainConfig))
-        if options.save is not None:
-            options.save.mkdir(parents=True, exist_ok=True)  # fails now rather than after training
-        run = train(model_config, train_config, corpus, folder=options.folder)
-        if options.save is not None:
-            save_hf(run.model, options.save, dtype=torch.bfloat16)
-            lines = "".join(json.dumps(record) + "\n" for record in run.log)
-            replace_files(options.save, {"log.jsonl": lines})
+        device = as_device(options.device)
+        with only_writer(options.save):  # a folder that can't be written fails before training
+            run = train(model_config, train_config, corpus, folder=options.folder, device=device)
+            if options.save is not None:
+                save_hf(run.model, options.save, dtype=torch.bfloat16)
+                lines = "".join(json.dumps(record) + "\n" for record in run.log)
+                replace_files(options.save, {LOG: lines})
     except (ValueError, OSError, TrainingDiverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -58,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--folder", type=Path, help="where log and checkpoints go; continues a run")
     made.add_argument("--save", type=Path, help="where model (bfloat16) and log go")
+    made.add_argument("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
     made.add_argument("--text", type=Path, help="a UTF-8 file to train on instead of the corpus")
     made.add_argument("--tokenizer", choices=("char", "bpe"), default="char", help="of --text")
     for config in (TrainConfig, ModelConfig):

@@ -12,9 +12,9 @@ from mini_moe.model.router import Router
 def count_choices(routings: list[Routing]) -> Int[Tensor, "layers experts"]:
     """How many tokens chose each expert, for every recorded layer."""
     n_experts = routings[0].scores.shape[-1]
-    return torch.stack(
-        [torch.bincount(r.expert_ids.flatten(), minlength=n_experts) for r in routings]
-    )
+    ids = torch.stack([routing.expert_ids.flatten() for routing in routings])
+    counts = ids.new_zeros(len(ids), n_experts)
+    return counts.scatter_add_(1, ids, torch.ones_like(ids))  # bincount would wait for a GPU
 
 
 @torch.no_grad()

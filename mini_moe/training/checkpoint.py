@@ -14,9 +14,10 @@ from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.files import replace_files, sync_folder
 from mini_moe.huggingface import load_hf, read_json, save_hf, slots
 from mini_moe.model import Transformer
+from mini_moe.text import Corpus
 from mini_moe.training.optimizer import Muon
+from mini_moe.training.run import LOG
 
-LOG = "log.jsonl"
 KEPT = 2  # newest checkpoints that stay
 
 
@@ -39,7 +40,7 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainingState, train_config: TrainConfig, corpus_id: str
+    folder: Path, state: TrainingState, train_config: TrainConfig, corpus: Corpus
 ) -> None:
     """Write `folder/step_N` whole or not at all, then drop all but the newest two.
 
@@ -60,11 +61,11 @@ def save_checkpoint(
             "step": state.step,
             "seconds": state.seconds,
             "bf16": state.bf16,
-            "corpus": corpus_id,
+            "corpus": corpus.fingerprint,
             "model_config": dataclasses.asdict(state.model.config),
             "train_config": dataclasses.asdict(train_config),
         }
-        tensors = _optimizer_tensors(state) | {"torch_random_state": torch.get_rng_state()}
+        tensors = _optimizer_tensors(state)
         replace_files(writing, {"optimizer.safetensors": tensors, "training.json": about})
         shutil.rmtree(target, ignore_errors=True)
         writing.rename(target)
@@ -85,10 +86,10 @@ def restore_checkpoint(
     folder: Path,
     model_config: ModelConfig,
     train_config: TrainConfig,
-    corpus_id: str,
+    corpus: Corpus,
     state: TrainingState,
 ) -> None:
-    """Bring a fresh state to what `folder` holds, bit by bit.
+    """Bring a fresh state, on whatever device, to what `folder` holds, bit by bit.
 
     Raises: ValueError naming the first setting that differs from the interrupted run's, or the file
     that is not whole.
@@ -97,13 +98,15 @@ def restore_checkpoint(
     _check_about(about, folder)
     _check_same("model", model_config, about["model_config"])
     _check_same("training", train_config, about["train_config"])
-    if about.get("corpus") != corpus_id:
-        raise ValueError(f"{folder} was trained on another corpus than this; use another folder")
+    if about.get("corpus") != corpus.fingerprint:
+        raise ValueError(
+            f"corpus: {folder} was trained on another corpus, with other tokens or another "
+            "tokenizer; continue with the same, or use another folder"
+        )
     state.model.load_state_dict(load_hf(folder, mtp=True).state_dict())
     state.step, state.seconds, state.bf16 = about["step"], about["seconds"], about["bf16"]
     try:
         tensors = load_file(folder / "optimizer.safetensors")
-        torch.set_rng_state(tensors.pop("torch_random_state"))
         _restore_optimizers(state, tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder / 'optimizer.safetensors'} is not whole: {error}") from error
@@ -153,7 +156,7 @@ def _names(state: TrainingState) -> dict[int, str]:
 def _optimizer_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     names = _names(state)
     return {
-        f"{names[id(parameter)]}/{key}": value
+        f"{names[id(parameter)]}/{key}": value.cpu()
         for optimizer in state.optimizers
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
@@ -176,7 +179,9 @@ def _restore_optimizers(state: TrainingState, tensors: dict[str, torch.Tensor]) 
                         raise ValueError(
                             f"{name}/{key}: finite {shape} expected, got {list(value.shape)}"
                         )
-                optimizer.state[parameter] = values
+                optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in values.items()
+                }
     if tensors:
         raise ValueError(f"unknown tensor {min(tensors)}")
 

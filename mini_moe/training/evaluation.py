@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from mini_moe.device import device_of
 from mini_moe.model import Transformer
 from mini_moe.text import Corpus, Split, windows
 
@@ -36,13 +37,14 @@ def split_loss(model: Transformer, split: Split, length: int) -> float:
 
     Raises: ValueError when the split is shorter than two tokens.
     """
-    rows = windows(split, length)
+    rows, device = windows(split, length), device_of(model)
     summed = 0.0
     per_batch = max(1, BATCH_TOKENS // length)
     for tokens, counted in zip(
         rows.tokens.split(per_batch), rows.counted.split(per_batch), strict=True
     ):
-        logits = model(tokens[:, :-1]).flatten(0, 1)
-        losses = F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")
-        summed += float(losses.float()[counted[:, 1:].flatten()].sum(dtype=torch.float64))
+        there = tokens.to(device)
+        logits = model(there[:, :-1]).flatten(0, 1)
+        losses = F.cross_entropy(logits, there[:, 1:].flatten(), reduction="none").float().cpu()
+        summed += float(losses[counted[:, 1:].flatten()].sum(dtype=torch.float64))
     return summed / int(rows.counted.sum())

@@ -43,10 +43,11 @@ def training_losses(
         first = depth + 1
         hidden = model.mtp_hidden(hidden, tokens[:, first : first + seq], depth, routings)
         further.append(cross_entropy(model, hidden, tokens[:, first + 1 : first + 1 + seq]))
-    mtp = torch.stack(further).mean() if further else torch.zeros(())
+    mtp = torch.stack(further).mean() if further else next_token.new_zeros(())
     total = next_token + config.mtp_loss_weight * mtp
     if not routings:
-        return Losses(total, next_token.detach(), mtp.detach(), torch.ones(()), torch.zeros(()))
+        even, none = next_token.new_ones(()), next_token.new_zeros(())
+        return Losses(total, next_token.detach(), mtp.detach(), even, none)
     balance = torch.stack([balance_loss(r, config, len(tokens)) for r in routings])
     z = torch.stack([z_loss(r.logits) for r in routings])
     total = total + config.balance_loss_weight * balance.sum()

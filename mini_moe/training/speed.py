@@ -1,4 +1,4 @@
-"""How fast this machine multiplies, and how much of that a training step uses."""
+"""How fast a device multiplies, and how much of that a training step uses."""
 
 import ctypes
 import statistics
@@ -8,27 +8,36 @@ import time
 import torch
 
 from mini_moe.config import ModelConfig
+from mini_moe.device import CPU, wait_for
 from mini_moe.model import Transformer
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 
 
-def matmul_peak(dtype: torch.dtype, size: int = 1024, repeats: int = 7) -> float:
-    """FLOP/s of a square matrix product, the median of several; takes about 0.1 s."""
-    numbers = torch.Generator().manual_seed(0)
-    left, right = torch.randn(2, size, size, generator=numbers).to(dtype)
-    out = torch.empty(size, size, dtype=dtype)
+def matmul_peak(
+    dtype: torch.dtype, device: torch.device = CPU, *, size: int | None = None, repeats: int = 7
+) -> float:
+    """FLOP/s of a square matrix product, the median of several; takes about 0.1 s.
+
+    Sides are 1024 on a CPU and 4096 elsewhere, where smaller products only measure their start.
+    """
+    size = size or (1024 if device.type == "cpu" else 4096)
+    numbers = torch.Generator(device).manual_seed(0)
+    left, right = torch.randn(2, size, size, generator=numbers, device=device).to(dtype)
+    out = torch.empty(size, size, dtype=dtype, device=device)
     seconds = []
     for _ in range(repeats + 2):
+        wait_for(device)
         start = time.perf_counter()
         torch.mm(left, right, out=out)
+        wait_for(device)
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / statistics.median(seconds[2:])
 
 
-def bf16_is_faster() -> bool:
-    """Whether this CPU multiplies bfloat16 at least 1.5 times as fast as float32."""
-    return matmul_peak(torch.bfloat16) > 1.5 * matmul_peak(torch.float32)
+def bf16_is_faster(device: torch.device = CPU) -> bool:
+    """Whether a device multiplies bfloat16 at least 1.5 times as fast as float32."""
+    return matmul_peak(torch.bfloat16, device) > 1.5 * matmul_peak(torch.float32, device)
 
 
 def flops_per_token(model: Transformer, seq_len: int) -> float:

@@ -1,19 +1,18 @@
-"""What every benchmark needs: alternating rounds, medians, the machine, a table and a JSON file."""
+"""What every benchmark needs: alternating rounds, medians, a table, and a JSON file per figure."""
 
-import datetime
 import json
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from mini_moe.files import replace_files
+from tests.benchmarks.machine import ROOT, Others, processor, software
+
+__all__ = ["RESULTS", "ROOT", "alternate", "report", "spread"]
 
 RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).parents[2]
+others = Others()
 
 
 def alternate(
@@ -42,38 +41,42 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def machine() -> dict:
-    """What the figures were measured on."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":")[1].strip() if names else cpu
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip(),
-        "cpu": cpu,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 def report(name: str, command: str, rows: list[dict], **more: object) -> None:
-    """Print rows as a table and write results/NAME.json."""
+    """Print rows as a table and keep them, with this machine's name, in results/NAME.json.
+
+    This call is all a benchmark needs: since the import, or the last report, it has watched what
+    else ran. `more` is kept beside the rows. The file holds one entry a processor; a run on a busy
+    machine is marked so, and never replaces one on a quiet machine.
+    """
+    print(f"\n{name}\n{table(rows)}", flush=True)
+    entry = {"command": command, **software(), **others.since(), "rows": rows, **more}
+    print(keep(name, processor(), entry), flush=True)
+
+
+def table(rows: list[dict]) -> str:
+    """Return rows as aligned text, a column for each key."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    print(f"\n{name}")
-    for line in [columns, *cells]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
-    RESULTS.mkdir(exist_ok=True)
-    content = {"benchmark": name, "command": command, "machine": machine(), "rows": rows} | more
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    sys.stdout.flush()
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in [columns, *cells]
+    )
+
+
+def keep(name: str, cpu: str, entry: dict, folder: Path = RESULTS) -> str:
+    """Put one processor's entry into FOLDER/NAME.json beside the others'; say what became of it."""
+    path = folder / f"{name}.json"
+    content = {"benchmark": name, "machines": {}}
+    if path.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+    before = content["machines"].get(cpu)
+    if entry["busy"] and before is not None and not before.get("busy"):
+        share = f"{entry['others_share']:.0%} of the cores were taken by other work"
+        return f"not kept: {share}, and {path.name} has a quiet run on {cpu}"
+    content["machines"][cpu] = entry
+    replace_files(folder, {path.name: json.dumps(content, indent=1, ensure_ascii=False) + "\n"})
+    return f"kept in {path.name}: {cpu}{', a busy machine' if entry['busy'] else ''}"
 
 
 def _text(value: object) -> str:

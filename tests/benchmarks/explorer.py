@@ -55,8 +55,10 @@ def measure(stage: StagePage, rounds: int, events: int) -> tuple[list[dict], dic
     heap, kernel = stage.heap_megabytes(), stage.kernel_megabytes()
     stage.random_events(events, seed=2)
     stage.settle()
-    after = {"page_mb": [heap, stage.heap_megabytes()],
-             "kernel_mb": [kernel, stage.kernel_megabytes()]}  # fmt: skip
+    after = {
+        "page_mb": [heap, stage.heap_megabytes()],
+        "kernel_mb": [kernel, stage.kernel_megabytes()],
+    }
     print(f"{events} random events after 100 others: {after}")
     return rows, after | {"events": events, "python_ms_of_the_last_change": python}
 

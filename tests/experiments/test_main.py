@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from mini_moe.experiments import __main__ as experiments
 from mini_moe.experiments import load_results
 from mini_moe.experiments.__main__ import chosen, main
 
@@ -67,6 +68,20 @@ def test_another_seed_gives_another_run(corpus_and_arms, tmp_path):
     main(arguments(tmp_path, "--seeds", "2", "--arms", "dense"))
     first, second = load_results("balance", tmp_path)
     assert first["validation"] != second["validation"]
+
+
+def test_two_commands_side_by_side_leave_each_run_once(corpus_and_arms, tmp_path, monkeypatch):
+    measure = experiments.measure
+
+    def slow(*settings):
+        monkeypatch.setattr(experiments, "measure", measure)
+        record = measure(*settings)
+        assert main(arguments(tmp_path, "--seeds", "1")) == 0  # the same command, meanwhile
+        return record
+
+    monkeypatch.setattr(experiments, "measure", slow)
+    assert main(arguments(tmp_path, "--seeds", "1")) == 0
+    assert [run["arm"] for run in load_results("balance", tmp_path)] == ["moe", "dense"]
 
 
 def test_what_is_finished_is_not_run_again(corpus_and_arms, tmp_path, capsys):

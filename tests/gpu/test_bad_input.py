@@ -5,7 +5,7 @@ import torch
 
 from mini_moe.ops import moe_experts
 from tests.gpu.common import DEVICE, needs_gpu, no_rehearsal, on_gpu
-from tests.gpu.test_steps import EXPERTS, OFFSETS, OPS, ROWS, calls
+from tests.gpu.test_stages import EXPERTS, OFFSETS, OPS, ROWS, calls
 from tests.helpers import without_shape_hook
 from tests.ops.expert_cases import random_case
 

@@ -157,7 +157,8 @@ def test_gate_chooses_and_weighs_as_the_definition(settings, biased, dtype):
     here = logits.to(DEVICE, copy=True).requires_grad_()
     logits.requires_grad_()
     poison()
-    gates, ids, scores = OPS.topk_gate(here, bias if bias is None else bias.to(DEVICE), *rest, 2.5)
+    bias_here = None if bias is None else bias.to(DEVICE)
+    gates, ids, scores, choice_scores = OPS.topk_gate(here, bias_here, *rest, 2.5)
     top_k, groups, top_k_groups, two_best, softmax, normalise = rest
     config = SimpleNamespace(
         top_k=top_k,
@@ -172,6 +173,7 @@ def test_gate_chooses_and_weighs_as_the_definition(settings, biased, dtype):
     assert torch.equal(ids.cpu(), exact.expert_ids)
     assert relative_error(gates.cpu(), exact.gates) <= 2e-6
     assert relative_error(scores.cpu(), exact.scores) <= 2e-6
+    assert torch.equal(choice_scores.isinf().cpu(), exact.choice_scores.isinf())
     to_gates, to_scores = normal(50, rest[0], seed=3), normal(50, experts, seed=4)
     for one, two in ((1, 0), (0, 1), (1, 1)):
         losses = [

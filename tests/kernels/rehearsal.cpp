@@ -32,7 +32,7 @@ bool use_instruction_set(const char*) { return false; }
 std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& ids, int64_t experts) {
   return cuda::sort_rows(ids, experts);
 }
-std::tuple<Tensor, Tensor, Tensor> topk_gate(
+std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits, std::optional<Tensor> bias, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
   return cuda::topk_gate(logits, bias, top_k, n_groups, top_k_groups, two_best, softmax, normalise,

@@ -36,9 +36,12 @@ def config_for(experts, top_k, fields):
 
 
 def run_gate(kernels, logits, bias, config, with_scores=True):
-    """(scores, expert_ids, gates) of the kernel."""
+    """(scores, choice_scores, expert_ids, gates) of the kernel."""
     tokens, experts = logits.shape
     scores = kernels.output("scores", (tokens, experts), torch.float32) if with_scores else None
+    choice = (
+        kernels.output("choice_scores", (tokens, experts), torch.float32) if with_scores else None
+    )
     ids = kernels.output("expert_ids", (tokens, config.top_k), torch.int64)
     gates = kernels.output("gates", (tokens, config.top_k), torch.float32)
     kernels.call(
@@ -48,14 +51,15 @@ def run_gate(kernels, logits, bias, config, with_scores=True):
         None if bias is None else kernels.input("bias", bias),
         0 if bias is None else DTYPES[bias.dtype],
         scores,
+        choice,
         ids,
         gates,
         tokens,
         *settings(config),
     )
-    outputs = [buffer for buffer in (scores, ids, gates) if buffer is not None]
+    outputs = [buffer for buffer in (scores, choice, ids, gates) if buffer is not None]
     assert not any(map(kernels.unwritten, outputs))
-    return scores, ids, gates
+    return scores, choice, ids, gates
 
 
 def settings(config):
@@ -72,10 +76,11 @@ def settings(config):
 
 
 def assert_same_routing(kernels, logits, bias, config):
-    scores, ids, gates = run_gate(kernels, logits, bias, config)
+    scores, choice, ids, gates = run_gate(kernels, logits, bias, config)
     expected = route(logits.float(), None if bias is None else bias.float(), config)
     assert ids.equal(expected.expert_ids)
     torch.testing.assert_close(scores, expected.scores, equal_nan=True)
+    torch.testing.assert_close(choice, expected.choice_scores, equal_nan=True)
     torch.testing.assert_close(gates, expected.gates, equal_nan=True)
 
 
@@ -98,7 +103,7 @@ def test_every_number_of_tokens(kernels, tokens):
 
 
 def test_no_tokens(kernels):
-    _, ids, _ = run_gate(kernels, torch.randn(0, 16), None, config_for(16, 4, {}))
+    *_, ids, _ = run_gate(kernels, torch.randn(0, 16), None, config_for(16, 4, {}))
     assert ids.shape == (0, 4)
 
 
@@ -115,7 +120,7 @@ def test_lower_id_wins_ties(kernels, fields):
 
 
 def test_all_equal_gives_the_first_ids(kernels):
-    _, ids, _ = run_gate(kernels, torch.zeros(3, 40), None, config_for(40, 8, {}))
+    *_, ids, _ = run_gate(kernels, torch.zeros(3, 40), None, config_for(40, 8, {}))
     assert ids.equal(torch.arange(8).expand(3, 8))
 
 
@@ -131,7 +136,7 @@ def test_nan_and_infinity_never_repeat_an_id(kernels, score_function, groups, ex
     logits[4, 7], logits[5, 9] = torch.inf, -torch.inf
     config = config_for(experts, 8, {"score_function": score_function, **groups})
     assert_same_routing(kernels, logits, None, config)
-    _, ids, _ = run_gate(kernels, logits, None, config)
+    *_, ids, _ = run_gate(kernels, logits, None, config)
     assert all(len(row.unique()) == 8 for row in ids)
 
 
@@ -145,7 +150,7 @@ def test_bias_of_minus_infinity_switches_an_expert_off(kernels):
 def test_scores_are_optional(kernels):
     config = config_for(32, 6, {})
     logits = torch.randn(9, 32)
-    _, ids, _ = run_gate(kernels, logits, None, config, with_scores=False)
+    *_, ids, _ = run_gate(kernels, logits, None, config, with_scores=False)
     assert ids.equal(choose(logits.sigmoid(), 6))
 
 
@@ -252,6 +257,6 @@ def test_bad_arguments_are_refused_by_name(kernels, message):
     logits_type = given.pop("logits_type")
     with pytest.raises(ValueError) as error:
         kernels.call(
-            "topk_gate_forward", None, logits_type, *[None, 0, *[None] * 3], *given.values()
+            "topk_gate_forward", None, logits_type, *[None, 0, *[None] * 4], *given.values()
         )
     assert message in str(error.value)

@@ -8,7 +8,7 @@ from transformers.modeling_layers import MtpModel
 
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Transformer
-from tests.helpers import random_tokens, relative_error, small_model
+from tests.helpers import CHAIN_TOLERANCE, random_tokens, relative_error, small_model
 from tests.hf_oracle import VOCAB, random_hf_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
@@ -39,7 +39,10 @@ def test_hidden_vectors_are_those_of_transformers(seed, tmp_path):
         expected = their_mtp(theirs, ours).forward_layer(
             0, hidden, position_ids=positions, mtp_cache=None, input_ids=shifted
         )
-        assert relative_error(ours.mtp_hidden(hidden, shifted), expected) < 1e-5
+        assert (
+            relative_error(ours.mtp_hidden(hidden, shifted), expected)
+            <= CHAIN_TOLERANCE[torch.float32]
+        )
 
 
 def with_mtp_module(plain):

@@ -9,6 +9,7 @@ from mini_moe.model import Transformer
 from mini_moe.ops import use
 from tests.config_strategy import valid_configs
 from tests.helpers import (
+    CHAIN_TOLERANCE,
     random_tokens,
     relative_error,
     small_config,
@@ -30,7 +31,7 @@ def test_later_token_changes_no_earlier_logit(config, data):
     changed = tokens.clone()
     changed[0, where:] = (changed[0, where:] + 1) % config.vocab_size
     before, after = model(tokens)[:, :where], model(changed)[:, :where]
-    assert relative_error(after, before) < 1e-9
+    assert relative_error(after, before) <= CHAIN_TOLERANCE[torch.float64]
 
 
 def test_token_sees_itself_and_what_came_before():
@@ -47,7 +48,7 @@ def test_sequences_of_a_batch_do_not_see_each_other():
     tokens = random_tokens(model.config, 3, 10)
     together = model(tokens)
     for row, alone in zip(together, tokens, strict=True):
-        assert relative_error(row, model(alone[None])[0]) < 1e-5
+        assert relative_error(row, model(alone[None])[0]) <= CHAIN_TOLERANCE[torch.float32]
 
 
 def test_cached_steps_give_the_logits_of_the_whole_text():
@@ -55,7 +56,7 @@ def test_cached_steps_give_the_logits_of_the_whole_text():
     tokens = random_tokens(model.config, 2, 12)
     cache = GrowingCache()
     parts = [model(piece, cache=cache) for piece in tokens.split([5, 1, 4, 2], dim=1)]
-    assert relative_error(torch.cat(parts, dim=1), model(tokens)) < 1e-5
+    assert relative_error(torch.cat(parts, dim=1), model(tokens)) <= CHAIN_TOLERANCE[torch.float32]
 
 
 def test_same_seed_gives_the_same_model_and_the_same_bits():
@@ -162,7 +163,7 @@ def test_model_compiles_without_a_break():
     model = small_model()
     tokens = random_tokens(model.config)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert relative_error(compiled(tokens), model(tokens)) < 1e-5
+    assert relative_error(compiled(tokens), model(tokens)) <= CHAIN_TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("form", ["compiled", "pytorch", "definition"])
@@ -178,5 +179,7 @@ def test_derivatives_forwards_are_those_backwards(form, layer):
         moved = torch.func.jvp(function, (x,), (v,))[1]
         x.requires_grad_()
         back = torch.autograd.grad((function(x) * u).sum(), x)[0]
-    assert ((moved * u).sum() - (back * v).sum()).abs() < 1e-5 * moved.norm() * u.norm()
+    assert ((moved * u).sum() - (back * v).sum()).abs() <= CHAIN_TOLERANCE[
+        torch.float32
+    ] * moved.norm() * u.norm()
     assert moved.norm() > 0

@@ -20,8 +20,8 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
-MAX_PICTURE_BYTES = 60_000
-MAX_OUTPUT_BYTES = 100_000  # of anything but a picture
+MAX_PICTURE_BYTES = 60_000  # of a PNG; a third more as base64
+MAX_OUTPUT_BYTES = 100_000
 SCALES = (1.5, 1.25, 1.0, 0.85, 0.7, 0.6, 0.5)  # pixels per unit of the figure, best first
 
 
@@ -93,13 +93,19 @@ def drawing(chromium: str) -> Iterator[None]:
 
 
 def make_static(notebook: NotebookNode, parts: dict[str, list[dict]]) -> None:
-    """Replace all that is interactive, and all that differs from one run to the next."""
+    """Replace all that is interactive, and all that differs from one run to the next.
+
+    Raises: ValueError, naming the cell, for an output that cannot be stored.
+    """
     for index, cell in enumerate(notebook.cells):
         cell.metadata.pop("execution", None)
         if "outputs" in cell:
-            new = [new for old in cell.outputs for new in static_outputs(old, parts)]
-            cell.outputs = join_streams(new)
-            check_size(index, cell)
+            try:
+                new = [new for old in cell.outputs for new in static_outputs(old, parts)]
+                cell.outputs = join_streams(new)
+                check_size(cell.outputs)
+            except ValueError as error:
+                raise ValueError(f"cell {index} (id {cell.id}): {error}") from error
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
 
 
@@ -107,7 +113,7 @@ def static_outputs(output: NotebookNode, parts: dict[str, list[dict]]) -> list[N
     """What is stored in place of one output; most are stored as they are."""
     data = output.get("data", {})
     if PLOTLY in data:
-        return [new_output("display_data", picture(data[PLOTLY]))]
+        return [picture(data[PLOTLY])]
     if WIDGET in data:
         shown = parts[data[WIDGET]["model_id"]]
         return [new for part in shown for new in part_outputs(part, parts)]
@@ -120,7 +126,7 @@ def part_outputs(part: dict, parts: dict[str, list[dict]]) -> list[NotebookNode]
     if kind == "output":
         return static_outputs(nbformat.from_dict(content), parts)
     if kind == "figure":
-        return [new_output("display_data", picture(json.loads(content)))]
+        return [picture(json.loads(content))]
     html = content if kind == "html" else f"<code>{escape(content)}</code>"
     return [new_output("display_data", {"text/html": html, "text/plain": words(html)})]
 
@@ -142,9 +148,14 @@ def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return joined
 
 
-def picture(figure: dict) -> dict[str, str]:
-    """A figure as a PNG of at most 60 KB, with its title as text."""
+def picture(figure: dict) -> NotebookNode:
+    """Return an output with the figure as a PNG of at most 60 KB, and in words what it shows.
+
+    The picture is an <img> because neither JupyterLab nor nbconvert's default template gives an
+    alternative text to an output of the type image/png, whatever its metadata say.
+    """
     layout = figure.get("layout", {})
+    text = caption(layout)
     size = {"width": layout.get("width") or 800, "height": layout.get("height") or 450}
     drawing = {"data": figure["data"], "layout": layout}
     for scale in SCALES:
@@ -152,22 +163,32 @@ def picture(figure: dict) -> dict[str, str]:
         if len(png) <= MAX_PICTURE_BYTES:
             break
     else:
-        raise ValueError(f"figure '{caption(layout)}' takes {len(png)} bytes even at half size")
-    return {"image/png": base64.b64encode(png).decode(), "text/plain": caption(layout)}
+        raise ValueError(f"figure '{text}' takes {len(png)} bytes even at half size")
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    html = f'<img alt="{escape(text)}" src="{source}">'
+    return new_output("display_data", {"text/html": html, "text/plain": text})
 
 
 def caption(layout: dict) -> str:
-    """The figure's one-sentence summary if its layout carries one, else its title."""
+    """Return the figure's one-sentence summary if its layout carries one, else its title.
+
+    Raises: ValueError for a figure with neither.
+    """
     meta, title = layout.get("meta"), layout.get("title")
     if isinstance(meta, dict) and meta.get("summary"):
         return meta["summary"]
     text = title.get("text") if isinstance(title, dict) else title
-    return text or "figure"
+    if not text:
+        raise ValueError(
+            "a figure has neither a summary nor a title: expected words for readers "
+            "who cannot see it (new_figure's summary, or layout.title)"
+        )
+    return text
 
 
-def check_size(index: int, cell: NotebookNode) -> None:
+def check_size(outputs: list[NotebookNode]) -> None:
     """Raises: ValueError when an output would bloat the notebook."""
-    for output in cell.outputs:
+    for output in outputs:
         for kind, content in output.get("data", {}).items():
-            if kind != "image/png" and len(json.dumps(content)) > MAX_OUTPUT_BYTES:
-                raise ValueError(f"cell {index} (id {cell.id}): {kind} of {len(content)} bytes")
+            if len(json.dumps(content)) > MAX_OUTPUT_BYTES:
+                raise ValueError(f"{kind} of {len(content)} bytes; at most {MAX_OUTPUT_BYTES:,}")

@@ -5,6 +5,7 @@ import json
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tests.browser.chromium import MISSING, find_chromium
@@ -69,10 +70,11 @@ def outputs(path, number):
 
 def test_a_figure_becomes_a_small_picture_with_its_title(stored):
     (output,) = outputs(stored, 1)
-    assert set(output.data) == {"image/png", "text/plain"}
-    png = base64.b64decode(output.data["image/png"])
+    assert set(output.data) == {"text/html", "text/plain"}
+    image = BeautifulSoup(output.data["text/html"], "html.parser").img
+    png = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
     assert png.startswith(b"\x89PNG") and len(png) <= static_outputs.MAX_PICTURE_BYTES
-    assert output.data["text/plain"] == "Two bars"
+    assert image["alt"] == output.data["text/plain"] == "Two bars"
 
 
 def test_a_container_is_stored_in_order_and_in_its_last_state(stored):
@@ -115,6 +117,19 @@ def test_a_huge_output_is_refused(tmp_path, capsys):
     path = write(tmp_path / "huge.ipynb", "'x' * 200_000")
     assert not store_outputs.store(path)
     assert "cell 1 (id cell-0): text/plain of 200002 bytes" in capsys.readouterr().err
+
+
+def test_a_figure_without_words_is_refused(tmp_path, capsys):
+    path = write(tmp_path / "mute.ipynb", FIGURE.replace("Two bars", ""))
+    assert not store_outputs.store(path)
+    message = "cell 1 (id cell-0): a figure has neither a summary nor a title"
+    assert message in capsys.readouterr().err
+
+
+def test_a_summary_describes_a_figure_better_than_its_title():
+    layout = {"title": {"text": "Load"}, "meta": {"summary": "Expert 5 is the busiest."}}
+    assert static_outputs.caption(layout) == "Expert 5 is the busiest."
+    assert static_outputs.caption({"title": {"text": "Load"}}) == "Load"
 
 
 def test_without_a_browser_nothing_is_stored(monkeypatch, capsys):

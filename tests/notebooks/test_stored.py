@@ -5,6 +5,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 CHECKED = "nbval-check-output"
@@ -89,6 +91,13 @@ def test_no_output_is_large(notebook):
     for cell in code_cells(notebook):
         for output in cell.outputs:
             assert len(json.dumps(output)) < 120_000, f"a large output:\n{cell.source}"
+
+
+def test_every_picture_says_in_words_what_it_shows(notebook, caplog):
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    assert "Alternative text is missing" not in caplog.text, "run `make notebooks`"
+    pictures = BeautifulSoup(page, "html.parser").find_all("img")
+    assert all(len(picture["alt"].split()) > 1 for picture in pictures)
 
 
 def test_no_lesson_loses_cells(notebook):

@@ -25,7 +25,9 @@ def test_a_swallowed_time_limit_fails_the_notebook(tmp_path, seconds, outcome):
     options = ["-n1", "--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={seconds}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.notebooks.timeouts", *options, tmp_path],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert outcome in done.stdout, done.stdout
     assert (done.returncode == 0) == ("failed" not in outcome)

@@ -143,10 +143,15 @@ class Context(SimpleNamespace):
 def test_gradient_of_the_gate_has_the_type_of_its_logits_on_cuda(missing):
     logits = torch.empty(T, E, dtype=torch.bfloat16, device=GPU)
     call = (logits, None, K, 1, 1, False, False, True, 2.5)
-    gates, ids, scores = outputs = OPS.topk_gate(*call)
+    gates, ids, scores, choice_scores = outputs = OPS.topk_gate(*call)
     context = Context()
     stages._save_gate(context, call, outputs)
-    given = (None if missing == "gates" else gates, ids, None if missing == "scores" else scores)
+    given = (
+        None if missing == "gates" else gates,
+        ids,
+        None if missing == "scores" else scores,
+        choice_scores,
+    )
     grad, *others = stages.gate_backward(context, *given)
     assert_like(grad, logits)
     assert others == [None] * (len(call) - 1)

@@ -22,16 +22,19 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-HEADS = normal(2, 9, 3, 12), normal(2, 9, 3, 8 + 6, seed=1), normal(2, 9, 4, seed=2)
-FIRST = [t.transpose(1, 2) for t in (HEADS[0], HEADS[0] / 2, HEADS[1][..., :6])]
+def heads():
+    """Queries, [nope | value] of every key, and its shared rope part."""
+    return normal(2, 9, 3, 12), normal(2, 9, 3, 8 + 6, seed=1), normal(2, 9, 4, seed=2)
+
+
 ARGUMENTS = {
     "moe_experts": lambda: [t.detach() for t in random_case(40, 2, 6)],
     "route": lambda: (normal(40, 16), normal(16, seed=1) / 9, presets.tiny()),
     "choose": lambda: (normal(40, 16), 3),
     "likeliest": lambda: (normal(40, 16),),
-    "causal_attention": lambda: (*FIRST, 0.3),
-    "latent_attention": lambda: (*HEADS, 0.3),
-    "rotate": lambda: (HEADS[0], normal(9, 4, 2)),
+    "causal_attention": lambda: (*(normal(2, 3, 9, d, seed=d) for d in (12, 12, 6)), 0.3),
+    "latent_attention": lambda: (*heads(), 0.3),
+    "rotate": lambda: (heads()[0], normal(9, 4, 2)),
     "normalise": lambda: (normal(40, 16), normal(16), 1e-6),
     "linear": lambda: (normal(40, 16), normal(5, 16)),
     "product": lambda: (normal(40, 16), normal(5, 16)),
@@ -53,17 +56,17 @@ def test_all_forms_of_an_operation_agree(name):
 
 def evaluate(name, form):
     """Outputs, and gradients of a weighted sum of those that have any."""
-    given = [
-        t.requires_grad_() if isinstance(t, torch.Tensor) and t.is_floating_point() else t
-        for t in ARGUMENTS[name]()
-    ]
+    given = ARGUMENTS[name]()
+    leaves = [t for t in given if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    leaves = leaves[:1] if name == "rotate" else leaves  # angles have no gradient
+    for leaf in leaves:
+        leaf.requires_grad_()
     with use(form):
         result = getattr(ops, name)(*given)
     outputs = list(result) if isinstance(result, tuple) else [result]
     weighted = [
         (out.flatten() @ torch.linspace(-1, 1, out.numel())) for out in outputs if out.requires_grad
     ]
-    leaves = [t for t in given if isinstance(t, torch.Tensor) and t.requires_grad]
     if weighted and name not in WITHOUT_GRADIENTS:
         outputs += torch.autograd.grad(sum(weighted), leaves, materialize_grads=True)
     return [out.detach() for out in outputs]

@@ -1,5 +1,6 @@
 """A corpus loads whole or not at all, and any text can stand in for it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -176,3 +177,25 @@ def test_a_manifest_of_other_tokens_is_refused(folder):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="its manifest says"):
         load_corpus(folder)
+
+
+def test_the_fingerprint_is_of_what_a_run_reads(text_file, folder, tmp_path):
+    corpus, copy = Corpus.from_text(text_file), tmp_path / "copy.txt"
+    copy.write_bytes(text_file.read_bytes())
+    assert Corpus.from_text(copy).fingerprint == corpus.fingerprint
+    assert load_corpus(folder).fingerprint == corpus.fingerprint  # from another place, and mapped
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: {"train": c.validation, "validation": c.train},
+        lambda c: {"train": dataclasses.replace(c.train, tokens=c.train.tokens[::-1])},
+        lambda c: {"train": dataclasses.replace(c.train, domains=c.train.domains + 1)},
+        lambda c: {"domain_names": ("tale",)},
+        lambda c: {"tokenizer": default_tokenizer()},
+    ],
+)
+def test_other_tokens_domains_or_tokenizer_have_another_fingerprint(text_file, change):
+    corpus = Corpus.from_text(text_file)
+    assert dataclasses.replace(corpus, **change(corpus)).fingerprint != corpus.fingerprint

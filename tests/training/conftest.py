@@ -13,4 +13,4 @@ def corpus(tmp_path_factory) -> Corpus:
 
 @pytest.fixture(autouse=True)
 def peak_of_100_gigaflops(monkeypatch):
-    monkeypatch.setattr("mini_moe.training.loop.matmul_peak", lambda dtype: 1e11)
+    monkeypatch.setattr("mini_moe.training.loop.matmul_peak", lambda dtype, device: 1e11)

@@ -53,7 +53,7 @@ def small_train_config(**changes) -> TrainConfig:
 
 def small_train(corpus: Corpus, model_changes: dict | None = None, **options):
     """`train` of the small configurations; what is no field of TrainConfig goes to `train`."""
-    names = ("folder", "on_step", "should_stop", "progress")
+    names = ("folder", "device", "on_step", "should_stop", "progress")
     given = {"progress": False} | {k: v for k, v in options.items() if k in names}
     changes = {k: v for k, v in options.items() if k not in names}
     model_config = small_model_config(corpus, **(model_changes or {}))

@@ -18,7 +18,6 @@ TENSOR_DAMAGE = {
     "a moment has another shape": lambda t: t.update({MOMENT: torch.zeros(3)}),
     "a moment is not finite": lambda t: t.update({MOMENT: t[MOMENT] * float("nan")}),
     "a tensor too many": lambda t: t.update(more=torch.zeros(2)),
-    "a random state of floats": lambda t: t.update(torch_random_state=torch.zeros(4)),
 }
 SETTING_DAMAGE = {
     "no step": lambda a: a.pop("step"),

@@ -36,7 +36,7 @@ def test_help_lists_every_field_of_both_configurations(capsys):
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_every_field_reaches_its_configuration(text, monkeypatch, preset):
-    def note(model_config, train_config, corpus, *, folder):
+    def note(model_config, train_config, corpus, *, folder, device):
         configs.extend((model_config, train_config))
         raise ValueError("enough")
 
@@ -78,6 +78,7 @@ def test_options_become_numbers_pairs_or_words(given, expected):
         ({"betas": "a,b"}, "betas='a,b'"),
         ({"optimizer": "sgd"}, "optimizer='sgd'"),
         ({"top_k": 9}, "top_k=9"),
+        ({"device": "gpu"}, "device: 'auto', 'cpu', 'cuda' or 'mps' expected, got 'gpu'"),
         ({"vocab_size": 3}, "vocab_size=3 is smaller than the tokenizer's"),
         ({"seq_len": 64}, "seq_len=64 is more than max_seq_len=32"),
         ({"seq_len": 9000, "max_seq_len": 9000}, "seq_len=9000 needs rows of 9001 tokens"),

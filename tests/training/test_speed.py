@@ -67,7 +67,7 @@ def test_peak_is_a_plausible_rate_and_draws_no_random_numbers():
 @pytest.mark.parametrize(("factor", "faster"), [(1.4, False), (1.6, True)])
 def test_bf16_must_be_half_as_fast_again(monkeypatch, factor, faster):
     peaks = {torch.bfloat16: factor * 1e9, torch.float32: 1e9}
-    monkeypatch.setattr(speed, "matmul_peak", lambda dtype: peaks[dtype])
+    monkeypatch.setattr(speed, "matmul_peak", lambda dtype, device: peaks[dtype])
     assert speed.bf16_is_faster() is faster
 
 

@@ -8,7 +8,6 @@
 namespace mini_moe::MINI_MOE_ISA {
 
 constexpr int kSumsAtOnce = 16;
-constexpr int64_t kAhead = 16;  // rows of w, asked for before their turn where x has several
 
 // The sums over the lanes of sixteen vectors.
 ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
@@ -47,57 +46,99 @@ ALWAYS_INLINE float sum_of(Vec v) {
 #endif
 }
 
-// R rows of x with F rows of w. Sum r * F + f is theirs.
-template <int R, int F, class T>
-void few_dots(const FewRows& p, const float* const* x, float* const* out, const float* scale,
-              int64_t column, int64_t end) {
-  const T* w = (const T*)p.w + column * p.w_stride;
-  const int64_t left_over = end - F - column;
-  const int64_t ahead = (left_over < kAhead ? left_over : kAhead) * p.w_stride;
-  Vec total[kSumsAtOnce] = {};
-  auto step = [&](int64_t at, int64_t n) __attribute__((always_inline)) {
-    Vec left[R];
+// Bytes of the L1 cache that the rows of x, of w and those asked for may fill together.
+constexpr int64_t kNearby = 24 << 10;
+constexpr int64_t kAhead = 8 << 10;  // bytes: at least so far ahead memory is asked for
+
+// Two vectors of neighbours. From bf16 they are one load, and one instruction each.
+ALWAYS_INLINE void load_two(const float* from, Vec& first, Vec& second) {
+  first = load(from), second = load(from + kLanes);
+}
+ALWAYS_INLINE void load_two(const bf16* from, Vec& first, Vec& second) {
+#if defined(__AVX512F__)
+  typedef uint16_t Places __attribute__((vector_size(64)));
+  Places of_first = {}, of_second = {};  // of the upper half of every lane; the lower becomes zero
+  for (int i = 0; i < kLanes; i++) of_first[2 * i + 1] = i, of_second[2 * i + 1] = kLanes + i;
+  const __m512i both = _mm512_loadu_si512(from);
+  first = (Vec)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)of_first, both);
+  second = (Vec)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)of_second, both);
+#else
+  first = load(from), second = load(from + kLanes);
+#endif
+}
+
+// R rows of x with F rows of w: sum r * F + f is theirs, still in lanes. Meanwhile `ahead`, as many
+// bytes as the rows of w, is asked for line after line: several rows are as many streams of
+// addresses, which the processor's own prefetching loses, and memory is then read at a third of its
+// speed or less. Into the L1 cache where `near`, otherwise into the L2.
+template <int R, int F, bool near, class T>
+ALWAYS_INLINE void few_dots(const FewRows& p, const float* const* x, const T* w,
+                            const char* ahead, Vec* sums) {
+  constexpr int64_t step = 2 * kLanes, bytes = step * sizeof(T);
+  Vec total[R * F] = {};
+  int64_t at = 0;
+  for (; at + step <= p.k; at += step, ahead += F * bytes) {
+    Vec left[R][2];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) left[r] = load(x[r] + at, n);
-#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) load_two(x[r] + at, left[r][0], left[r][1]);
+#pragma GCC unroll 4
     for (int f = 0; f < F; f++) {
-      const T* from = w + f * p.w_stride + at;
-      if constexpr (R > 1) __builtin_prefetch(from + ahead);
-      const Vec right = load(from, n);
+      for (int64_t line = 0; line < bytes; line += 64)
+        __builtin_prefetch(ahead + f * bytes + line, 0, near ? 3 : 2);
+      Vec first, second;
+      load_two(w + f * p.w_stride + at, first, second);
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++)
-        total[r * F + f] = fused(total[r * F + f], left[r], right);
+        total[r * F + f] = fused(fused(total[r * F + f], left[r][0], first), left[r][1], second);
     }
-  };
-  int64_t at = 0;
-  for (; at + kLanes <= p.k; at += kLanes) step(at, kLanes);
-  if (at < p.k) step(at, p.k - at);
+  }
+  for (; at < p.k; at += kLanes)
+    for (int f = 0; f < F; f++) {
+      const Vec right = load(w + f * p.w_stride + at, p.k - at);
+      for (int r = 0; r < R; r++)
+        total[r * F + f] = fused(total[r * F + f], load(x[r] + at, p.k - at), right);
+    }
+  for (int i = 0; i < R * F; i++) sums[i] = total[i];
+}
+
+// Columns [column, column + G * F) of R rows of the result.
+template <int R, int F, int G, bool near, class T>
+void few_columns(const FewRows& p, int64_t row, int64_t column, int64_t end) {
+  const int64_t block = F * p.w_stride * (int64_t)sizeof(T);
+  const int64_t distance = block < kAhead ? kAhead : block;
+  Vec total[kSumsAtOnce] = {};
+  for (int g = 0; g < G; g++) {
+    const T* w = (const T*)p.w + (column + g * F) * p.w_stride;
+    const bool in_reach = (end - column - g * F) * p.w_stride * (int64_t)sizeof(T) > distance;
+    few_dots<R, F, near>(p, p.x + row, w, (const char*)w + (in_reach ? distance : 0),
+                         total + g * R * F);
+  }
   float sums[kSumsAtOnce];
-  if constexpr (R * F > 4) {
+  if constexpr (G * R * F > 4) {
     sums_of(total, sums);
   } else {
-    for (int i = 0; i < R * F; i++) sums[i] = sum_of(total[i]);
+    for (int i = 0; i < G * R * F; i++) sums[i] = sum_of(total[i]);
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++) {
-    float* to = out[r] + column;
-    if (scale) {
-      for (int f = 0; f < F; f++) to[f] += scale[r] * sums[r * F + f];
-    } else {
-      for (int f = 0; f < F; f++) to[f] = sums[r * F + f];
+  for (int g = 0; g < G; g++)
+    for (int r = 0; r < R; r++) {
+      float* to = p.out[row + r] + column + g * F;
+      const float* from = sums + (g * R + r) * F;
+      if (p.scale) {
+        for (int f = 0; f < F; f++) to[f] += p.scale[row + r] * from[f];
+      } else {
+        for (int f = 0; f < F; f++) to[f] = from[f];
+      }
     }
-  }
 }
 
 template <int R, class T>
 void few_dots_of_rows(const FewRows& p, int64_t row, int64_t first, int64_t last, int64_t end) {
-  constexpr int F = R == 3 ? 4 : kSumsAtOnce / R;
-  const float* scale = p.scale ? p.scale + row : nullptr;
+  constexpr int F = R < 3 || kLanes == 16 ? 4 : 2, G = kSumsAtOnce / (R * F);
+  const int64_t needed = R * p.k * 4 + 2 * F * p.w_stride * (int64_t)sizeof(T);
+  auto* columns = needed > kNearby ? few_columns<R, F, G, false, T> : few_columns<R, F, G, true, T>;
   int64_t column = first;
-  for (; column + F <= last; column += F)
-    few_dots<R, F, T>(p, p.x + row, p.out + row, scale, column, end);
-  for (; column < last; column++)
-    few_dots<R, 1, T>(p, p.x + row, p.out + row, scale, column, end);
+  for (; column + G * F <= last; column += G * F) columns(p, row, column, end);
+  for (; column < last; column++) few_columns<R, 1, 1, true, T>(p, row, column, end);
 }
 
 // out[r][n] = <x[r], w_n> for n in [first, last), or scale[r] times that added to it. Sixteen rows

@@ -88,8 +88,9 @@ constexpr int64_t kMostPacked = int64_t(16) << 20;  // units of b that each thre
 template <class T>
 void product(const Product& p, int64_t expert, int64_t begin, int64_t end) {
   const int64_t panels = kMostPacked / (units<T>(p.k) * kTileCols + 1) + 1;
-  for (int64_t first = 0; first < p.n; first += panels * kTileCols) {
-    const int64_t last = first + panels * kTileCols < p.n ? first + panels * kTileCols : p.n;
+  const int64_t stop = p.right < p.n ? p.right : p.n;
+  for (int64_t first = p.left; first < stop; first += panels * kTileCols) {
+    const int64_t last = first + panels * kTileCols < stop ? first + panels * kTileCols : stop;
     UnitOf<T>* b = nullptr;
     typed(p.b_is_bf16, [&](auto type) {
       auto* matrix = (const decltype(type)*)p.b + expert * p.n * p.k;

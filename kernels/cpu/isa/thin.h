@@ -1,5 +1,6 @@
 // Products with few rows: an expert's weights are read once, where they lie, and each of them is
-// used for up to four rows. Reading them is then the limit: this is how one token is decoded.
+// used for up to four rows. Reading them is then the limit: of a single row, one row of each matrix
+// at a time, since more of them would be more streams of addresses than processors prefetch.
 #pragma once
 
 #include "multiply.h"
@@ -8,7 +9,7 @@ namespace mini_moe::MINI_MOE_ISA {
 
 // sums[r][f] += <x_r, w_f> over k, R rows of x and F rows of the matrix at a time.
 template <int R, int F, class T>
-ALWAYS_INLINE void dots(const T* const* x, const T* const* w, int64_t k, float (*sums)[8]) {
+ALWAYS_INLINE void dots(const T* const* x, const T* const* w, int64_t k, float (*sums)[4]) {
   constexpr int64_t step = kLanes * Packed<T>::kPerUnit;
   Vec total[R][F];
   for (int r = 0; r < R; r++)
@@ -36,9 +37,8 @@ ALWAYS_INLINE void dots(const T* const* x, const T* const* w, int64_t k, float (
 
 template <class T>
 void dots_of(int rows, int features, const T* const* x, const T* const* w, int64_t k,
-             float (*sums)[8]) {
-  if (features == 8) return dots<1, 8, T>(x, w, k, sums);  // of one row: more sums at a time
-  static void (*const table[4][3])(const T* const*, const T* const*, int64_t, float (*)[8]) = {
+             float (*sums)[4]) {
+  static void (*const table[4][3])(const T* const*, const T* const*, int64_t, float (*)[4]) = {
       {dots<1, 1, T>, dots<1, 2, T>, dots<1, 4, T>},
       {dots<2, 1, T>, dots<2, 2, T>, dots<2, 4, T>},
       {dots<3, 1, T>, dots<3, 2, T>, dots<3, 4, T>},
@@ -58,11 +58,11 @@ void thin_swiglu(const Forward& f, int64_t expert, int64_t begin, int64_t end, i
                  int64_t last) {
   const T* gate = (const T*)f.gate_up + expert * 2 * f.d_expert * f.d_model;
   const T* up = gate + f.d_expert * f.d_model;
-  const int most = end - begin == 1 ? 4 : 2;
+  const int most = end - begin == 1 ? 1 : 2;
   for (int64_t feature = first, step; feature < last; feature += step) {
     const int pair = last - feature < most ? 1 : most;
     step = pair;
-    const T* w[8];
+    const T* w[4];
     for (int i = 0; i < pair; i++) {
       w[i] = gate + (feature + i) * f.d_model;
       w[pair + i] = up + (feature + i) * f.d_model;
@@ -70,7 +70,7 @@ void thin_swiglu(const Forward& f, int64_t expert, int64_t begin, int64_t end, i
     for (int64_t row = begin; row < end; row += 4) {
       const int n = end - row < 4 ? (int)(end - row) : 4;
       const T* x[4];
-      float sums[4][8];
+      float sums[4][4];
       for (int r = 0; r < n; r++) x[r] = (const T*)f.x + f.token[row + r] * f.d_model;
       dots_of(n, 2 * pair, x, w, f.d_model, sums);
       Vec gates = {}, ups = {};
@@ -92,13 +92,13 @@ void thin_down(const Forward& f, int64_t expert, int64_t begin, int64_t end, int
                int64_t last) {
   const T* down = (const T*)f.down + expert * f.d_model * f.d_expert;
   for (int64_t column = first; column < last;) {
-    const int most = end - begin == 1 ? 8 : 4, wide = last - column < most ? 1 : most;
-    const T* w[8];
+    const int most = end - begin == 1 ? 1 : 4, wide = last - column < most ? 1 : most;
+    const T* w[4];
     for (int i = 0; i < wide; i++) w[i] = down + (column + i) * f.d_expert;
     for (int64_t row = begin; row < end; row += 4) {
       const int n = end - row < 4 ? (int)(end - row) : 4;
       const T* x[4];
-      float sums[4][8];
+      float sums[4][4];
       for (int r = 0; r < n; r++) x[r] = (const T*)f.hidden + (row + r) * f.d_expert;
       dots_of(n, wide, x, w, f.d_expert, sums);
       for (int r = 0; r < n; r++)

@@ -116,7 +116,7 @@ class AttentionStep:
         if place.hidden_from is not None:
             scores.view(batch, new, heads, -1).masked_fill_(place.hidden_from, -torch.inf)
         mixed = torch.bmm(scores.softmax(dim=-1), place.values[number])
-        return self.absorbed_out(mixed.view(batch * new, heads * self.rank)).add_(x)
+        return x + self.absorbed_out(mixed.view(batch * new, heads * self.rank))
 
     def rebuilt(self, x: Tensor, normed: Tensor, place: Place, number: int) -> Tensor:
         """Attend to keys and values rebuilt from the cached latents; needs equal lengths."""
@@ -131,7 +131,7 @@ class AttentionStep:
         latent, key_rope = place.held[number].split([self.rank, self.width - self.rank], dim=-1)
         made = self.up(latent.reshape(-1, self.rank)).view(batch, latent.shape[1], heads, -1)
         mixed = latent_attention(query, made, key_rope, self.attention.scale)
-        return self.out(mixed.reshape(batch * new, heads * self.config.v_head_dim)).add_(x)
+        return x + self.out(mixed.reshape(batch * new, heads * self.config.v_head_dim))
 
 
 def turn(made: Tensor, first: int, rotation: Tensor) -> None:

@@ -15,7 +15,13 @@ from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.engine.absorption import absorbed_is_cheaper
 from mini_moe.inference.engine.attention import AttentionStep, Place
 from mini_moe.inference.engine.fused import FusedLayers
-from mini_moe.inference.engine.layers import MixtureStep, Product, SwiGLUStep, norm_of
+from mini_moe.inference.engine.layers import (
+    MixtureStep,
+    Product,
+    SwiGLUStep,
+    at_least_fp32,
+    norm_of,
+)
 from mini_moe.model import Transformer
 from mini_moe.model.layers import RMSNorm
 from mini_moe.model.rope import rope_rotation
@@ -37,10 +43,10 @@ class Decoder:
     def __init__(self, model: Transformer) -> None:
         self.model, self.config = model, model.config
         self.embedding = model.embed_tokens.weight.detach()
-        self.head = Product(model.lm_head.weight)
-        wide = torch.promote_types(self.embedding.dtype, torch.float32)
+        self.head = Product(model.lm_head.weight, wide=True)
+        self.wide = at_least_fp32(self.embedding.dtype)  # of everything between layers
         rotation = rope_rotation(self.config, 0, self.config.max_seq_len, self.embedding.device).to(
-            wide
+            self.wide
         )
         self.rotation = torch.view_as_complex(rotation.contiguous())
         self.stack = Stack(model.layers, model.norm, self.rotation)
@@ -105,7 +111,7 @@ class Decoder:
         tokens = self.as_tokens(padded)
         self.model.check_tokens(tokens, 0)
         last = tokens.new_tensor(lengths) - 1
-        found = self.embedding.new_empty(len(prompts), self.config.d_model)
+        found = self.embedding.new_empty(len(prompts), self.config.d_model, dtype=self.wide)
         for start in range(0, max(lengths), CHUNK):
             hidden = self.read(tokens[:, start : start + CHUNK], cache)
             ended = ((last >= start) & (last < start + hidden.shape[1])).nonzero()[:, 0]
@@ -139,7 +145,7 @@ class Decoder:
             y = stack.fused(x, cache)
         else:
             place = Place(cache, new, self.rotation, absorbed)
-            y = stack(x.flatten(0, 1), place).view(batch, new, -1)
+            y = stack(x.flatten(0, 1).to(self.wide), place).view(batch, new, -1)
         cache.lengths = [length + new for length in cache.lengths]
         return y
 
@@ -149,7 +155,7 @@ class Stack:
 
     def __init__(self, blocks: Iterable[Block], norm: RMSNorm, rotation: Tensor) -> None:
         blocks = list(blocks)
-        self.layers, self.norm = [LayerStep(block) for block in blocks], norm_of(norm)
+        self.layers, self.norm = [LayerStep(block) for block in blocks], norm_of(norm, wide=True)
         self.fused = FusedLayers(blocks, norm, rotation)
 
     def __call__(self, x: Tensor, place: Place) -> Tensor:

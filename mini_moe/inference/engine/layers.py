@@ -11,20 +11,27 @@ from mini_moe.model.moe import MoE
 from mini_moe.ops import moe_experts, normalise, product, route
 
 
-def norm_of(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes `RMSNorm` without the overhead of a module call."""
+def norm_of(norm: RMSNorm, wide: bool = False) -> Callable[[Tensor], Tensor]:
+    """Return `RMSNorm` without a module call; `wide`: at least fp32, not the weight's dtype."""
     weight, eps = norm.weight.detach(), norm.eps
-    return lambda x: normalise(x, weight, eps)
+    out = at_least_fp32(weight.dtype) if wide else weight.dtype
+    return lambda x: normalise(x, weight, eps, out)
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of sums over layers: bfloat16 sums would lose more than its products do."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class Product:
-    """x [tokens, in] times a weight [out, in], transposed."""
+    """x [tokens, in] times a weight [out, in], transposed; at least fp32 if `wide`."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, wide: bool = False) -> None:
         self.weight = weight.detach().contiguous()
+        self.out = at_least_fp32(weight.dtype) if wide else weight.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        return product(x, self.weight)
+        return product(x, self.weight, self.out)
 
 
 class MixtureStep:
@@ -33,7 +40,7 @@ class MixtureStep:
     def __init__(self, mixture: MoE) -> None:
         self.config, self.bias = mixture.gate.config, mixture.gate.e_score_correction_bias
         self.router = mixture.gate.weight.detach()
-        self.wide = torch.promote_types(self.router.dtype, torch.float32)
+        self.wide = at_least_fp32(self.router.dtype)
         self.shared = SwiGLUStep(mixture.shared_experts) if mixture.shared_experts else None
         self.gate_up = mixture.experts.gate_up_proj.detach()
         self.down = mixture.experts.down_proj.detach()
@@ -42,7 +49,7 @@ class MixtureStep:
         logits = F.linear(normed.to(self.wide), self.router.to(self.wide))
         routing = route(logits, self.bias, self.config)
         mixed = moe_experts(normed, routing.expert_ids, routing.gates, self.gate_up, self.down)
-        mixed = mixed.add_(x)
+        mixed = x + mixed  # x may be wider
         return mixed if self.shared is None else self.shared(mixed, normed)
 
 
@@ -55,4 +62,4 @@ class SwiGLUStep:
 
     def __call__(self, x: Tensor, normed: Tensor) -> Tensor:
         gate, up = self.both(normed).chunk(2, dim=-1)
-        return self.down(F.silu(gate).mul_(up)).add_(x)
+        return x + self.down(F.silu(gate).mul_(up))

@@ -14,12 +14,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.device import as_device
 from mini_moe.model import Transformer
 from mini_moe.profiling.counting.ledger import Ledger, SavedByModule
 from mini_moe.profiling.counting.table import KINDS, config_of, count, kind_of, with_unit
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.training.losses import training_losses
 from mini_moe.training.optimizer import build_optimizers
 from mini_moe.training.speed import bf16_is_faster
+from mini_moe.training.step import clip_gradients
 
 # Without it torch's profiler writes two lines to the error stream each time it starts and stops.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -114,8 +117,7 @@ def measure_memory(
     """
     shape, dtype = config_of(model)
     bf16 = _checked(shape, config, device)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with OwnRandomNumbers(config.seed):
         measured = copy.deepcopy(model) if isinstance(model, Transformer) else Transformer(shape)
         if measured.embed_tokens.weight.is_meta:
             raise ValueError("model: parameters with numbers expected, got the meta device")
@@ -147,7 +149,7 @@ def training_phases(
     yield "forward"
     losses.total.backward()
     yield "backward"
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or float("inf"))
+    clip_gradients(model, config)
     for optimizer in optimizers:
         optimizer.step()
     yield "optimizer"
@@ -230,18 +232,12 @@ def _by_kind(config: ModelConfig, by_path: dict[str, int]) -> dict[str, int]:
 
 def _checked(shape: ModelConfig, config: TrainConfig, device: str) -> bool:
     """Whether products run in bfloat16, after a look at lengths and device."""
-    check_device(device)
+    found = as_device(device)
     if config.seq_len > shape.max_seq_len:
         raise ValueError(
             f"seq_len: at most max_seq_len={shape.max_seq_len} expected, got {config.seq_len}"
         )
-    return bf16_is_faster() if config.bf16 is None else config.bf16
-
-
-def check_device(device: str) -> None:
-    """Raise ValueError for a device that is not here."""
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"device: 'cpu', or 'cuda' where there is one, expected, got {device!r}")
+    return bf16_is_faster(found) if config.bf16 is None else config.bf16
 
 
 def _batch_shape(shape: ModelConfig, config: TrainConfig) -> tuple[int, int]:

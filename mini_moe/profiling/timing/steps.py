@@ -3,7 +3,6 @@
 import copy
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 
 from mini_moe.config import TrainConfig
+from mini_moe.device import device_of, wait_for
 from mini_moe.inference import KeyValueCache
 from mini_moe.model import Transformer
 from mini_moe.profiling.timing.recording import OTHER, STEP, Part, Recording, recording
@@ -205,11 +205,10 @@ def time_alone(record: Recording, repeats: int = 3) -> dict[str, float]:
 
 def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
     """Wall clock of a call and of all that it started on the device."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else nullcontext
-    wait()
+    wait_for(device)
     start = time.perf_counter()
     call()
-    wait()
+    wait_for(device)
     return time.perf_counter() - start
 
 
@@ -240,5 +239,5 @@ def copy_state(model: Transformer | TrainingState, config: TrainConfig) -> Train
         tokenizer = model.model.tokenizer
         return copy.deepcopy(model, {id(tokenizer): tokenizer})
     mine = copy.deepcopy(model, {id(model.tokenizer): model.tokenizer})
-    bf16 = bf16_is_faster() if config.bf16 is None else config.bf16
+    bf16 = bf16_is_faster(device_of(mine)) if config.bf16 is None else config.bf16
     return TrainingState(mine, build_optimizers(mine, config, bf16), 0, bf16, 0.0)

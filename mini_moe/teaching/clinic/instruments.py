@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mini_moe.model import Routing
 from mini_moe.model.router import Router
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.routing import expert_load, max_violation, noise_floor
 from mini_moe.routing.intervene import intervene, moe_layers
 from mini_moe.routing.metrics import dead_experts, load_entropy
@@ -34,8 +35,7 @@ def measure(patient: Patient, instrument: str, tokens: Int[Tensor, "batch length
     if instrument not in INSTRUMENTS:
         raise ValueError(f"instrument={instrument!r}: one of {', '.join(INSTRUMENTS)} expected")
     subject = patient.copied(copy.deepcopy(patient.model))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with OwnRandomNumbers(0):
         return INSTRUMENTS[instrument](subject, tokens)
 
 
@@ -178,9 +178,9 @@ def _router(patient: Patient) -> Router:
 @torch.no_grad()
 def _routing(patient: Patient, tokens: Tensor) -> Routing:
     """The decisions of that layer; chance, where a patient needs it, is the same at every call."""
-    torch.manual_seed(0)
     routings: list[Routing] = []
-    patient.model.hidden(tokens[:, :-1], routings=routings)
+    with OwnRandomNumbers(0):
+        patient.model.hidden(tokens[:, :-1], routings=routings)
     return routings[0]
 
 

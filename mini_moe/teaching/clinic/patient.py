@@ -3,23 +3,25 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from mini_moe import presets
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.model import Routing, Transformer
 from mini_moe.model.router import Router
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.routing.intervene import moe_layers
 from mini_moe.teaching.clinic.diseases import Lesion
 from mini_moe.teaching.clinic.sick_code import GAMMA
 from mini_moe.text import Corpus, sample_batch
-from mini_moe.training.balance import count_choices, update_all_biases
 from mini_moe.training.losses import cross_entropy
-from mini_moe.training.optimizer import begin_step, build_optimizers
+from mini_moe.training.optimizer import build_optimizers
+from mini_moe.training.step import optimizer_step
 
 STEPS = 60  # enough to see every disease, about three seconds a patient
 
@@ -34,7 +36,7 @@ def model_config() -> ModelConfig:
 def train_config(steps: int = STEPS, seed: int = 0) -> TrainConfig:
     """Both ways of balancing at once, as in DeepSeek-V3; α is larger, so that it shows soon."""
     sizes = {"batch_size": 8, "seq_len": 64, "warmup_steps": steps // 6}
-    balance = {"bias_update_rate": GAMMA, "balance_loss_weight": 0.02}
+    balance = {"bias_update_rate": GAMMA, "bias_freeze_fraction": 0.0, "balance_loss_weight": 0.02}
     return TrainConfig(steps=steps, seed=seed, **sizes, **balance)
 
 
@@ -73,21 +75,20 @@ class SickRouter(Router):
         return self.route(logits, self.e_score_correction_bias, self.config)
 
 
-@torch.random.fork_rng(devices=[])
 def train_patient(
     letter: str, lesion: Lesion, corpus: Corpus, steps: int = STEPS, seed: int = 0
 ) -> Patient:
     """Train a model with a lesion from scratch; every patient sees the same batches."""
     config = dataclasses.replace(train_config(steps, seed), **lesion.training)
-    torch.manual_seed(seed)
-    model = Transformer(dataclasses.replace(model_config(), **lesion.config))
-    model.tokenizer = corpus.tokenizer
-    operate(model, lesion)
-    optimizers = build_optimizers(model, config, bf16=False)
-    patient = Patient(letter, model, [], lesion, config)
-    for step in range(steps):
-        batch = sample_batch(corpus.train, batch=8, length=65, seed=seed, step=step)
-        patient.losses.append(train_step(patient, batch.tokens, optimizers, step))
+    with OwnRandomNumbers(seed):  # also of the noise that one lesion adds in every step
+        model = Transformer(dataclasses.replace(model_config(), **lesion.config))
+        model.tokenizer = corpus.tokenizer
+        operate(model, lesion)
+        optimizers = build_optimizers(model, config, bf16=False)
+        patient = Patient(letter, model, [], lesion, config)
+        for step in range(steps):
+            batch = sample_batch(corpus.train, batch=8, length=65, seed=seed, step=step)
+            patient.losses.append(train_step(patient, batch.tokens, optimizers, step))
     model.eval()
     return patient
 
@@ -103,22 +104,28 @@ def operate(model: Transformer, lesion: Lesion) -> None:
         moe.gate = sick
 
 
+class PatientLosses(NamedTuple):
+    """In nats per token."""
+
+    total: Float[Tensor, ""]
+    language: Float[Tensor, ""]
+
+
 def train_step(
     patient: Patient,
     tokens: Int[Tensor, "batch length"],
     optimizers: list[torch.optim.Optimizer],
     step: int,
 ) -> float:
-    """Losses → gradients → clip → optimizers → expert bias; gives the language loss."""
+    """One step as in every training, on the patient's own losses; gives the language loss."""
     config = patient._train_config
-    begin_step(optimizers, step, config)
-    language, balance, routings = both_losses(patient, tokens)
-    (language + config.balance_loss_weight * balance).backward()
-    nn.utils.clip_grad_norm_(patient.model.parameters(), config.grad_clip)
-    for optimizer in optimizers:
-        optimizer.step()
-    update_all_biases(patient.model, count_choices(routings), config.bias_update_rate)
-    return language.item()
+
+    def losses(routings: list[Routing]) -> PatientLosses:
+        language, balance, found = both_losses(patient, tokens)
+        routings += found
+        return PatientLosses(language + config.balance_loss_weight * balance, language)
+
+    return optimizer_step(patient.model, optimizers, config, step, losses).losses["language"]
 
 
 def both_losses(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mini_moe.experiments.needle.shares import share_interval
+from mini_moe.experiments.statistics import share_interval
 from mini_moe.model import rope
 from mini_moe.teaching.exercise import Mistake, exercise, value_exercise
 

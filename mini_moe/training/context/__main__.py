@@ -11,13 +11,16 @@ import torch
 
 from mini_moe import presets
 from mini_moe.config import TrainConfig
+from mini_moe.device import as_device
 from mini_moe.files import replace_files
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Transformer
+from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.text import Corpus, load_corpus
-from mini_moe.training.checkpoint import LOG, TrainingDiverged
+from mini_moe.training.checkpoint import TrainingDiverged
 from mini_moe.training.context.extend import extend
 from mini_moe.training.context.recall import Phase, train_recall
+from mini_moe.training.run import LOG, only_writer
 
 # short texts first: where text and question stand close together, copying is learnt soon
 BASE = (
@@ -34,16 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Train the base model at 256 tokens, or extend it to 4,096; 0 where all went well."""
     options = parser().parse_args(arguments)
     try:
-        options.save.mkdir(parents=True, exist_ok=True)  # fails now rather than after training
         config = TrainConfig(
             learning_rate=options.learning_rate,
             adamw_learning_rate=0.3 * options.learning_rate,
             seed=options.seed,
         )
-        model, log = options.run(options, config, load_corpus())
-        save_hf(model, options.save, dtype=torch.bfloat16)
-        lines = "".join(json.dumps(record) + "\n" for record in log if kept(record))
-        replace_files(options.save, {LOG: lines})
+        options.device = as_device(options.device)
+        with only_writer(options.save):  # a folder that can't be written fails before training
+            model, log = options.run(options, config, load_corpus())
+            save_hf(model, options.save, dtype=torch.bfloat16)
+            lines = "".join(json.dumps(record) + "\n" for record in log if kept(record))
+            replace_files(options.save, {LOG: lines})
     except (ValueError, OSError, TrainingDiverged) as error:
         print(f"error: {error}".splitlines()[0], file=sys.stderr)
         return 1
@@ -55,8 +59,8 @@ def run_base(
     options: argparse.Namespace, config: TrainConfig, corpus: Corpus
 ) -> tuple[Transformer, list[dict]]:
     """A new model at the original length."""
-    torch.manual_seed(config.seed)
-    model = Transformer(presets.needle())
+    with OwnRandomNumbers(config.seed):
+        model = Transformer(presets.needle()).to(options.device)
     model.tokenizer = corpus.tokenizer
     phases = shortened(BASE, options.share)
     return model, train_recall(model, phases, config, corpus, told(phases))
@@ -67,7 +71,7 @@ def run_extend(
 ) -> tuple[Transformer, list[dict]]:
     """A checkpoint at the longer lengths."""
     phases = shortened(LONGER, options.share)
-    model = load_hf(options.checkpoint)
+    model = load_hf(options.checkpoint).to(options.device)
     return extend(model, options.factor, phases, config, corpus, told(phases))
 
 
@@ -114,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
         add("--share", type=float, default=1.0, help="of the steps; 1: as the shipped models")
         add("--learning_rate", type=float, default=rate, help="default: %(default)s")
         add("--seed", type=int, default=0, help="default: %(default)s")
+        add("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
     return made
 
 

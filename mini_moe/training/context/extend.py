@@ -63,7 +63,7 @@ def extend(
 ) -> tuple[Transformer, list[dict]]:
     """A copy stretched by YaRN and trained on longer texts, phase after phase; and the log.
 
-    The copy's weights are float32, whatever the model's are.
+    The copy's weights are float32, whatever the model's are, and on the same device.
 
     Raises: ValueError as `stretched` and `train_recall` do, or for a factor that is not above 1;
     TrainingDiverged where a loss is not finite.

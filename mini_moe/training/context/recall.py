@@ -1,23 +1,26 @@
 """Train a model to read text and to find needles in it."""
 
 import dataclasses
-import math
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from mini_moe.config import TrainConfig
+from mini_moe.device import device_of
 from mini_moe.model import Routing, Transformer
 from mini_moe.ops import cross_entropy
 from mini_moe.text import Corpus, sample_batch
 from mini_moe.text.needle import Haystack
-from mini_moe.training.balance import count_choices, update_all_biases
-from mini_moe.training.checkpoint import TrainingDiverged
 from mini_moe.training.evaluation import validation_losses
 from mini_moe.training.losses import balance_loss
-from mini_moe.training.optimizer import begin_step, build_optimizers
+from mini_moe.training.optimizer import build_optimizers
 from mini_moe.training.speed import bf16_is_faster, keep_freed_memory
+from mini_moe.training.step import optimizer_step
 
 EVAL_LENGTH = 256  # tokens a sequence has in the evaluation at the end
 EVAL_TOKENS = 8192  # of each domain that it reads
@@ -39,7 +42,6 @@ class Phase:
                 raise ValueError(f"{name}={value!r}: an integer of at least 1 expected")
 
 
-@torch.random.fork_rng(devices=[])
 def train_recall(
     model: Transformer,
     phases: Sequence[Phase],
@@ -51,45 +53,53 @@ def train_recall(
 
     loss = next-token loss of the texts + 2 · loss of the answers in rows with needles + balance.
     Learning rates rise and fall once over all phases; of `config` the steps, batch size and length
-    are not used. The same seed gives the same model on one machine.
+    are not used. The model is trained on the device it is on; the same seed gives the same model
+    on one machine.
 
     Raises: ValueError where a phase doesn't fit the model or the corpus; TrainingDiverged where a
     loss is not finite.
     """
     check_phases(model, phases, corpus)
-    keep_freed_memory()
-    torch.manual_seed(config.seed)
     config = dataclasses.replace(config, steps=sum(phase.steps for phase in phases))
-    haystack = Haystack(corpus, "train")
-    bf16 = bf16_is_faster() if config.bf16 is None else config.bf16
+    device, haystack = device_of(model), Haystack(corpus, "train")
+    if device.type == "cpu":
+        keep_freed_memory()
+    bf16 = bf16_is_faster(device) if config.bf16 is None else config.bf16
     optimizers, log = build_optimizers(model, config, bf16), []
     model.train()
-    for phase in phases:
-        for _ in range(phase.steps):
-            step = len(log)
-            begin_step(optimizers, step, config)
-            losses = recall_step(model, phase, config, corpus, haystack, step, bf16)
-            for optimizer in optimizers:
-                optimizer.step()
-            log.append({"step": step + 1, "seq_len": phase.seq_len} | losses)
-            if on_step is not None:
-                on_step(log[-1])
+    for step, phase in enumerate(one for one in phases for _ in range(one.steps)):
+        batch = recall_batch(phase, config, corpus, haystack, step)
+        losses = functools.partial(recall_losses, model, config, batch)
+        done = optimizer_step(model, optimizers, config, step, losses, bf16=bf16)
+        log.append(
+            {
+                "step": step + 1,
+                "seq_len": phase.seq_len,
+                "text_loss": done.losses["text"],
+                "answer_loss": done.losses["answer"],
+                "gradient_norm": done.gradient_norm,
+            }
+        )
+        if on_step is not None:
+            on_step(log[-1])
     model.eval()
     length = min(EVAL_LENGTH, model.config.max_seq_len)
     log[-1]["validation"] = validation_losses(model, corpus, length, EVAL_TOKENS)
     return log
 
 
-def recall_step(
-    model: Transformer,
-    phase: Phase,
-    config: TrainConfig,
-    corpus: Corpus,
-    haystack: Haystack,
-    step: int,
-    bf16: bool,
-) -> dict:
-    """Gradients of one batch, and its losses in nats a token; evens the experts' load."""
+class RecallBatch(NamedTuple):
+    """Rows of plain text, then rows with needles, all of one length."""
+
+    tokens: Int[Tensor, "rows length"]
+    texts: int  # how many rows are plain text
+    asked: Int[Tensor, "answers"]  # places of the answers in the rows with needles, end to end
+
+
+def recall_batch(
+    phase: Phase, config: TrainConfig, corpus: Corpus, haystack: Haystack, step: int
+) -> RecallBatch:
+    """The batch of one step, which depends on seed and step alone."""
     length = phase.seq_len + 1
     texts = sample_batch(
         corpus.train, batch=phase.texts, length=length, seed=config.seed, step=step
@@ -97,22 +107,30 @@ def recall_step(
     rows = [haystack.row(length, [config.seed, step, row]) for row in range(phase.rows)]
     tokens = torch.cat((texts, torch.stack([row.tokens for row in rows])))
     answers = torch.stack([row.answers for row in rows])[:, 1:]
-    routings: list[Routing] = []
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        hidden = model.hidden(tokens[:, :-1], routings=routings)
-        targets = tokens[:, 1:]
-        plain, asked = hidden[: phase.texts].flatten(0, 1), hidden[phase.texts :][answers]
-        text = cross_entropy(model.lm_head(plain), targets[: phase.texts].flatten())
-        answer = cross_entropy(model.lm_head(asked), targets[phase.texts :][answers])
-        balance = sum(balance_loss(one, config, len(tokens)) for one in routings)
-    (text + ANSWER_WEIGHT * answer + config.balance_loss_weight * balance).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
-    losses = {"text_loss": text.item(), "answer_loss": answer.item(), "gradient_norm": norm.item()}
-    if not all(map(math.isfinite, losses.values())):
-        raise TrainingDiverged(f"{losses} at step {step + 1}; lower the learning rate")
-    if routings and step < (1 - config.bias_freeze_fraction) * config.steps:
-        update_all_biases(model, count_choices(routings), config.bias_update_rate)
-    return losses
+    return RecallBatch(tokens, phase.texts, answers.flatten().nonzero().squeeze(1))
+
+
+class RecallLosses(NamedTuple):
+    """In nats per token."""
+
+    total: Float[Tensor, ""]
+    text: Float[Tensor, ""]
+    answer: Float[Tensor, ""]
+
+
+def recall_losses(
+    model: Transformer, config: TrainConfig, batch: RecallBatch, routings: list[Routing]
+) -> RecallLosses:
+    """Losses of a batch: of every token of the texts, and of the answers alone."""
+    device = device_of(model)
+    tokens, asked = batch.tokens.to(device), batch.asked.to(device)
+    hidden, targets = model.hidden(tokens[:, :-1], routings=routings), tokens[:, 1:]
+    read, answers = hidden[: batch.texts].flatten(0, 1), hidden[batch.texts :].flatten(0, 1)[asked]
+    text = cross_entropy(model.lm_head(read), targets[: batch.texts].flatten())
+    answer = cross_entropy(model.lm_head(answers), targets[batch.texts :].flatten()[asked])
+    balance = sum(balance_loss(one, config, len(tokens)) for one in routings)
+    total = text + ANSWER_WEIGHT * answer + config.balance_loss_weight * balance
+    return RecallLosses(total, text, answer)
 
 
 def check_phases(model: Transformer, phases: Sequence[Phase], corpus: Corpus) -> None:

@@ -1,10 +1,10 @@
 """How often proposals stand, and how many tokens a pass that makes."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from mini_moe.experiments.statistics import share_interval
 from mini_moe.inference.speculative import Speculation
 from mini_moe.views.style import DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure
 
@@ -21,7 +21,6 @@ def acceptance_bars(
     Intervals are Wilson's and take proposals as independent draws, which tokens of one text are
     not quite: the truth is somewhat wider.
     Raises: ValueError without names, or where nothing was proposed.
-    Source: E. B. Wilson, Journal of the American Statistical Association 22, 1927.
     """
     counts = {name: counted(speculation) for name, speculation in told.items()}
     if not counts or not all(proposed for _, proposed in counts.values()):
@@ -34,7 +33,7 @@ def acceptance_bars(
         f"{everything.acceptance:.0%} or {everything.tokens_per_pass:.2f} tokens a pass.",
         width=800, height=150 + 44 * len(rates), title_text=title, margin_r=230,
     )  # fmt: skip
-    ends = {name: wilson(*counts[name]) for name in rates}
+    ends = {name: share_interval(*counts[name]) for name in rates}
     figure.add_bar(
         x=list(rates.values()), y=list(rates), orientation="h", name="accepted",
         marker_color=OKABE_ITO[0],
@@ -66,15 +65,6 @@ def counted(told: Speculation) -> tuple[int, int]:
     """Accepted and proposed tokens."""
     accepted = sum(one.accepted for one in told.rounds)
     return accepted, sum(len(one.proposed) for one in told.rounds)
-
-
-def wilson(hits: int, draws: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share, inside [0, 1] even at its ends."""
-    share, spread = hits / draws, z * z / draws
-    middle = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / draws + z * z / (4 * draws**2))
-    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
-    return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 def tokens_curves(

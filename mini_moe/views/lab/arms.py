@@ -4,8 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
-import torch
-
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.loop import TrainRun, check_fit, fresh_state, train_step
@@ -28,7 +26,6 @@ def balance_arms(config: TrainConfig, rate: float, weight: float) -> dict[str, T
     }
 
 
-@torch.random.fork_rng(devices=[])  # the caller's random numbers stay as they were
 def train_arms(
     model_config: ModelConfig,
     arms: Mapping[str, TrainConfig],

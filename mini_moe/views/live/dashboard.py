@@ -153,14 +153,17 @@ def status_line(records: list[dict[str, Any]], steps: int) -> str:
 
 def train_live(
     model_config: ModelConfig, train_config: TrainConfig, corpus: Any = None, *,
-    folder: Any = None, train: Callable[..., Any] = train,
+    folder: Any = None, device: Any = "cpu", train: Callable[..., Any] = train,
 ) -> LiveRun:  # fmt: skip
-    """Show the dashboard and train in a thread, as `run_live` does; its result is a TrainRun."""
+    """Show the dashboard and train in a thread, as `run_live` does; its result is a TrainRun.
+
+    `folder` and `device` are those of `train`.
+    """
     dashboard = TrainingDashboard(model_config, train_config)
     return run_live(
         dashboard,
         lambda: train(
-            model_config, train_config, corpus, folder=folder, on_step=dashboard.update,
-            should_stop=dashboard.stop.is_set, progress=False,
+            model_config, train_config, corpus, folder=folder, device=device,
+            on_step=dashboard.update, should_stop=dashboard.stop.is_set, progress=False,
         ),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mini_moe.experiments.needle import NeedleGrid
-from mini_moe.experiments.needle.shares import share_interval
+from mini_moe.experiments.statistics import share_interval
 from mini_moe.views.style import ACCENT, new_figure, set_summary
 
 CELL = (58, 42)  # pixels, where there is room

@@ -130,7 +130,7 @@ def small_runs(device: str) -> None:
         logits = torch.randn(tokens, experts, device=device, requires_grad=True)
         settings = (top_k, 2, 1, True, False, True, 2.5) if top_k <= experts // 2 else None
         settings = settings or (top_k, 1, 1, True, True, False, 1.0)
-        gates, _, scores = torch.ops.mini_moe.topk_gate(logits, None, *settings)
+        gates, _, scores, _ = torch.ops.mini_moe.topk_gate(logits, None, *settings)
         (gates.sum() + scores.sum()).backward()
 
 

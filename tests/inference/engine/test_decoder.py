@@ -136,7 +136,8 @@ def test_other_dtypes_decode(dtype, tolerance, absorbed):
     cache, decoder = LatentCache(model, 2), Decoder(model)
     logits = [logits_of(decoder, part, cache, absorbed) for part in tokens.split(5, dim=1)]
     logits = torch.cat(logits, dim=1)
-    assert logits.dtype == dtype and relative_error(logits, expected) < tolerance
+    assert logits.dtype == torch.promote_types(dtype, torch.float32)
+    assert relative_error(logits, expected) < tolerance
 
 
 @torch.no_grad()
@@ -177,7 +178,7 @@ def test_a_model_whose_dtype_changed_needs_a_new_decoder():
     decoder, tokens = Decoder(model), random_tokens(model.config, 1, 1)
     with pytest.raises(ValueError, match=r"float32 expected, .* made, got torch\.bfloat16"):
         decoder.read(tokens, LatentCache(model.bfloat16()))
-    assert Decoder(model).read(tokens, LatentCache(model)).dtype == torch.bfloat16
+    assert Decoder(model).read(tokens, LatentCache(model)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("token", [-1, 61])

@@ -1,5 +1,7 @@
 """The parts of a layer compute what the model's modules compute, for few tokens and for many."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from mini_moe.inference.engine.layers import MixtureStep, Product, SwiGLUStep, n
 from mini_moe.ops import use
 from mini_moe.ops.product import THIN
 from tests.helpers import TOLERANCE, relative_error, small_model
+from tests.kernels.cpu import threads
 
 ROWS = [1, THIN - 1, THIN, 40]
 
@@ -31,10 +34,32 @@ def test_products_match_torch(way, rows, n_in, n_out):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes_use_torchs_product(dtype):
-    x, weight = torch.randn(20, 8, dtype=dtype), torch.randn(6, 8, dtype=dtype)
+def test_other_dtypes_use_torchs_product():
+    x, weight = torch.randn(20, 8).double(), torch.randn(6, 8).double()
     assert torch.equal(Product(weight)(x), F.linear(x, weight))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("wide", [True, False])
+def test_bfloat16_products_are_rounded_once_or_not_at_all(rows, wide):
+    x, weight = torch.randn(rows, 48), torch.randn(70, 48).bfloat16()
+    x = x.bfloat16().float()
+    found, expected = Product(weight, wide)(x), F.linear(x.double(), weight.double())
+    assert found.dtype == (torch.float32 if wide else torch.bfloat16)
+    assert relative_error(found, expected) < (1e-6 if wide else 2**-8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [THIN, 100])
+def test_products_of_many_rows_keep_their_bits_on_any_number_of_threads(rows):
+    for dtype, width in itertools.product((torch.float32, torch.bfloat16), (33, 64, 300)):
+        x, product = torch.randn(rows, 40).to(dtype), Product(torch.randn(width, 40).to(dtype))
+        results = []
+        for number in (1, 2, 3, 8):
+            with threads(number):
+                results.append(product(x))
+        assert all(torch.equal(found, results[0]) for found in results)
 
 
 @torch.no_grad()

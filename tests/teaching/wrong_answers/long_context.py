@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from mini_moe.experiments.needle.shares import share_interval
+from mini_moe.experiments.statistics import share_interval
 from mini_moe.teaching.part5_reach.long_context import by_parts, sharpened_scale, turns_within
 
 

@@ -1,8 +1,8 @@
 import pytest
 
+from mini_moe.experiments.statistics import share_interval
 from mini_moe.inference.speculative import Round, Speculation
 from mini_moe.views.inference import acceptance_bars, tokens_curves
-from mini_moe.views.inference.acceptance import wilson
 from mini_moe.views.style import summary_of, table
 
 HALF = Speculation([Round([1, 2], 1, 3), Round([4], 1, 5), Round([6], 0, 7)] * 5)
@@ -24,15 +24,11 @@ def test_what_others_published_is_a_band():
     assert len(acceptance_bars({"half": HALF}).layout.shapes) == 0
 
 
-def test_intervals_stay_inside_and_shrink():
-    assert wilson(10, 10)[1] == 1 and 0.6 < wilson(10, 10)[0] < 1
-    assert wilson(0, 10)[0] == 0
-    few, many = wilson(5, 10), wilson(500, 1000)
-    assert few[0] < many[0] < 0.5 < many[1] < few[1]
-
-
-def test_an_interval_as_published():
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+def test_bars_carry_the_interval_of_a_share():
+    bars = acceptance_bars({"half": HALF, "all": ALL}).data[0]
+    low, high = share_interval(10, 20)
+    assert (bars.error_x.arrayminus[0], bars.error_x.array[0]) == (0.5 - low, high - 0.5)
+    assert bars.error_x.array[1] == 0 < bars.error_x.arrayminus[1]
 
 
 @pytest.mark.parametrize("told", [{}, {"none": Speculation([Round([], 0, 1)])}])

@@ -54,7 +54,7 @@ def gate(bench: Bench) -> None:
         settings = (8, 8, 4, True, False, True, config.route_scale)
 
         def ours(logits=logits, bias=bias, settings=settings):
-            gates, _, scores = torch.ops.mini_moe.topk_gate(logits, bias, *settings)
+            gates, _, scores, _ = torch.ops.mini_moe.topk_gate(logits, bias, *settings)
             return gates, scores
 
         def theirs(logits=logits, bias=bias):
