@@ -68,7 +68,7 @@ def read_labels(
 ) -> tuple[list[Int[Tensor, "_"]] | None, tuple[str, ...]]:
     """Return the label of every token of every text as a number, and the names of the labels.
 
-    Names are numbered by their position in `names`, or by first appearance if it is empty.
+    Names are numbered by their position in `names`, or in order of appearance if it is empty.
 
     Raises: ValueError if the number of labels doesn't match the texts or tokens, for a name that
     is not in `names`, a number without a name, or names mixed with numbers.
@@ -199,7 +199,7 @@ def _of_tokens(label: Any, length: int, n: int) -> list:
 
 
 def _numbered(each: list[list], names: list[str]) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Return labels as numbers, and `names`, filled by first appearance if it was empty."""
+    """Return labels as numbers, and `names`, or if it is empty the names in order of appearance."""
     values = {value for label in each for value in label}
     if not all(isinstance(value, Integral) for value in values):
         if not all(isinstance(value, str) for value in values):
