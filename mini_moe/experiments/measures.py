@@ -123,7 +123,7 @@ def routing_record(
 def domain_counts(
     model: Transformer, corpus: Corpus, domain: str, config: TrainConfig
 ) -> Int[Tensor, "layers experts"]:
-    """Count how often each expert is chosen over a domain's validation text, cut into seq_len."""
+    """Count each expert's choices over a domain's validation text, in sequences of seq_len."""
     device, total = device_of(model), 0
     batch = windows(corpus.validation_by_domain[domain], config.seq_len + 1)
     for tokens in batch.tokens[:, :-1].split(64):

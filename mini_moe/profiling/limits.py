@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The best measured on a device; nothing measured there should exceed it."""
+    """The best rates measured on a device; nothing measured there should exceed them."""
 
     device: str
     threads: int

@@ -19,7 +19,7 @@ def norm_of(norm: RMSNorm, wide: bool = False) -> Callable[[Tensor], Tensor]:
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of sums over layers: bfloat16 sums would lose more than its products do."""
+    """Return the dtype for sums over layers; rounding these to bfloat16 loses most accuracy."""
     return torch.promote_types(dtype, torch.float32)
 
 
