@@ -13,6 +13,10 @@ PY   := $(VENV)/bin/python
 # One thread per process where several processes share the cores.
 SHARED_CORES := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
+# A clang for other machines, as a package of PyPI; not in .venv, since it takes 400 MB.
+ZIG_VERSION := 0.17.1
+ZIG := build/zig-$(ZIG_VERSION)
+
 # What the environment was built from. A change of any of it installs again.
 INSTALLED := $(VENV)/.installed
 FINGERPRINT = { cat requirements.txt pyproject.toml; pwd; } | cksum
@@ -20,6 +24,7 @@ FINGERPRINT = { cat requirements.txt pyproject.toml; pwd; } | cksum
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help lab test notebooks bench bench-gpu kernels clean venv corpus lint unit nbval browser
+.PHONY: cross sanitize
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +55,14 @@ bench-gpu:  ## Build, check and time the CUDA kernels (needs an NVIDIA GPU and n
 
 kernels: venv  ## Compile the kernels where a compiler is found
 	@$(PY) kernels/build.py
+
+cross: venv  ## Compile the CPU's kernels with clang for ARM, on Linux and macOS (installs ziglang)
+	@test -d $(ZIG)/ziglang || $(PY) -m pip install --disable-pip-version-check -q \
+	  --target $(ZIG) ziglang==$(ZIG_VERSION)
+	$(PY) -m tests.kernels.builds.cross $(ZIG)
+
+sanitize: venv  ## Test the CPU's kernels with AddressSanitizer and UBSan (needs g++)
+	$(PY) -m tests.kernels.builds.sanitize
 
 clean:  ## Remove the environment, caches and built files; keep notebooks and checkpoints
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis data/corpus

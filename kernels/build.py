@@ -23,13 +23,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mini_moe.console import command_line  # noqa: E402
 from mini_moe.ops.compiled import CUDA_MARK, LIBRARY, MARK, fingerprint, sources  # noqa: E402
+from mini_moe.ops.seal import is_whole, seal  # noqa: E402
 
 KERNELS = ROOT / "kernels"
 OBJECTS = ROOT / "build" / "kernels"
-COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-w"]
+COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden"]
+COMMON += ["-Wall", "-Wextra", "-Wno-missing-field-initializers"]  # the rest of a struct is zero
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]  # 2.11, the oldest torch it loads in
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+AVX512 += ["-Wno-uninitialized"]  # GCC 12 warns of its own avx512fintrin.h
 INSTRUCTION_SETS = {
     "avx512_bf16": [*AVX512, "-mavx512bf16"],
     "avx512": AVX512,
@@ -59,11 +63,15 @@ class Spilled(Exception):
     """A kernel needs more registers than it may have."""
 
 
-def main() -> int:
+@command_line
+def main(arguments: list[str] | None = None) -> int:
     """Build what this machine can, say what was built and what not and why; 0 if nothing failed."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--force", action="store_true", help="translate everything again")
-    force = options.parse_args().force
+    force = options.parse_args(arguments).force
+    if platform.system() == "Windows":
+        print("kernels: not built, they need Linux or macOS (WSL will do); PyTorch does the work")
+        return 0
     compiler, nvcc = find_compiler(), find_nvcc()
     if compiler is None:
         print("kernels: not built, there is no g++ or clang++ here; PyTorch does the work")
@@ -126,9 +134,10 @@ def complaint(error: subprocess.CalledProcessError | FileNotFoundError) -> str:
 
 def is_current(stamp: str, tools: str) -> bool:
     """Whether the library fits its sources, and nothing here could add CUDA kernels to it."""
-    if not LIBRARY.exists() or MARK + stamp.encode() not in LIBRARY.read_bytes():
+    data = LIBRARY.read_bytes() if LIBRARY.exists() else b""
+    if not is_whole(data) or MARK + stamp.encode() not in data:
         return False
-    tried_already = CUDA_MARK + tools.encode() + b":" in LIBRARY.read_bytes()
+    tried_already = CUDA_MARK + tools.encode() + b":" in data
     return not tools or tried_already or not cuda_in_library().startswith("none")
 
 
@@ -170,7 +179,7 @@ def accepts(compiler: str, flags: list[str]) -> bool:
     """Whether the compiler translates for an instruction set."""
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder) / "empty.cpp"
-        test.write_text("int nothing;\n")
+        test.write_text("int nothing;\n", "utf-8")
         command = [compiler, "-std=c++20", *flags, "-c", str(test), "-o", f"{folder}/empty.o"]
         return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -206,7 +215,8 @@ def translate_cuda(nvcc: str | None, compiler: str, force: bool) -> list[Path]:
     jobs = [Job(source, device) for source in KERNELS.glob("*.cu")]
     jobs += [Job(source, host) for source in KERNELS.glob("cuda/*.cpp")]
     with tempfile.TemporaryDirectory() as folder:  # fails at once where nvcc refuses the compiler
-        (test := Path(folder) / "empty.cu").write_text("__global__ void nothing() {}\n")
+        test = Path(folder) / "empty.cu"
+        test.write_text("__global__ void nothing() {}\n", "utf-8")
         run([*device, "-c", str(test), "-o", f"{folder}/empty.o"])
     return translate(jobs, force)
 
@@ -225,6 +235,8 @@ def translate(jobs: list[Job], force: bool) -> list[Path]:
             unfinished = target.with_suffix(".part")
             said = run([*job.command, "-c", str(job.source), "-o", str(unfinished)])
             refuse_spills(job.source, said)
+            if "warning:" in said:
+                print(said, file=sys.stderr)
             unfinished.replace(target)
         return target
 
@@ -247,20 +259,24 @@ def refuse_spills(source: Path, said: str) -> None:
             raise Spilled(f"{source.name}: {name} spills {found[1]} bytes for {architecture}")
 
 
-def link(linker: list[str], objects: list[Path]) -> None:
-    """One library from all objects; it replaces the old one only when it is whole."""
+def link(linker: list[str], objects: list[Path], library: Path = LIBRARY) -> None:
+    """One sealed library from all objects; it replaces the old one only when it is whole."""
     import torch
 
     libraries = Path(torch.__file__).parent / "lib"
-    unfinished = LIBRARY.with_suffix(".part")
+    unfinished = library.with_suffix(".part")
     command = [*linker, "-shared", *map(str, objects), "-o", str(unfinished)]
     run([*command, f"-L{libraries}", "-ltorch_cpu", "-lc10"])
-    unfinished.replace(LIBRARY)
+    with unfinished.open("r+b") as file:
+        file.write(seal(file.read()))
+    unfinished.replace(library)
 
 
 def run(command: list[str]) -> str:
     """What a command said. Raises: CalledProcessError, with its words, where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="backslashreplace", check=True
+    )
     return done.stdout + done.stderr
 
 
@@ -268,7 +284,7 @@ def torch_headers() -> list[str]:
     """Where torch's headers lie."""
     import torch
 
-    return ["-I", str(Path(torch.__file__).parent / "include")]
+    return ["-isystem", str(Path(torch.__file__).parent / "include")]
 
 
 def torch_version() -> bytes:

@@ -129,8 +129,8 @@ UNWATCHED inline void multiply_fragments(void** lanes, unsigned) {
 template <bool transposed>
 ALWAYS_INLINE void load_rows(unsigned (&r)[4], const void* row, const char* file, int line) {
   Rows mine;
-  copy(mine.row, row, 16);
-  meet("ldmatrix", kAllLanes, &mine, share_matrices<transposed>, file, line);
+  copy_shared(mine.row, row, 16);
+  meet("ldmatrix", kAllLanes, &mine, share_matrices<transposed>, file, line, true);
   for (int i = 0; i < 4; ++i) r[i] = mine.r[i];
 }
 }  // namespace checker
@@ -147,6 +147,6 @@ ALWAYS_INLINE void load_matrices_transposed(unsigned (&r)[4], const bf16* row,
 ALWAYS_INLINE void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                                 const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   checker::Fragments mine{c, a, b};
-  checker::meet("mma", kAllLanes, &mine, checker::multiply_fragments, file, line);
+  checker::meet("mma", kAllLanes, &mine, checker::multiply_fragments, file, line, true);
 }
 #endif

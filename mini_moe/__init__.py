@@ -1,4 +1,4 @@
-"""Mini-MoE: a DeepSeek-V3-style mixture-of-experts transformer to build, train and look into."""
+"""Mini-MoE: a DeepSeek-V3-style mixture-of-experts transformer to build, train and inspect."""
 
 from mini_moe import presets
 from mini_moe.config import ModelConfig, TrainConfig

@@ -1,4 +1,4 @@
-"""Checks of arguments: numbers from Python, numpy or torch, and errors that say what came."""
+"""Argument checks: numbers from Python, numpy or torch, and errors that show what was received."""
 
 import math
 import operator
@@ -13,9 +13,9 @@ from torch import Tensor
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """An integer from Python, numpy or torch (0-d), as an int; neither a bool nor a float is one.
+    """Return an integer from Python, numpy or torch (0-d) as an int; refuse bools and floats.
 
-    Raises: ValueError that names the argument, what was expected and what came.
+    Raises: ValueError naming the argument, what was expected and what was received.
     """
     if is_whole(value):
         found = operator.index(value)
@@ -30,13 +30,13 @@ def number(
     name: str,
     value: Any,
     *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
+    least: int | float = -math.inf,
+    above: int | float = -math.inf,
+    most: int | float = math.inf,
 ) -> float:
-    """A finite number from Python, numpy or torch (0-d), as a float; a bool isn't one.
+    """Return a finite number from Python, numpy or torch (0-d) as a float; refuse bools.
 
-    Raises: ValueError that names the argument, what was expected and what came.
+    Raises: ValueError naming the argument, what was expected and what was received.
     """
     found = _as_float(value)
     if math.isfinite(found) and least <= found <= most and found > above:
@@ -49,17 +49,17 @@ def number(
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False, from Python or numpy. Raises: ValueError that names the argument."""
+    """Return True or False from Python or numpy. Raises: ValueError naming the argument."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise refused(name, value, "True or False")
 
 
 def items(name: str, value: Any, expected: str, *, ordered: bool = False) -> list:
-    """What a list, array, set (unless `ordered`) or the like holds, in Python's types.
+    """Return the items of a list, array, set (unless `ordered`) or the like, as Python types.
 
-    A text isn't a list of its characters, nor a mapping one of its keys.
-    Raises: ValueError that names the argument, what was expected and what came.
+    A string does not count as a list of characters, nor a mapping as a list of keys.
+    Raises: ValueError naming the argument, what was expected and what was received.
     """
     other = isinstance(value, str | bytes | bytearray | Mapping) or (
         ordered and isinstance(value, Set)
@@ -70,7 +70,7 @@ def items(name: str, value: Any, expected: str, *, ordered: bool = False) -> lis
 
 
 def integers(name: str, value: Any) -> Tensor:
-    """A tensor of integers as it is. Raises: ValueError that names the argument."""
+    """Return a tensor of integers unchanged. Raises: ValueError naming the argument."""
     found = type(value).__name__
     if isinstance(value, Tensor):
         if not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool):
@@ -80,7 +80,7 @@ def integers(name: str, value: Any) -> Tensor:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether `whole` takes a value for an integer."""
+    """Return whether `whole` accepts a value as an integer."""
     is_bool = isinstance(value, bool | np.bool_)
     is_bool = is_bool or (isinstance(value, Tensor) and value.dtype == torch.bool)
     if is_bool or getattr(value, "ndim", 0):
@@ -93,12 +93,12 @@ def is_whole(value: Any) -> bool:
 
 
 def refused(name: str, value: Any, expected: str) -> ValueError:
-    """The error for an argument that isn't what was expected."""
+    """Return the error for an argument that isn't what was expected."""
     return ValueError(f"{name}={reprlib.repr(value)} must be {expected}")
 
 
 def _as_float(value: Any) -> float:
-    """A number as a float; NaN for what is none, or too large to be one."""
+    """Return a number as a float; NaN if it isn't a number or is too large for a float."""
     if isinstance(value, Tensor | np.ndarray) and not value.ndim:
         value = value.item()
     if not isinstance(value, Real) or isinstance(value, bool):

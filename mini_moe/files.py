@@ -1,5 +1,6 @@
 """Write several files so that each is whole, and none is touched before all are written."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 TEMPORARY = ".writing-"
+# What systems without a flush for folders say: Windows, and some network file systems.
+NO_FOLDER_FLUSH = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP}
 
 
 def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...] = ()) -> None:
@@ -31,8 +34,7 @@ def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...]
     try:
         for name, content in files.items():
             write_durably(temporary / name, content)
-        for name in files:
-            os.replace(temporary / name, folder / name)
+        move_all(temporary, folder, list(files))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for pattern in stale:
@@ -41,8 +43,46 @@ def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...]
     sync_folder(folder)
 
 
+def move_all(source: Path, folder: Path, names: list[str]) -> None:
+    """Rename files from one folder into another; if one can't be replaced, none is.
+
+    Windows refuses to replace a file that any program has open.
+    Raises: OSError naming the file.
+    """
+    kept = Path(tempfile.mkdtemp(prefix="old-", dir=source))
+    moved = []
+    try:
+        for name in names:
+            if (folder / name).exists():
+                keep(folder / name, kept / name)
+            os.replace(source / name, folder / name)
+            moved.append(name)
+    except BaseException as error:  # Ctrl-C as well
+        for name in moved:
+            if (kept / name).exists():
+                os.replace(kept / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        if isinstance(error, PermissionError):
+            raise PermissionError(
+                f"{folder / name} can't be replaced: it is in use or write-protected ({error})"
+            ) from error
+        raise
+
+
+def keep(file: Path, copy: Path) -> None:
+    """Give a file a second name; where the file system knows no hard links, copy it."""
+    try:
+        os.link(file, copy)
+    except OSError:
+        shutil.copy2(file, copy)
+
+
 def write_durably(path: Path, content: object) -> None:
-    """Write text, a JSON object or tensors, and wait until the disk has them."""
+    """Write text, a JSON object or tensors, and wait until the disk has them.
+
+    Lines end in a line feed on every system, so that the same content has the same checksum.
+    """
     if path.suffix == ".safetensors":
         path.touch()
         mode = path.stat().st_mode  # save_file makes files that only their owner may read
@@ -53,15 +93,19 @@ def write_durably(path: Path, content: object) -> None:
             raise OSError(f"could not write {path.name}: {error}") from error
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
-        path.write_text(text, encoding="utf-8")
-    with path.open("rb") as file:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    with path.open("r+b") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Make renames inside a folder survive a power cut, where the system offers that."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_FLUSH:
+            raise

@@ -1,4 +1,4 @@
-"""config.json of DeepSeek and transformers ↔ ModelConfig."""
+"""Convert between ModelConfig and the config.json of DeepSeek and transformers."""
 
 import dataclasses
 import warnings
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mini_moe.config import ModelConfig
 from mini_moe.hf_files import check_quantization
 
-# config.json → ModelConfig, where both hold the same number
+# config.json → ModelConfig, for entries with the same value
 SAME_MEANING = {
     "vocab_size": "vocab_size",
     "hidden_size": "d_model",
@@ -44,10 +44,10 @@ YARN = {
 
 
 class Family(NamedTuple):
-    """What the code for a `model_type` fixes, and the settings that we have code for."""
+    """The fields that a `model_type` implies, and the settings supported for it."""
 
     fields: dict[str, object]  # of ModelConfig
-    accepted: dict[str, tuple]  # entries of config.json → values they may have, the default first
+    accepted: dict[str, tuple]  # entry of config.json → allowed values, default first
 
 
 _ALWAYS = {
@@ -82,14 +82,14 @@ V2 = Family(
 )
 FAMILIES = {"deepseek_v3": V3, "kimi_k2": V3, "deepseek_v2": V2}
 OWN_TYPE = "mini_moe"
-# entries that repeat another: transformers builds a different model where they differ
+# entries that repeat another one: if they differ, transformers builds a different model
 REPEATED = {
     "num_key_value_heads": "num_attention_heads",
     "head_dim": "qk_rope_head_dim",
     "num_local_experts": "n_routed_experts",
     "num_experts": "n_routed_experts",
 }
-# entries without effect on the logits of an evaluation
+# entries that don't affect the logits in evaluation mode
 NO_EFFECT = set(
     "_attn_implementation _name_or_path architectures attention_dropout auto_map aux_loss_alpha "
     "bos_token_id chunk_size_feed_forward dtype eos_token_id ep_size id2label is_encoder_decoder "
@@ -103,10 +103,10 @@ READ_ELSEWHERE |= {"partial_rotary_factor", "rope_parameters", "rope_scaling", "
 
 
 def config_from_hf(content: dict, n_mtp_layers: int = 0) -> ModelConfig:
-    """ModelConfig of a config.json; the count of MTP layers comes from the weights.
+    """Build the ModelConfig for a config.json; the number of MTP layers comes from the weights.
 
     Warns about entries that are set but not used.
-    Raises: ValueError naming the entry that is missing, contradictory or not supported.
+    Raises: ValueError naming an entry that is missing, contradictory or not supported.
     """
     kind = content.get("model_type")
     if kind == OWN_TYPE:
@@ -131,10 +131,10 @@ def config_from_hf(content: dict, n_mtp_layers: int = 0) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict:
-    """config.json for a model: DeepSeek-V3's or V2's where it is exactly that, else our own kind.
+    """Return a model's config.json: of DeepSeek-V3 or V2 if it is exactly that, else our own type.
 
-    In the own kind, `hidden_size` is null: transformers' DeepSeek classes would otherwise ignore
-    the foreign model_type and build their default of 671 billion parameters.
+    Our own type sets `hidden_size` to null; otherwise, transformers' DeepSeek classes would ignore
+    the unknown model_type and build their default model of 671 billion parameters.
     """
     values = _floats_where_declared(vars(config))  # transformers refuses 1 for 1.0
     kind = _family_of(config)
@@ -159,26 +159,26 @@ def config_to_hf(config: ModelConfig) -> dict:
 
 
 def _family_of(config: ModelConfig) -> str | None:
-    """The published model_type whose code computes exactly this model, if there is one."""
+    """Return the published model_type whose code computes exactly this model, or None."""
 
     def fixed_as_in(family: Family) -> bool:
         return all(getattr(config, name) == value for name, value in family.fields.items())
 
-    dense_mtp = config.n_moe_layers == 0 and config.n_mtp_layers > 0  # DeepSeek's has experts
+    dense_mtp = config.n_moe_layers == 0 and config.n_mtp_layers > 0  # DeepSeek's MTP has experts
     if fixed_as_in(V3) and not dense_mtp:
         return "deepseek_v3"
     grouped = config.n_expert_groups > 1 or config.top_k_groups == 1
-    even = config.d_model % config.n_heads == 0  # transformers' V2 asks for it
+    even = config.d_model % config.n_heads == 0  # required by transformers' V2
     if fixed_as_in(V2) and grouped and even and not config.n_mtp_layers:
         return "deepseek_v2"
     return None
 
 
 def rope_from_hf(content: dict) -> dict:
-    """RoPE's base and YaRN's settings, from `rope_scaling` or else `rope_parameters`.
+    """Return RoPE's base and YaRN's settings, from `rope_scaling` or else `rope_parameters`.
 
-    As in transformers, `rope_scaling` replaces `rope_parameters` as a whole.
-    Raises: ValueError naming a setting that is missing, not supported, or given two values.
+    As in transformers, `rope_scaling` replaces all of `rope_parameters`.
+    Raises: ValueError naming a setting that is missing, not supported or contradictory.
     """
     stated = {name: content.get(name) or {} for name in ("rope_scaling", "rope_parameters")}
     for name, rope in stated.items():
@@ -188,7 +188,7 @@ def rope_from_hf(content: dict) -> dict:
     theta = rope.get("rope_theta")
     theta = content.get("rope_theta", 10_000.0) if theta is None else theta
     for name, place in {"config.json": content, **stated}.items():
-        _require_same(f"{name}: rope_theta", place.get("rope_theta"), "in use", theta)
+        _require_same(f"{name}: rope_theta", place.get("rope_theta"), "the value in use,", theta)
         if place.get("partial_rotary_factor") not in (None, 1):
             value = place["partial_rotary_factor"]
             raise ValueError(f"config.json: partial_rotary_factor={value!r} is not supported")
@@ -196,7 +196,7 @@ def rope_from_hf(content: dict) -> dict:
 
 
 def _yarn_from_hf(rope: dict, content: dict) -> dict:
-    """YaRN's settings; nothing where RoPE is plain."""
+    """Return YaRN's settings, or nothing for plain RoPE."""
     _require_same("config.json: type", rope.get("type"), "rope_type", rope.get("rope_type"))
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "yarn"):
@@ -218,13 +218,13 @@ def _yarn_from_hf(rope: dict, content: dict) -> dict:
 
 
 def _require_same(name: str, value: object, other: str, expected: object) -> None:
-    """Raise ValueError naming both values when two places disagree about a setting."""
+    """Raise ValueError naming both values if two places disagree about a setting."""
     if value is not None and expected is not None and value != expected:
         raise ValueError(f"{name}={value!r} contradicts {other} {expected!r}")
 
 
 def _check_settings(content: dict, family: Family) -> None:
-    """Raise ValueError naming the first entry that asks for something not supported."""
+    """Raise ValueError naming the first entry whose value is not supported."""
     for name, accepted in family.accepted.items():
         if content.get(name, accepted[0]) not in accepted:
             wanted = " or ".join(map(repr, accepted))
@@ -234,12 +234,12 @@ def _check_settings(content: dict, family: Family) -> None:
     parts = [content.get(name) for name in ("qk_nope_head_dim", "qk_rope_head_dim")]
     if all(isinstance(part, int) for part in parts):
         width = content.get("qk_head_dim")
-        _require_same("config.json: qk_head_dim", width, "the parts' sum", sum(parts))
+        _require_same("config.json: qk_head_dim", width, "the sum of its parts,", sum(parts))
     check_quantization(content.get("quantization_config"))
 
 
 def _warn_of_unknown(content: dict, family: Family) -> None:
-    """Warn about entries that are set but that nothing here reads."""
+    """Warn about entries that are set but never read."""
     known = NO_EFFECT | READ_ELSEWHERE | set(SAME_MEANING) | set(family.accepted) | set(REPEATED)
     in_rope = {*YARN, "type", "rope_type", "rope_theta", "attention_factor", "truncate"}
     places = [("", content, known)]
@@ -257,9 +257,9 @@ def _warn_of_unknown(content: dict, family: Family) -> None:
 
 
 def _groups_of_v2(content: dict) -> dict:
-    """DeepSeek-V2's groups as V3's entries: "greedy" has one group, whatever `n_group` says.
+    """Express DeepSeek-V2's groups as V3 does: "greedy" is one group, whatever `n_group` says.
 
-    Gates are not normalised, as in transformers; DeepSeek's own code does where `norm_topk_prob`.
+    As in transformers, gates are never normalised; DeepSeek's own code obeys `norm_topk_prob`.
     """
     if content.get("norm_topk_prob"):
         warnings.warn("config.json: norm_topk_prob is ignored, as in transformers", stacklevel=4)
@@ -269,7 +269,7 @@ def _groups_of_v2(content: dict) -> dict:
 
 
 def _floats_where_declared(fields: dict) -> dict:
-    """JSON writes a whole number without a point; ModelConfig says which of them are floats."""
+    """Convert ints to floats for ModelConfig's float fields; JSON may drop the decimal point."""
     floats = {field.name for field in dataclasses.fields(ModelConfig) if "float" in str(field.type)}
 
     def as_declared(name: str, value: object) -> object:
@@ -284,7 +284,7 @@ def _config_from_own(content: dict) -> ModelConfig:
     others = {"model_type", "dtype", "hidden_size", "bos_token_id", "eos_token_id"}
     given = {name: value for name, value in content.items() if name not in others}
     if unknown := set(given) - names:
-        raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
+        raise ValueError(f"config.json has unknown entries: {', '.join(sorted(unknown))}")
     try:
         return ModelConfig(**_floats_where_declared(given))
     except TypeError as error:

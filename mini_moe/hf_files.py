@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: where each tensor is, and reading them with suspicion."""
+"""The files of a checkpoint folder: find and read its tensors without trusting the files."""
 
 import itertools
 import json
@@ -16,14 +16,14 @@ SCALE = "_scale_inv"  # suffix of the tensor that holds an FP8 weight's scales
 
 
 class Stored(NamedTuple):
-    """A tensor in a file, not read yet."""
+    """The location of a tensor that has not been read yet."""
 
     file: Path
     shape: list[int]
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, from its index where it has one."""
+    """Return the safetensors files of a checkpoint folder, from its index if it has one."""
     if not folder.is_dir():
         raise FileNotFoundError(f"folder={str(folder)!r}: no such folder")
     if not (folder / "config.json").is_file():
@@ -31,10 +31,12 @@ def checkpoint_files(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
-            raise ValueError(f"{folder / INDEX}: weight_map from tensor to file expected")
+            raise ValueError(f"{folder / INDEX}: a weight_map from tensors to files expected")
         files = [folder / file for file in sorted(set(index.values()))]
         if outside := [f.name for f in files if f.parent != folder or f.suffix != ".safetensors"]:
-            raise ValueError(f"{folder / INDEX}: names of *.safetensors expected, got {outside}")
+            raise ValueError(
+                f"{folder / INDEX}: names of *.safetensors files expected, got {outside}"
+            )
     else:
         files = [folder / WEIGHTS]
     missing = [file.name for file in files if not file.is_file()]
@@ -44,7 +46,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file, or ValueError naming it."""
+    """Return the object in a JSON file; raise ValueError naming the file if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -55,10 +57,10 @@ def read_json(path: Path) -> dict:
 
 
 def tensor_shapes(files: list[Path]) -> dict[str, Stored]:
-    """Where each tensor is and its shape, from the files' headers alone.
+    """Return each tensor's file and shape, reading only the headers.
 
     Tensors without elements are left out: transformers writes them for zero shared experts.
-    Raises: ValueError naming a file that is truncated or something else, or a tensor found twice.
+    Raises: ValueError naming a file that is truncated or not safetensors, or a repeated tensor.
     """
     found: dict[str, Stored] = {}
     for path in files:
@@ -74,7 +76,7 @@ def tensor_shapes(files: list[Path]) -> dict[str, Stored]:
 
 
 def read_tensors(found: dict[str, Stored], wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of those wanted, FP8 blocks multiplied out; one at a time to stay small."""
+    """Yield (name, tensor) of those wanted, dequantised, one at a time to limit memory."""
     by_file = sorted((stored.file, name) for name, stored in found.items() if name in wanted)
     for path, group in itertools.groupby(by_file, key=lambda pair: pair[0]):
         with safe_open(path, framework="pt") as file:
@@ -89,7 +91,7 @@ def read_tensors(found: dict[str, Stored], wanted: set[str]) -> Iterator[tuple[s
 
 
 def check_values(name: str, tensor: Tensor) -> None:
-    """Raise ValueError unless the tensor holds finite floating-point numbers, scaled if FP8."""
+    """Raise ValueError unless a tensor holds finite floats that need no further scaling."""
     if not tensor.is_floating_point():
         raise ValueError(f"{name}: floating-point numbers expected, got {tensor.dtype}")
     if tensor.dtype.itemsize == 1:
@@ -99,7 +101,7 @@ def check_values(name: str, tensor: Tensor) -> None:
 
 
 def check_quantization(settings: object) -> None:
-    """Raise ValueError unless weights are plain or DeepSeek's FP8 blocks."""
+    """Raise ValueError unless weights are unquantised or in DeepSeek's FP8 blocks."""
     if settings is None:
         return
     known = isinstance(settings, dict) and settings.get("quant_method") == "fp8"
@@ -111,13 +113,13 @@ def check_quantization(settings: object) -> None:
 
 
 def dequantise(name: str, weight: Tensor, scale: Tensor) -> Tensor:
-    """FP8 weight × the scale of its 128 × 128 block. "_inv" in the name, but it multiplies.
+    """Multiply an FP8 weight by its scale per 128 × 128 block, despite "_inv" in the name.
 
     Source: DeepSeek-V3's README_WEIGHTS and inference/kernel.py.
     """
     if weight.ndim != 2 or weight.dtype.itemsize != 1 or not weight.is_floating_point():
         raise ValueError(
-            f"{name}{SCALE} expects an FP8 matrix, got {weight.dtype} {list(weight.shape)}"
+            f"{name}{SCALE} belongs to an FP8 matrix, got {weight.dtype} {list(weight.shape)}"
         )
     expected = [-(-size // FP8_BLOCK) for size in weight.shape]
     if list(scale.shape) != expected:

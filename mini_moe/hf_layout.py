@@ -1,7 +1,7 @@
-"""Which tensors a checkpoint of a model holds, under which names; for reading and for writing.
+"""Which tensors a model's checkpoint holds, and under which names, for reading and writing.
 
-Both ask the same model without memory, built from the config on the meta device, so that what is
-written is what will be read.
+Both use a model without memory, built from the config on the meta device, so that what is written
+is what will be read.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ COMPILED = "_orig_mod"  # torch.compile's name for the module that it wraps
 
 
 def slots(model: Transformer) -> dict[str, Tensor]:
-    """Checkpoint name → the view of the model's memory that this tensor fills."""
+    """Map checkpoint names to the views of the model's memory that these tensors fill."""
     found = {}
     experts = {plain(name) for name, part in model.named_modules() if isinstance(part, Experts)}
     for name, tensor in state_of(model).items():
@@ -40,7 +40,7 @@ def slots(model: Transformer) -> dict[str, Tensor]:
 
 
 def state_of(model: Transformer) -> dict[str, Tensor]:
-    """The model's own names → its parameters and buffers; a tied head is left out."""
+    """Map the model's own names to its parameters and buffers, leaving out a tied head."""
     state = {plain(name): tensor for name, tensor in model.state_dict().items()}
     if model.config.tie_embeddings:
         state.pop("lm_head.weight", None)
@@ -48,12 +48,12 @@ def state_of(model: Transformer) -> dict[str, Tensor]:
 
 
 def plain(name: str) -> str:
-    """A module's or parameter's name without torch.compile's additions."""
+    """Return a module's or parameter's name without torch.compile's additions."""
     return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
 def hf_name(name: str, config: ModelConfig) -> str:
-    """A module's name in the checkpoint; MTP modules are numbered on as layers."""
+    """Return a module's name in the checkpoint; MTP modules are numbered as further layers."""
     if name == "lm_head":
         return name
     if match := re.match(r"mtp\.(\d+)\.(.*)", name):
@@ -64,7 +64,7 @@ def hf_name(name: str, config: ModelConfig) -> str:
 
 
 def duplicates(config: ModelConfig) -> dict[str, str]:
-    """Names that a checkpoint may hold although they repeat another tensor → that tensor."""
+    """Map redundant names that a checkpoint may hold to the names that they repeat."""
     embed = "model.embed_tokens.weight"
     head = embed if config.tie_embeddings else "lm_head.weight"
     repeated = {"lm_head.weight": embed} if config.tie_embeddings else {}
@@ -75,7 +75,7 @@ def duplicates(config: ModelConfig) -> dict[str, str]:
 
 
 def empty_model(config: ModelConfig) -> Transformer:
-    """The model without memory, to compare with files or with another model.
+    """Build the model without memory, to compare it with files or another model.
 
     Raises: ValueError for a config whose tensors are too large for PyTorch to describe.
     """
@@ -87,7 +87,7 @@ def empty_model(config: ModelConfig) -> Transformer:
 
 
 def count_mtp_layers(found: Iterable[str]) -> int:
-    """MTP layers in the files, whatever config.json says."""
+    """Count the MTP layers in the files, whatever config.json says."""
     return sum(bool(re.fullmatch(r"model\.layers\.\d+\.eh_proj\.weight", name)) for name in found)
 
 
@@ -97,7 +97,7 @@ def check_files(config: ModelConfig, found: dict[str, Stored]) -> None:
     if asked > len(found):
         raise ValueError(
             f"config.json: n_layers={config.n_layers} and n_routed_experts="
-            f"{config.n_routed_experts} ask for more tensors than the {len(found)} in the files"
+            f"{config.n_routed_experts} require more tensors than the {len(found)} in the files"
         )
     expected, repeated = slots(empty_model(config)), duplicates(config)
     scales = {name for name in found if name.endswith(SCALE) and name.removesuffix(SCALE) in found}
@@ -112,8 +112,13 @@ def check_files(config: ModelConfig, found: dict[str, Stored]) -> None:
 def check_names(subject: str, found: set[str], expected: set[str]) -> None:
     """Raise ValueError naming what is missing and what is unknown."""
     faults = [
-        f"{kind} {len(names)} tensor(s): " + ", ".join(sorted(names)[:5]) + ", …" * (len(names) > 5)
-        for kind, names in (("lacks", expected - found), ("has unknown", found - expected))
+        f"{verb} {len(names)} {kind}tensor(s): "
+        + ", ".join(sorted(names)[:5])
+        + ", …" * (len(names) > 5)
+        for verb, kind, names in (
+            ("lacks", "", expected - found),
+            ("has", "unknown ", found - expected),
+        )
         if names
     ]
     if faults:
@@ -121,7 +126,7 @@ def check_names(subject: str, found: set[str], expected: set[str]) -> None:
 
 
 def unwrapped(model: nn.Module) -> Transformer:
-    """The Transformer inside the wrappers of torch.compile and data parallelism.
+    """Return the Transformer inside any wrappers of torch.compile and data parallelism.
 
     Raises: ValueError for anything else.
     """
@@ -143,7 +148,7 @@ def check_as_built(model: Transformer) -> None:
     """
     if not isinstance(model.config, ModelConfig):
         raise ValueError(f"model.config: a ModelConfig expected, got {type(model.config).__name__}")
-    built = empty_model(dataclasses.replace(model.config))  # checks a config changed by force
+    built = empty_model(dataclasses.replace(model.config))  # replace() rechecks the config
     _check_tensors(model, built)
     parts = {plain(name): part for name, part in model.named_modules(remove_duplicate=False)}
     if added := parts.keys() - dict(built.named_modules()).keys():
@@ -153,18 +158,18 @@ def check_as_built(model: Transformer) -> None:
     for name, expected in built.named_modules():
         part, place = parts.get(name), f"model.{name}".removesuffix(".")
         if type(part) is not type(expected) or "forward" in vars(part):
-            kind = "a forward of its own" if type(part) is type(expected) else type(part).__name__
+            kind = "a custom forward" if type(part) is type(expected) else type(part).__name__
             raise ValueError(f"{place}: {type(expected).__name__} as built expected, got {kind}")
         for setting, value in _settings(expected).items():
             if vars(part).get(setting) != value:
                 raise ValueError(
                     f"{place}.{setting} is {vars(part).get(setting)!r}, "
-                    f"but model.config builds {value!r}"
+                    f"but model.config implies {value!r}"
                 )
 
 
 def _settings(part: nn.Module) -> dict[str, object]:
-    """What a module computes with, beside tensors and modules."""
+    """Return the values that a module computes with, apart from tensors and submodules."""
     kinds = (bool, int, float, str, type(None), ModelConfig)
     return {
         name: value
@@ -190,4 +195,4 @@ def _check_tensors(model: Transformer, built: Transformer) -> None:
     if model.config.tie_embeddings:
         head, embedding = model.lm_head.weight, model.embed_tokens.weight
         if head is not embedding and not torch.equal(head, embedding):
-            raise ValueError("lm_head.weight differs from embed_tokens.weight: tie_embeddings=True")
+            raise ValueError("lm_head.weight differs from embed_tokens.weight: tied by the config")

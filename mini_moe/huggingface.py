@@ -1,7 +1,7 @@
 """Read and write checkpoints in the layout of DeepSeek and of transformers' DeepseekV3ForCausalLM.
 
 Every tensor of a checkpoint has a slot: the view of the model's own memory that holds it. Loading
-copies files into slots and saving copies slots into files, so nothing is listed twice.
+copies files into slots and saving copies slots into files, so names are listed only once.
 """
 
 import dataclasses
@@ -44,18 +44,18 @@ from mini_moe.text.tokenizer import END_OF_TEXT
 def load_hf(
     folder: str | Path, dtype: torch.dtype = torch.float32, *, mtp: bool = False
 ) -> Transformer:
-    """The model in a folder with config.json and *.safetensors, ready to evaluate.
+    """Load the model in a folder with config.json and *.safetensors, in evaluation mode.
 
-    Accepts DeepSeek-V3 and V2, Kimi K2, and whatever `save_hf` wrote. Settings in config.json mean
-    what they mean to transformers, or are refused; a warning names those that are not used.
+    Accepts DeepSeek-V3 and V2, Kimi K2, and anything written by `save_hf`. Settings in config.json
+    mean the same as in transformers or are refused; a warning lists those that are ignored.
     Reads single files and shards with an index; block-FP8 weights are multiplied by their
-    `weight_scale_inv`. The expert bias stays fp32. MTP layers stay in the files, as in transformers
-    and for the same logits; `mtp=True` loads those that are there.
+    `weight_scale_inv`. The expert bias stays in fp32. MTP layers don't affect the logits and, as in
+    transformers, are not loaded; `mtp=True` loads them if the files have any.
     A tokenizer.json becomes `model.tokenizer`; if it isn't supported, a warning says why and
     `model.tokenizer` is None. `encode` adds no begin-of-text token. No code in the folder is run.
 
-    Raises: FileNotFoundError for a folder without a checkpoint; ValueError that names the file or
-    tensor when something is truncated, missing, extra, misshapen, or not finite.
+    Raises: FileNotFoundError if the folder has no checkpoint; ValueError naming the file or tensor
+    if something is truncated, missing, extra, misshapen or not finite.
     Source: DeepSeek-V3's README_WEIGHTS; transformers `models/deepseek_v3`.
     """
     check_dtype(dtype)
@@ -65,7 +65,7 @@ def load_hf(
     found = tensor_shapes(files)
     config = config_from_hf(content, count_mtp_layers(found))
     check_files(config, found)
-    if not mtp:  # compared with the files all the same
+    if not mtp:  # left out only after checking the files
         config = dataclasses.replace(config, n_mtp_layers=0)
     model = empty_model(config).to(dtype).to_empty(device="cpu")
     if config.tie_embeddings:
@@ -85,7 +85,7 @@ def fill(model: Transformer, found: dict[str, Stored]) -> None:
     for name, tensor in read_tensors(found, set(repeated)):
         target = targets[repeated[name]]
         if not torch.equal(tensor.to(target.dtype), target):
-            raise ValueError(f"{name} differs from {repeated[name]}, which it should repeat")
+            raise ValueError(f"{name} differs from {repeated[name]}, but the two should be equal")
 
 
 def save_hf(
@@ -94,17 +94,17 @@ def save_hf(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write config.json, safetensors and tokenizer.json that `load_hf` and transformers read.
+    """Write config.json, safetensors and tokenizer.json for `load_hf` and transformers to read.
 
-    A model that is exactly neither DeepSeek-V3's nor V2's (another router, other norms) gets a
-    config.json that only `load_hf` accepts, so nothing else can misread it. Files are written
-    beside the old ones and take their place only once all are whole. With `dtype`, all but the
-    expert bias is rounded to it. A model wrapped by torch.compile or for data parallelism is
-    written as itself.
+    A model that is not exactly a DeepSeek-V3 or V2 (a different router or norms) gets a config.json
+    that only `load_hf` accepts, so nothing else can misread it. New files are written next to the
+    old ones and replace them only once all are complete. With `dtype`, everything but the expert
+    bias is rounded to it. A model wrapped by torch.compile or for data parallelism is saved without
+    the wrapper.
 
-    Raises: ValueError for a model that would load differently (parts replaced, tensors added,
-    removed, misshapen or not finite, a changed config); OSError when the disk is full or the folder
-    can't be written. The old files stay in both cases.
+    Raises: ValueError if the model would not load back unchanged (parts replaced; tensors added,
+    removed, misshapen or not finite; a changed config); OSError if the disk is full or the folder
+    can't be written. In both cases, the old files are kept.
     """
     check_dtype(dtype)
     if not isinstance(max_shard_bytes, numbers.Real) or not max_shard_bytes >= 1:
@@ -118,7 +118,7 @@ def save_hf(
     if len(shards) == 1:
         files[WEIGHTS] = shards[0]
     else:
-        mark = secrets.token_hex(4)  # shards of two savings never mix, wherever one is cut off
+        mark = secrets.token_hex(4)  # keeps shards of two saves apart, even if one is interrupted
         numbered = {
             f"model-{mark}-{i:05}-of-{len(shards):05}.safetensors": shard
             for i, shard in enumerate(shards, start=1)
@@ -140,7 +140,7 @@ def save_hf(
 
 
 def tensors_to_write(model: Transformer, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Checkpoint name → tensor on the CPU in the type to write; no two share memory."""
+    """Map checkpoint names to CPU tensors in the dtype to write; no two share memory."""
     tensors = {
         name: view.to("cpu", torch.float32 if name.endswith("_bias") else dtype).contiguous()
         for name, view in slots(model).items()
@@ -155,7 +155,7 @@ def tensors_to_write(model: Transformer, dtype: torch.dtype | None) -> dict[str,
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
-    """Raise ValueError for a type that `load_hf` can't read back without scales."""
+    """Raise ValueError for a dtype that `load_hf` can't read back without scales."""
     if dtype is not None and dtype not in WEIGHT_TYPES:
         types = ", ".join(str(t) for t in WEIGHT_TYPES)
         raise ValueError(f"dtype: one of {types} expected, got {dtype!r}")
@@ -175,9 +175,9 @@ def check_tokenizer(model: Transformer) -> None:
 
 
 def attach_tokenizer(model: Transformer, folder: Path, content: dict) -> None:
-    """Give the model the folder's tokenizer; if it isn't supported, warn and set none.
+    """Give the model the folder's tokenizer; if it isn't supported, warn and leave it None.
 
-    Raises: ValueError when tokenizer.json is not JSON.
+    Raises: ValueError if tokenizer.json is not JSON.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -189,11 +189,11 @@ def attach_tokenizer(model: Transformer, folder: Path, content: dict) -> None:
         check_tokenizer(model)
     except ValueError as error:
         model.tokenizer = None
-        warnings.warn(f"model.tokenizer is None, {path} is not supported: {error}", stacklevel=3)
+        warnings.warn(f"model.tokenizer is None: {path} is not supported: {error}", stacklevel=3)
 
 
 def end_of_text(folder: Path, content: dict) -> int | str | None:
-    """The token that ends a text, or its id, by the tokenizer's settings or else the model's."""
+    """Return the end-of-text token or its id, from the tokenizer's or else the model's settings."""
     names = ("tokenizer_config.json", "generation_config.json")
     settings, generation = (
         read_json(folder / name) if (folder / name).is_file() else {} for name in names
@@ -208,7 +208,7 @@ def end_of_text(folder: Path, content: dict) -> int | str | None:
 
 
 def tokenizer_files(tokenizer: Tokenizer | None) -> dict[str, object]:
-    """The tokenizer's files; one names the end of text unless it is our own "<|endoftext|>"."""
+    """Return the tokenizer's files; one names the end-of-text token if it isn't our default."""
     if tokenizer is None:
         return {}
     files: dict[str, object] = {"tokenizer.json": tokenizer.to_json()}
@@ -219,7 +219,7 @@ def tokenizer_files(tokenizer: Tokenizer | None) -> dict[str, object]:
 
 
 def split_shards(tensors: dict[str, Tensor], most: int) -> list[dict[str, Tensor]]:
-    """Tensors in order, cut into files of at most `most` bytes, at least one tensor each."""
+    """Split the tensors, in order, into shards of at most `most` bytes or one tensor."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():

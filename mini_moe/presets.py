@@ -30,7 +30,7 @@ def tiny() -> ModelConfig:
 
 
 def lab() -> ModelConfig:
-    """The model of the laboratories: three of them train side by side in half a minute."""
+    """The model used in the labs: three of them train side by side in half a minute."""
     return dataclasses.replace(
         tiny(),
         d_model=128,
@@ -46,21 +46,21 @@ def lab() -> ModelConfig:
 
 
 def needle() -> ModelConfig:
-    """The model that finds needles: `tiny` with three layers, 256 tokens and smaller experts."""
+    """The model for needle tests: `tiny` with three layers, 256 tokens and fewer experts."""
     return dataclasses.replace(
         tiny(), n_layers=3, d_ff=384, max_seq_len=256, n_routed_experts=8, top_k=2
     )
 
 
 def small() -> ModelConfig:
-    """12.3 million parameters in six layers; the size that speed is compared at."""
+    """12.3 million parameters in six layers; the size used to compare speed."""
     return dataclasses.replace(tiny(), d_model=256, n_layers=6, n_heads=8, tie_embeddings=False)
 
 
 def deepseek_v3() -> ModelConfig:
-    """DeepSeek-V3 and R1: 671,026,419,200 parameters, 37,552,297,472 active a token.
+    """DeepSeek-V3 and R1: 671,026,419,200 parameters, 37,552,297,472 active per token.
 
-    Source: arXiv 2412.19437 §4.2 and the published config.json; MTP is not counted there.
+    Source: arXiv 2412.19437 §4.2 and the published config.json; MTP is not counted.
     """
     return ModelConfig(
         vocab_size=129_280,
@@ -88,7 +88,7 @@ def deepseek_v3() -> ModelConfig:
 
 
 def deepseek_v2() -> ModelConfig:
-    """DeepSeek-V2: 235,741,434,880 parameters; softmax router that takes each group's maximum.
+    """DeepSeek-V2: 235,741,434,880 parameters; softmax router, groups scored by their maximum.
 
     Source: arXiv 2405.04434 §3.1.2 and the published config.json.
     """

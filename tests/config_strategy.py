@@ -8,7 +8,7 @@ from tests.helpers import small_config
 
 @st.composite
 def expert_fields(draw) -> dict:
-    """Routers of V3, V2, Mixtral and what lies between: consistent counts, any switches."""
+    """Draw routers of V3, V2, Mixtral and anything in between: consistent counts, any switches."""
     group_score = draw(st.sampled_from(["top2_sum", "max"]))
     groups = draw(st.integers(1, 4))
     group_size = draw(st.integers(1 if groups == 1 or group_score == "max" else 2, 5))
@@ -30,7 +30,7 @@ def expert_fields(draw) -> dict:
 
 @st.composite
 def position_fields(draw) -> dict:
-    """RoPE and YaRN, ordinary and at the limits."""
+    """Draw ordinary and extreme settings of RoPE and YaRN."""
     return {
         "qk_rope_head_dim": 2 * draw(st.integers(1, 5)),
         "rope_theta": draw(st.sampled_from([2.0, 10_000.0, 1e9])),
@@ -44,7 +44,7 @@ def position_fields(draw) -> dict:
 
 @st.composite
 def valid_configs(draw) -> ModelConfig:
-    """Any width from one up, with and without query compression, experts and MTP."""
+    """Draw configs of any small width, with and without query compression, experts and MTP."""
     widths = ("d_model", "d_ff", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
     fields = {name: draw(st.integers(1, 12)) for name in widths}
     layers = draw(st.integers(1, 3))

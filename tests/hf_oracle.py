@@ -21,7 +21,7 @@ VOCAB = 97
 
 
 def random_hf_config(seed: int, **changes) -> DeepseekV3Config:
-    """A valid small DeepSeek-V3 drawn from a seed; every switch of the architecture is reached."""
+    """Draw a valid small DeepSeek-V3 config from a seed; the draws cover every switch."""
     draw = random.Random(seed)
     groups = draw.choice([1, 2, 4])
     experts = groups * draw.choice([2, 3, 4, 8])
@@ -62,14 +62,14 @@ def random_hf_config(seed: int, **changes) -> DeepseekV3Config:
 
 
 def random_hf_model(seed: int, **changes) -> DeepseekV3ForCausalLM:
-    """Random weights, norms that are not one, and expert biases that change the choice."""
+    """Build a DeepSeek-V3 with random weights, norms other than one and nonzero expert biases."""
     config = random_hf_config(seed, **changes)
     torch.manual_seed(seed)
     return randomised(DeepseekV3ForCausalLM(config).eval())
 
 
 def random_v2_model(seed: int, **changes) -> DeepseekV2ForCausalLM:
-    """The same for DeepSeek-V2: softmax, the best of a group, no bias."""
+    """Build a random DeepSeek-V2: softmax, groups scored by their maximum, no bias."""
     grouped = bool(seed % 2)
     ours = random_hf_config(seed, initializer_range=0.1).to_dict()
     names = set(DeepseekV2Config().to_dict()) - {"model_type", "head_dim", "qk_head_dim"}
@@ -85,7 +85,7 @@ def random_v2_model(seed: int, **changes) -> DeepseekV2ForCausalLM:
 
 @torch.no_grad()
 def randomised(model):
-    """Norms that are not one, and expert biases that change the choice."""
+    """Randomise norms away from one, and expert biases so that they change the choice."""
     for name, parameter in model.named_parameters():
         if "norm" in name:
             parameter.uniform_(0.5, 1.5)
@@ -96,12 +96,12 @@ def randomised(model):
 
 
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Mean cross-entropy of every token after the first."""
+    """Return the mean cross-entropy of every token after the first."""
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def gradient_pairs(ours: Transformer, theirs: DeepseekV3ForCausalLM):
-    """(name, our gradient, theirs) of every parameter of ours; each of theirs has a counterpart."""
+    """Yield (name, our gradient, theirs) for our parameters; fail if one of theirs is left over."""
     expected = {name: p.grad for name, p in theirs.named_parameters() if p.numel()}
     for name, parameter in ours.named_parameters():
         hf_name = name if name.startswith("lm_head") else f"model.{name}"

@@ -1,4 +1,4 @@
-"""A config is either one that a model runs with, or a ValueError that names the field."""
+"""Any config either gives a model that runs or raises a ValueError that names the field."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ JUNK = st.one_of(
     st.text(max_size=8),
     st.lists(st.integers(), max_size=2),
 )
-# memory and time stay small: these fields are drawn up to a bound, or are junk
+# bounds that keep memory and time small; junk values may exceed them
 LARGEST = {"vocab_size": 40, "n_layers": 3, "max_seq_len": 64, "n_mtp_layers": 2, "n_heads": 4}
 
 
@@ -41,7 +41,7 @@ def own_checks():
 
 
 def field_values(name):
-    """Mostly sensible, sometimes extreme, sometimes nonsense."""
+    """Draw mostly sensible, sometimes extreme, sometimes nonsensical values."""
     if name in SWITCHES:
         good = st.sampled_from(SWITCHES[name])
     elif FIELDS[name].type in (int, int | None):
@@ -53,13 +53,13 @@ def field_values(name):
 
 @st.composite
 def drawn_configs(draw):
-    """The small config with up to eight of its fields replaced."""
+    """Draw replacements for up to eight fields of the small config."""
     names = draw(st.lists(st.sampled_from(sorted(FIELDS)), max_size=8, unique=True))
     return {name: draw(field_values(name)) for name in names}
 
 
 def too_large_to_build(changes):
-    """Ints that a config may hold and this machine's memory may not."""
+    """Return whether a valid int could make a model too large for this machine's memory."""
     values = [v for name, v in changes.items() if FIELDS[name].type in (int, int | None)]
     return any(isinstance(v, int) and not isinstance(v, bool) and v > 64 for v in values)
 
@@ -83,7 +83,7 @@ def test_every_consistent_config_runs(config):
 
 
 def assert_runs(config):
-    """Fresh weights, a short text, finite logits."""
+    """Assert that a fresh model gives finite logits for a short text."""
     torch.manual_seed(0)
     with torch.no_grad():
         logits = Transformer(config)(random_tokens(config, 1, seq=min(5, config.max_seq_len)))
@@ -122,7 +122,7 @@ def assert_runs(config):
         ({"tie_embeddings": 1}, "tie_embeddings=1: bool expected"),
     ],
 )
-def test_mistake_is_told_with_field_and_value(changes, named):
+def test_mistake_is_reported_with_field_and_value(changes, named):
     with pytest.raises(ValueError) as caught:
         small_config(**changes)
     assert named in str(caught.value)
@@ -146,7 +146,7 @@ def test_mistake_is_told_with_field_and_value(changes, named):
         ({"seed": -1}, "seed=-1"),
     ],
 )
-def test_training_mistake_is_told_with_field_and_value(changes, named):
+def test_training_mistake_is_reported_with_field_and_value(changes, named):
     with pytest.raises(ValueError) as caught:
         TrainConfig(**changes)
     assert named in str(caught.value)

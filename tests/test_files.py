@@ -1,5 +1,6 @@
 """Saving is all or nothing: full disks, locked folders and killed processes lose no old file."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,11 +11,13 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mini_moe.files import replace_files
+from mini_moe.files import replace_files, sync_folder
 from mini_moe.huggingface import load_hf, save_hf
 from tests.helpers import small_model
+from tests.windows import refuse_like_windows
 
 OLD = {"weights.safetensors": {"w": torch.zeros(3)}, "config.json": {"a": 1}, "note.txt": "old"}
 
@@ -57,8 +60,8 @@ def test_files_hold_what_was_given(tmp_path):
     replace_files(tmp_path / "new" / "folder", OLD)
     folder = tmp_path / "new" / "folder"
     assert torch.equal(load_file(folder / "weights.safetensors")["w"], torch.zeros(3))
-    assert json.loads((folder / "config.json").read_text()) == {"a": 1}
-    assert (folder / "note.txt").read_text() == "old"
+    assert json.loads((folder / "config.json").read_text("utf-8")) == {"a": 1}
+    assert (folder / "note.txt").read_text("utf-8") == "old"
     assert len(list(folder.iterdir())) == 3
 
 
@@ -66,7 +69,7 @@ def test_stale_files_go_and_others_stay(tmp_path):
     replace_files(tmp_path, OLD | {"a.shard": "1", "b.shard": "2"})
     replace_files(tmp_path, {"b.shard": "3"}, stale=("*.shard",))
     assert set(snapshot(tmp_path)) == {*OLD, "b.shard"}
-    assert (tmp_path / "b.shard").read_text() == "3"
+    assert (tmp_path / "b.shard").read_text("utf-8") == "3"
 
 
 def test_object_that_cannot_be_written_changes_nothing(tmp_path):
@@ -144,10 +147,10 @@ def test_locked_folder_is_an_error_and_stays_as_it_was(tmp_path):
 
 
 def test_file_in_the_folders_place_is_an_error(tmp_path):
-    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "taken").write_text("mine", "utf-8")
     with pytest.raises(OSError):
         replace_files(tmp_path / "taken", OLD)
-    assert (tmp_path / "taken").read_text() == "mine"
+    assert (tmp_path / "taken").read_text("utf-8") == "mine"
 
 
 def kill_at(step, function):
@@ -203,3 +206,72 @@ def test_what_a_killed_process_left_is_cleared_later(tmp_path):
     os.utime(left, (0, 0))
     replace_files(tmp_path, OLD)
     assert not left.exists()
+
+
+def test_files_are_written_where_folders_cannot_be_opened(tmp_path, monkeypatch):
+    refuse_like_windows(monkeypatch)
+    replace_files(tmp_path, OLD)
+    replace_files(tmp_path, {"note.txt": "new"}, stale=("*.json",))
+    assert (tmp_path / "note.txt").read_bytes() == b"new"
+    assert set(snapshot(tmp_path)) == {"weights.safetensors", "note.txt"}
+
+
+def test_lines_end_alike_on_every_system(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "linesep", "\r\n")
+    replace_files(tmp_path, {"note.txt": "a\nb\n", "config.json": {"a": 1}})
+    assert (tmp_path / "note.txt").read_bytes() == b"a\nb\n"
+    assert b"\r" not in (tmp_path / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("held", list(OLD))
+def test_file_in_use_is_named_and_none_is_replaced(held, links, tmp_path, monkeypatch):
+    replace_files(tmp_path, OLD)
+    before = snapshot(tmp_path)
+    refuse_like_windows(monkeypatch)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    new = {"fresh.txt": "1", "weights.safetensors": {"w": torch.ones(3)}}
+    with (tmp_path / held).open("rb"), pytest.raises(PermissionError, match=held):
+        replace_files(tmp_path, new | {"config.json": {"a": 2}, "note.txt": "new"})
+    assert snapshot(tmp_path) == before and not list(tmp_path.glob(".*"))
+
+
+def no_links(*_):
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
+def test_mapped_weights_are_not_replaced_by_half(tmp_path, monkeypatch):
+    replace_files(tmp_path, OLD)
+    before = snapshot(tmp_path)
+    refuse_like_windows(monkeypatch)
+    path = tmp_path / "weights.safetensors"
+    with safe_open(path, framework="pt"), pytest.raises(PermissionError, match="in use"):
+        replace_files(tmp_path, {"config.json": {}, "weights.safetensors": {"w": torch.ones(3)}})
+    assert snapshot(tmp_path) == before
+
+
+def test_a_loaded_model_may_be_saved_where_it_came_from(tmp_path, monkeypatch):
+    save_hf(small_model(), tmp_path)
+    model = load_hf(tmp_path)
+    refuse_like_windows(monkeypatch)
+    save_hf(model, tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EINVAL])
+def test_folders_that_cannot_be_flushed_are_left_alone(code, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", raising(code))
+    sync_folder(tmp_path)
+
+
+def test_disk_that_fails_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", raising(errno.EIO))
+    with pytest.raises(OSError, match="EIO"):
+        sync_folder(tmp_path)
+
+
+def raising(code):
+    def call(*_):
+        raise OSError(code, errno.errorcode[code])
+
+    return call

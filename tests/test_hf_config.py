@@ -1,4 +1,4 @@
-"""Settings in config.json mean what they mean to transformers, or are refused or warned about."""
+"""Settings in config.json mean the same as in transformers, or cause an error or a warning."""
 
 import json
 import warnings
@@ -14,7 +14,7 @@ from tests.hf_oracle import VOCAB, random_hf_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
-V3_JSON = {  # deepseek-ai/DeepSeek-V3, config.json, without what has no bearing on the result
+V3_JSON = {  # deepseek-ai/DeepSeek-V3, config.json, without entries that don't affect the result
     "model_type": "deepseek_v3",
     "attention_bias": False,
     "first_k_dense_replace": 3,
@@ -87,7 +87,7 @@ def written_by_transformers(tmp_path_factory):
 
 @pytest.fixture
 def checkpoint(written_by_transformers, tmp_path):
-    """The checkpoint with its config.json changed; None removes an entry."""
+    """A function that returns the checkpoint with a changed config.json; None drops an entry."""
 
     def change(**changes):
         content = json.loads((written_by_transformers / "config.json").read_text())
@@ -112,7 +112,7 @@ def logits_of_both(folder):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rope_scaling": YARN},  # beside rope_parameters: the usual way to switch YaRN on
+        {"rope_scaling": YARN},  # in addition to rope_parameters: the usual way to enable YaRN
         {"rope_scaling": YARN, "rope_parameters": None, "rope_theta": 500.0},
         {"rope_scaling": YARN | {"rope_theta": 10_000}},
         {"rope_scaling": YARN | {"rope_type": "yarn", "mscale": 1.0, "mscale_all_dim": 0.5}},
@@ -139,7 +139,7 @@ def logits_of_both(folder):
     ],
     ids=str,
 )
-def test_settings_mean_what_they_mean_to_transformers(changes, checkpoint, written_by_transformers):
+def test_settings_mean_the_same_as_in_transformers(changes, checkpoint, written_by_transformers):
     content = json.loads((written_by_transformers / "config.json").read_text())
     if "head_dim" in changes:
         changes["head_dim"] = content["qk_rope_head_dim"]

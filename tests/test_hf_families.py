@@ -1,4 +1,4 @@
-"""DeepSeek-V2, Kimi K2, all-dense models: what each is read from and written as."""
+"""DeepSeek-V2, Kimi K2 and all-dense models: how each is read and written."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def test_random_v2_configs_reach_every_switch():
     assert {c.first_k_dense_replace for c in configs} == {0, 1}
 
 
-def test_groups_of_a_greedy_v2_are_not_used_and_normalisation_is_warned_of(tmp_path):
+def test_greedy_v2_ignores_its_groups_and_warns_about_normalisation(tmp_path):
     theirs = random_v2_model(0, topk_method="greedy", n_group=4, topk_group=1)
     theirs.save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
@@ -90,7 +90,7 @@ OTHERS += [V2 | {"n_mtp_layers": 1}, V2 | {"n_heads": 3}, V2 | {"norm_topk_prob"
 
 
 @pytest.mark.parametrize("changes", OTHERS, ids=str)
-def test_only_a_model_that_is_exactly_v3_calls_itself_so(changes, tmp_path):
+def test_only_an_exact_v3_is_labelled_v3(changes, tmp_path):
     assert config_to_hf(small_config())["model_type"] == "deepseek_v3"
     model = small_model(**changes)
     save_hf(model, tmp_path)
@@ -101,7 +101,7 @@ def test_only_a_model_that_is_exactly_v3_calls_itself_so(changes, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [V2, V2 | {"n_expert_groups": 2, "top_k_groups": 1}, {}])
-def test_whole_numbers_are_written_as_transformers_wants_them(changes, tmp_path):
+def test_whole_numbers_are_written_as_transformers_expects(changes, tmp_path):
     whole = {"route_scale": 2, "rope_theta": 100, "yarn_factor": 4, "yarn_mscale": 1}
     model = small_model(**changes | whole)
     save_hf(model, tmp_path)
@@ -123,7 +123,7 @@ def test_a_config_comes_back(changes):
 def test_any_config_comes_back_from_its_file(config):
     content = json.loads(json.dumps(config_to_hf(config)))
     read = config_from_hf(content, config.n_mtp_layers)
-    if config.yarn_factor == 1:  # without effect, and not written
+    if config.yarn_factor == 1:  # YaRN has no effect then, and is not written
         kept = {name: value for name, value in vars(config).items() if name.startswith("yarn_")}
         read = dataclasses.replace(read, **kept)
     assert read.weight_std == config.weight_std

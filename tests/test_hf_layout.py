@@ -1,4 +1,4 @@
-"""`load_hf` restores exactly what `save_hf` writes; anything else is refused, old files stay."""
+"""`load_hf` restores exactly what `save_hf` writes; `save_hf` refuses anything else."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def contents(folder):
 
 
 class LowRank(nn.Module):
-    """A linear map with an update of low rank beside it, as LoRA has."""
+    """A linear map with an added low-rank update, as in LoRA."""
 
     def __init__(self, base):
         super().__init__()
@@ -43,7 +43,7 @@ class OtherLinear(Linear):
 
 
 def replaced(name, make):
-    """A change that puts make(module) in a module's place."""
+    """Return a change that replaces a module by make(module)."""
 
     def change(model):
         parent, _, last = name.rpartition(".")
@@ -106,9 +106,9 @@ REFUSED = {
     "orthogonal": (lambda m: parametrizations.orthogonal(attention(m).o_proj), "original"),
     "spectral norm": (lambda m: torch.nn.utils.spectral_norm(mlp(m).up_proj), "weight_orig"),
     "pruned": (lambda m: prune.random_unstructured(mlp(m).up_proj, "weight", 0.5), "weight_mask"),
-    "own forward": (lambda m: setattr(mlp(m), "forward", mlp(m).forward), "forward of its own"),
+    "own forward": (lambda m: setattr(mlp(m), "forward", mlp(m).forward), "a custom forward"),
     "extra parameter": (lambda m: m.register_parameter("x", nn.Parameter(torch.ones(2))), "1.*x"),
-    "extra buffer": (lambda m: m.norm.register_buffer("x", torch.ones(2)), "unknown 1.*norm.x"),
+    "extra buffer": (lambda m: m.norm.register_buffer("x", torch.ones(2)), "1 unknown.*norm.x"),
     "no parameter": (lambda m: delattr(m.norm, "weight"), "lacks 1.*norm.weight"),
     "no bias": (lambda m: setattr(router(m), "e_score_correction_bias", None), "lacks 1.*_bias"),
     "fewer layers": (lambda m: setattr(m, "layers", m.layers[:2]), "lacks .*layers.2"),
@@ -229,7 +229,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
-def test_a_wrapped_model_is_written_as_itself(wrap, tied, tmp_path):
+def test_a_wrapped_model_is_written_without_its_wrapper(wrap, tied, tmp_path):
     plain = small_model(n_mtp_layers=1, tie_embeddings=tied)
     expected = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     save_hf(wrap(plain), tmp_path)
@@ -263,7 +263,7 @@ def frozen(model):
 
 
 @pytest.mark.parametrize("change", [half_in_bfloat16, transposed_memory, one_memory, frozen])
-def test_whatever_the_memory_looks_like_the_numbers_come_back(change, tmp_path):
+def test_the_numbers_come_back_whatever_the_memory_layout(change, tmp_path):
     model = small_model()
     change(model)
     save_hf(model, tmp_path)
@@ -292,7 +292,7 @@ def test_equal_copies_are_as_good_as_a_tied_head(tmp_path):
         save_hf(model, tmp_path)
 
 
-def test_asking_what_a_model_looks_like_draws_no_random_numbers():
+def test_building_an_empty_model_draws_no_random_numbers():
     before = torch.get_rng_state()
     empty_model(small_config())
     assert torch.equal(torch.get_rng_state(), before)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensor
 
 
 def same_weights(one, two):
-    """Equal bits in every parameter and buffer."""
+    """Return whether every parameter and buffer is bitwise equal."""
     state, other = one.state_dict(), two.state_dict()
     return state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
 
@@ -40,7 +40,7 @@ def test_shards_are_read_and_written(shard_bytes, tmp_path):
     assert torch.equal(returned(tokens).logits, expected)
 
 
-def test_saving_again_replaces_other_numbers_of_shards(tmp_path):
+def test_saving_again_works_with_a_different_number_of_shards(tmp_path):
     models = [small_model(seed) for seed in range(4)]
     for model, shard_bytes in zip(models, (3_000, 10**9, 20_000, 3_000), strict=True):
         save_hf(model, tmp_path, max_shard_bytes=shard_bytes)
@@ -97,7 +97,7 @@ def test_repeated_embedding_and_head_of_an_mtp_layer_are_accepted_if_equal(tmp_p
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True}, {"score_function": "softmax"}])
-def test_mtp_layers_stay_in_the_files_unless_asked_for(changes, tmp_path):
+def test_mtp_layers_are_loaded_only_on_request(changes, tmp_path):
     whole = small_model(n_mtp_layers=2, **changes)
     save_hf(whole, tmp_path)
     loaded = load_hf(tmp_path)
@@ -113,7 +113,7 @@ def test_mtp_layers_stay_in_the_files_unless_asked_for(changes, tmp_path):
 
 
 @pytest.mark.parametrize("mtp", [False, True])
-def test_a_broken_mtp_layer_is_named_even_where_it_is_not_loaded(mtp, tmp_path):
+def test_a_broken_mtp_layer_is_named_even_if_it_is_not_loaded(mtp, tmp_path):
     save_hf(small_model(n_mtp_layers=1), tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     lost = tensors.pop("model.layers.3.enorm.weight")
@@ -127,7 +127,7 @@ def test_a_broken_mtp_layer_is_named_even_where_it_is_not_loaded(mtp, tmp_path):
 
 
 def quantise(weight):
-    """Block by block, as DeepSeek's kernel does: q = w / s with s = amax / 448."""
+    """Quantise block by block, as DeepSeek's kernel does: q = w / s with s = amax / 448."""
     rows, columns = weight.shape
     scale = torch.empty(-(-rows // 128), -(-columns // 128))
     quantised = torch.empty_like(weight, dtype=torch.float8_e4m3fn)

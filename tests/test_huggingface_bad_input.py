@@ -1,4 +1,4 @@
-"""Whatever lies in a checkpoint folder: the same model, or an error that names the thing."""
+"""Any checkpoint folder loads the same model or raises an error that names the problem."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from mini_moe.huggingface import load_hf, save_hf
 from tests.helpers import random_tokens, small_model, without_shape_hook
 
 INDEX = "model.safetensors.index.json"
-# A fuzzed folder is written anew for each example, which hypothesis can't know.
+# Each example rewrites the fuzzed folder, which hypothesis can't know.
 FUZZ = settings(
     max_examples=150,
     deadline=None,
@@ -49,7 +49,7 @@ def folder(good, tmp_path):
 
 @pytest.fixture
 def no_memory(monkeypatch):
-    """Fail where a model's memory would be allocated."""
+    """Fail if a model's memory is allocated."""
 
     def refuse(*_, **__):
         raise AssertionError("memory was allocated for a checkpoint that can't be loaded")
@@ -58,7 +58,7 @@ def no_memory(monkeypatch):
 
 
 def edit_json(path, changes):
-    """Overwrite entries; a value of None stays a null."""
+    """Overwrite entries; None is written as null."""
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | changes))
 
@@ -70,7 +70,7 @@ def edit_tensors(folder, change):
 
 
 def refused(folder, *words):
-    """load_hf raises one of the two errors, naming the thing."""
+    """Assert that load_hf raises one of the two errors, with these words."""
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         load_hf(folder)
     for word in words:
@@ -78,7 +78,7 @@ def refused(folder, *words):
 
 
 def assert_same_or_refused(folder, model):
-    """No third way: not another exception, not another model."""
+    """Assert that load_hf gives this model or one of the two errors, and nothing else."""
     try:
         loaded = load_hf(folder)
     except (ValueError, FileNotFoundError) as error:
@@ -88,7 +88,7 @@ def assert_same_or_refused(folder, model):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_what_is_no_checkpoint_is_named(tmp_path):
+def test_a_folder_that_is_not_a_checkpoint_is_named(tmp_path):
     refused(tmp_path / "nowhere", "nowhere", "no such folder")
     refused(tmp_path, "config.json")
     (tmp_path / "config.json").write_text("{}")
@@ -104,7 +104,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     ("change", "words"),
     [
         (lambda t: t.pop("model.norm.weight"), ["lacks 1 tensor", "model.norm.weight"]),
-        (lambda t: t.update(extra=torch.ones(2)), ["unknown 1 tensor", "extra"]),
+        (lambda t: t.update(extra=torch.ones(2)), ["has 1 unknown tensor", "extra"]),
         (lambda t: t.update({"model.norm.weight": torch.ones(31)}), ["[32] expected, got [31]"]),
         (lambda t: t["lm_head.weight"].fill_(torch.nan), ["lm_head.weight", "not finite"]),
         (lambda t: t["lm_head.weight"][3].fill_(torch.inf), ["lm_head.weight", "not finite"]),
@@ -177,7 +177,7 @@ def test_tensor_in_two_shards_is_refused(folder):
         ('{"model_type": ["deepseek_v3"]}', ["model_type"]),
         ('{"model_type": "deepseek_v3"}', ["config.json lacks", "hidden_size"]),
         ('{"model_type": "mini_moe"}', ["vocab_size"]),
-        ('{"model_type": "mini_moe", "speed": 9}', ["unknown speed"]),
+        ('{"model_type": "mini_moe", "speed": 9}', ["unknown entries: speed"]),
         ("{\ud800}".encode("utf-8", "surrogatepass"), ["config.json", "not JSON"]),
     ],
     ids=lambda value: str(value)[:24],
@@ -216,19 +216,19 @@ SIZES += ["n_routed_experts", "n_shared_experts", "moe_intermediate_size"]
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("size", [2_000, 2**31 - 2, 10**12, 10**30, -1, 0, 1e9, True])
-def test_wrong_size_is_refused_before_memory_is_taken(name, size, folder, no_memory):
+def test_wrong_size_is_refused_before_memory_is_allocated(name, size, folder, no_memory):
     edit_json(folder / "config.json", {name: size})
     refused(folder)
 
 
-def test_all_sizes_at_once_overflow_nothing(folder, no_memory):
+def test_all_sizes_at_once_do_not_overflow(folder, no_memory):
     edit_json(folder / "config.json", dict.fromkeys(SIZES[:7], 2**31 - 2))
     refused(folder)
 
 
 @FUZZ
 @given(data=st.data())
-def test_cut_files_are_refused(data, good, folder, model):
+def test_truncated_files_are_refused(data, good, folder, model):
     name = data.draw(st.sampled_from(["model.safetensors", "config.json"]))
     whole = (good / name).read_bytes()
     (folder / name).write_bytes(whole[: data.draw(st.integers(0, len(whole) - 2))])
@@ -281,7 +281,7 @@ def test_arbitrary_bytes_are_refused(content, folder):
 
 @FUZZ
 @given(content=st.binary(max_size=60))
-def test_header_of_any_text_is_refused(content, folder):
+def test_arbitrary_header_is_refused(content, folder):
     header = struct.pack("<Q", len(content)) + content + bytes(8)
     (folder / "model.safetensors").write_bytes(header)
     refused(folder)

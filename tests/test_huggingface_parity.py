@@ -1,4 +1,4 @@
-"""Same weights in, same logits and gradients out as transformers' DeepseekV3ForCausalLM."""
+"""Given the same weights, logits and gradients match transformers' DeepseekV3ForCausalLM."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.hf_oracle import (
     random_hf_model,
 )
 
-# transformers builds empty matrices where there are no shared experts
+# transformers builds empty matrices if there are no shared experts
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
 CASES = 110
@@ -23,7 +23,7 @@ GRADIENT_TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("seed", range(CASES))
-def test_logits_and_gradients_are_those_of_transformers(seed, tmp_path):
+def test_logits_and_gradients_match_transformers(seed, tmp_path):
     theirs = random_hf_model(seed)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load_hf(tmp_path / "theirs")
@@ -42,7 +42,7 @@ def test_logits_and_gradients_are_those_of_transformers(seed, tmp_path):
 
 
 def assert_gradients_agree(ours, theirs):
-    """Each to 1e-4 of its norm; where one cancels to rounding noise, to 1e-7 of the largest."""
+    """Compare each to 1e-4 of its norm, plus 1e-7 of the largest norm for rounding noise."""
     pairs = list(gradient_pairs(ours, theirs))
     noise = 1e-7 * max(expected.norm() for _, _, expected in pairs)
     for name, gradient, expected in pairs:
@@ -72,7 +72,7 @@ def test_random_configs_reach_every_switch():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_bf16_is_as_close_to_fp32_as_transformers_bf16_is(seed, tmp_path):
-    """With every expert chosen: a rounded score that tips a choice is no error of either."""
+    """Choose every expert, since rounding could otherwise change which ones are chosen."""
     everyone = {"n_group": 1, "topk_group": 1, "n_routed_experts": 4, "num_experts_per_tok": 4}
     theirs = random_hf_model(seed, initializer_range=0.08, **everyone)
     theirs.save_pretrained(tmp_path)

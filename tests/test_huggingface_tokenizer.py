@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint travels along; a model loads without one that is not supported."""
+"""A tokenizer is saved with its model; a model still loads if its tokenizer is unsupported."""
 
 import json
 
@@ -20,13 +20,13 @@ from tests.text.foreign_tokenizers import (
 
 @pytest.fixture
 def folder(tmp_path):
-    """A checkpoint without a tokenizer, of a model with 400 ids."""
+    """A checkpoint without a tokenizer, of a model with a vocabulary of 400."""
     save_hf(small_model(vocab_size=400), tmp_path)
     return tmp_path
 
 
 def put(folder, tokenizer, **files):
-    """Write tokenizer.json and other files; of config.json, replace only the entries given."""
+    """Write tokenizer.json and other files; in existing files, replace only the given entries."""
     (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     for name, content in files.items():
         path = folder / f"{name}.json"
@@ -34,7 +34,7 @@ def put(folder, tokenizer, **files):
         path.write_text(json.dumps(old | content))
 
 
-def test_it_travels_with_the_model_and_leaves_with_it(tmp_path):
+def test_it_is_saved_and_removed_with_the_model(tmp_path):
     model = small_model(vocab_size=4096)
     model.tokenizer = default_tokenizer()
     save_hf(model, tmp_path)
@@ -81,7 +81,7 @@ def test_no_end_of_text_is_none(folder):
     assert resaved(load_hf(folder), folder).tokenizer.end_of_text_id is None
 
 
-def test_our_own_end_of_text_holds_whatever_transformers_writes_by_default(tmp_path):
+def test_our_own_end_of_text_overrides_the_default_of_transformers(tmp_path):
     model = small_model(vocab_size=4096)
     model.tokenizer = default_tokenizer()
     save_hf(model, tmp_path)
@@ -110,7 +110,7 @@ def test_a_foreign_tokenizer_does_not_outlive_its_model(folder):
         (changed(), {"tokenizer_config": {"eos_token": "</s>"}}, "'</s>' is not a token"),
     ],
 )
-def test_the_model_loads_without_a_tokenizer_that_cannot_be_followed(content, files, words, folder):
+def test_the_model_loads_without_an_unsupported_tokenizer(content, files, words, folder):
     put(folder, content, **files)
     with pytest.warns(UserWarning, match=rf"model.tokenizer is None.*tokenizer.json.*{words}"):
         model = load_hf(folder)

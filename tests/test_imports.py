@@ -1,6 +1,7 @@
 """Imports inside mini_moe point one way, and importing it is cheap and silent."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "mini_moe"
 # Each room may import what stands on an earlier line, and itself.
 ORDER = (
     {"arguments"},
-    {"files", "config", "device", "random_numbers"},
+    {"console", "files", "folders", "config", "device", "random_numbers"},
     {"presets", "ops"},
     {"model"},
     {"text"},
@@ -35,7 +36,7 @@ def room_of(path):
 def imported_rooms(path):
     """The rooms of mini_moe that a file imports, wherever in the file it does."""
     modules = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -74,7 +75,7 @@ def test_only_ops_knows_what_is_compiled():
 
 def test_init_files_only_name_what_they_offer():
     for path in PACKAGE.rglob("__init__.py"):
-        assert len(path.read_text().splitlines()) <= 24, path
+        assert len(path.read_text("utf-8").splitlines()) <= 24, path
 
 
 def test_kernels_does_not_shadow_the_package_of_that_name():
@@ -86,3 +87,24 @@ def test_importing_is_silent_and_draws_nothing():
     program = f"import mini_moe, sys; sys.exit(str(sorted({heavy} & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "[]\n")
+
+
+WITHOUT_POSIX = """
+import importlib, pkgutil, sys
+import filelock, ipywidgets, numpy, plotly.graph_objects, psutil, safetensors.torch, tokenizers
+import torch, torch.distributed, tqdm.auto
+from tests.windows import hide_posix
+hide_posix()
+import mini_moe
+names = [found.name for found in pkgutil.walk_packages(mini_moe.__path__, "mini_moe.")]
+for name in names:
+    if not name.endswith("._C"):
+        importlib.import_module(name)
+"""
+
+
+def test_every_module_can_be_imported_without_posix():
+    root, environment = PACKAGE.parent, os.environ | {"MINI_MOE_KERNELS": "off"}
+    command = [sys.executable, "-c", WITHOUT_POSIX]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()

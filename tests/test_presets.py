@@ -1,4 +1,4 @@
-"""Presets have the published sizes, counted from the modules on the meta device."""
+"""Presets have the published sizes, as counted from the modules on the meta device."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def on_meta(config):
 
 
 @pytest.mark.parametrize("preset", PUBLISHED, ids=lambda preset: preset.__name__)
-def test_parameters_are_those_published(preset):
+def test_parameter_counts_match_the_published_ones(preset):
     assert on_meta(preset()).count_parameters() == PUBLISHED[preset]
 
 
@@ -54,18 +54,18 @@ def test_mtp_module_of_deepseek_v3_has_eleven_billion_parameters_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("preset", "bytes_a_token"),
+    ("preset", "bytes_per_token"),
     [(presets.deepseek_v3, 70_272), (presets.deepseek_v2, 69_120)],
     ids=["deepseek_v3", "deepseek_v2"],
 )
-def test_cache_of_a_token_is_one_latent_and_one_key_a_layer(preset, bytes_a_token):
-    """What `compress` returns, in bfloat16: arXiv 2405.04434 table 1."""
+def test_cache_of_a_token_is_one_latent_and_one_key_per_layer(preset, bytes_per_token):
+    """Count what `compress` returns, in bfloat16: arXiv 2405.04434 table 1."""
     config = preset()
     attention = on_meta(config).layers[0].self_attn
     x = torch.empty(1, 1, config.d_model, device="meta")
     rotation = torch.empty(1, config.qk_rope_head_dim // 2, 2, device="meta")
     cached = sum(part.numel() for part in attention.compress(x, rotation))
-    assert 2 * cached * config.n_layers == bytes_a_token
+    assert 2 * cached * config.n_layers == bytes_per_token
 
 
 LIKE_V3 = [presets.tiny, presets.lab, presets.small, presets.deepseek_v3]
@@ -73,7 +73,7 @@ LIKE_V3 = [presets.tiny, presets.lab, presets.small, presets.deepseek_v3]
 
 @pytest.mark.parametrize("preset", LIKE_V3, ids=lambda preset: preset.__name__)
 def test_presets_like_v3_score_with_sigmoids_and_normalise_the_chosen(preset):
-    """Equations 13 and 15: a wrong setting is no wrong code, so the presets are tested."""
+    """Equations 13 and 15. No test of the code catches a wrong setting, so test the presets."""
     config = preset()
     logits = torch.randn(20, config.n_routed_experts)
     routing = route(logits, torch.zeros(config.n_routed_experts), config)

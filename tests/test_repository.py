@@ -1,5 +1,6 @@
 """The repository keeps its shape: few folders, exact pins, no payloads that do not belong."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -26,7 +27,7 @@ def tracked():
 
 
 def requirement_lines():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -54,7 +55,7 @@ def test_torch_is_the_plain_release():
 
 
 def test_every_range_of_the_package_admits_its_pin():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     ranges = project["dependencies"] + project["optional-dependencies"]["dev"]
     for needed in map(Requirement, ranges):
         version = pins()[needed.name].removeprefix("==")
@@ -94,10 +95,53 @@ def test_built_tokens_are_not_committed(tracked):
 
 
 def test_no_source_file_exceeds_three_hundred_lines():
-    long = {path.name: len(path.read_text().splitlines()) for path in python_files()}
+    long = {path.name: len(path.read_text("utf-8").splitlines()) for path in python_files()}
     assert {name: lines for name, lines in long.items() if lines > 300} == {}
 
 
 def test_no_hint_is_postponed():
     postponed = "from __future__ import " + "annotations"
-    assert [path.name for path in python_files() if postponed in path.read_text()] == []
+    assert [path.name for path in python_files() if postponed in path.read_text("utf-8")] == []
+
+
+def names_no_encoding(call):
+    """Whether a call reads or writes text in the encoding of the locale."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    named = {keyword.arg for keyword in call.keywords}
+    if "encoding" in named:
+        return False
+    values = {argument.value for argument in call.args if isinstance(argument, ast.Constant)}
+    if name == "open":
+        method = isinstance(call.func, ast.Attribute)
+        owner = getattr(getattr(call.func, "value", None), "id", "")
+        binary = any("b" in value for value in values if isinstance(value, str))
+        return owner not in ("os", "tarfile") and not binary and (method or bool(call.args))
+    if name in ("run", "Popen", "check_output"):
+        return bool({"text", "universal_newlines"} & named)
+    return name in ("read_text", "write_text") and len(call.args) < (name == "write_text") + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("path.read_text()", False),
+        ('path.read_text("utf-8")', True),
+        ("path.write_text(text)", False),
+        ('path.write_text(text, encoding="utf-8")', True),
+        ('open(path, "w")', False),
+        ('path.open("rb")', True),
+        ("subprocess.run(command, text=True)", False),
+        ('subprocess.run(command, encoding="utf-8")', True),
+    ],
+)
+def test_calls_without_an_encoding_are_found(code, named):
+    assert names_no_encoding(ast.parse(code).body[0].value) is not named
+
+
+def test_no_text_depends_on_the_locale():
+    found = []
+    for path in [*(ROOT / "mini_moe").rglob("*.py"), ROOT / "kernels" / "build.py"]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and names_no_encoding(node):
+                found.append(f"{path.name}:{node.lineno}")
+    assert found == []

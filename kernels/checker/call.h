@@ -1,6 +1,7 @@
 // Launches a kernel whose arguments Python packed: what mini_moe/checker/source.py puts behind a
 // kernel that is given as text.
 #pragma once
+#include <cstring>
 #include <type_traits>
 
 #include "../device.cuh"
@@ -24,22 +25,22 @@ constexpr const char* letter() {
   return std::is_integral_v<U> ? "an integer" : "a type that Python cannot pass";
 }
 
-// "const float* | int": what a kernel takes.
+// "const float*|int|": what a kernel takes. No std::string here: this file is instrumented, and the
+// checker's own parts would use the same copy of its functions.
 template <class P>
-std::string type_of() {
-  if constexpr (std::is_pointer_v<P>) {
-    using T = std::remove_pointer_t<P>;
-    return std::string(std::is_const_v<T> ? "const " : "") + letter<T>() + "*";
-  } else {
-    return letter<P>();
-  }
+void add_type(char* text, size_t room) {
+  using T = std::remove_pointer_t<P>;
+  bool pointer = std::is_pointer_v<P>, constant = pointer && std::is_const_v<T>;
+  size_t length = strlen(text);
+  snprintf(text + length, room - length, "%s%s%s|", constant ? "const " : "", letter<T>(),
+           pointer ? "*" : "");
 }
-static std::string types_text;
 template <class... P>
 const char* types_of(void (*)(P...)) {
-  types_text.clear();
-  ((types_text += type_of<P>() + "|"), ...);
-  return types_text.c_str();
+  static char text[4096];
+  text[0] = 0;
+  (add_type<P>(text, sizeof text), ...);
+  return text;
 }
 
 template <class P>

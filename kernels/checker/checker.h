@@ -49,9 +49,10 @@ __attribute__((const)) Index block_index();
 __attribute__((const)) Index block_size();
 __attribute__((const)) Index grid_size();
 int barrier(int vote, const char* file, int line);  // the number of threads with a true vote
-// All lanes of `mask` come together; the last one calls `together` with everyone's argument.
+// All lanes of `mask` come together; the last one calls `together` with everyone's argument. Lanes
+// that have returned are not waited for, unless the instruction needs the `whole_warp`.
 void meet(const char* name, unsigned mask, void* argument, void (*together)(void** lanes, unsigned),
-          const char* file, int line);
+          const char* file, int line, bool whole_warp = false);
 void* dynamic_shared();
 // Runs a kernel; nullptr, or why it was not run to its end.
 const char* run(const char* name, Index grid, Index block, size_t shared_bytes,
@@ -69,11 +70,12 @@ extern uint32_t first_block_of_launch;
 bool on_stack(uintptr_t address);             // of the running thread
 bool knows(unsigned lane, unsigned clock);    // did the running thread synchronise with it since?
 std::string describe(uint32_t block, unsigned thread);  // "block (1,0,0) thread (3,0,0)"
-[[noreturn]] void stop_kernel();              // nothing of it runs any more
+[[noreturn]] void stop_kernel();              // nothing of it runs any more; for threads only
 
 // ---- memory.cpp: every access
 void touch(const void* address, size_t bytes, Access access, const void* site);
 void copy(void* to, const void* from, size_t bytes);  // one vector load or store
+void copy_shared(void* to, const void* from, size_t bytes);  // the same, from shared memory only
 void copy_later(void* to, const void* from, size_t bytes);  // cp.async; zeros from null
 void commit_copies();
 void wait_for_copies(int groups_left);
@@ -85,13 +87,18 @@ Region* region_of(uintptr_t address);         // or null
 std::string nearest(uintptr_t address);       // "4 bytes behind the end of `x`"
 Region* declare(uintptr_t begin, size_t bytes, size_t element, Space space, bool writable,
                 bool written, const char* name);
-void resize(Region* region, size_t bytes);
+bool resize(Region* region, size_t bytes);   // false: no memory for its cells
 void report(const char* kind, const void* site, const std::string& text);
 void poison_shared_memory();                  // NaN, or -1, where a block begins
 bool first_time(const std::string& key);   // since the reports were cleared
 uint32_t offset_of(const void* site);      // in this library, so that sites fit 32 bits
 const void* site_at(uint32_t offset);
 std::string site_name(const void* site);   // "@1a2b", which the reader turns into file:line
+
+// ---- stops.cpp: what would end the process, or never end
+void watch_signals();   // of the thread that runs a kernel
+void leave_signals();
+[[noreturn]] void trap();  // __trap
 
 // ---- recorder.cpp: which addresses a warp touches together
 extern bool recording;

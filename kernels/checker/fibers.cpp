@@ -9,6 +9,11 @@
 
 #include "fibers.h"
 
+// What `extern __shared__` names in a kernel.
+extern "C" {
+alignas(128) char checker_dynamic_shared[228 << 10];
+}
+
 namespace checker {
 bool running = false;
 Position here;
@@ -30,7 +35,8 @@ void give_way() {
 }
 
 namespace {
-constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kStackGuard = 64 << 10;  // a stack that overflows faults here
+constexpr size_t kStackBytes = (512 << 10) + kStackGuard;  // 512 KB: what CUDA allows a thread
 constexpr size_t kMaxShared = 227 << 10;  // dynamic bytes a block of an H100 may ask for
 bool reversed = false;
 Index block_dim, grid_dim;
@@ -51,6 +57,18 @@ void life() {  // of a fiber: one kernel thread after another
   }
 }
 
+bool give_stacks() {
+  for (int t = 0; t < n_threads; ++t) {
+    if (fibers[t].stack) continue;
+    void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED) return false;
+    mprotect(stack, kStackGuard, PROT_NONE);
+    fibers[t].stack = (char*)stack;
+  }
+  return true;
+}
+
 void resume(int thread) {
   current = thread;
   Fiber& fiber = fibers[thread];
@@ -59,11 +77,6 @@ void resume(int thread) {
   if (_setjmp(scheduler)) return;
   if (fiber.born) _longjmp(fiber.context, 1);
   fiber.born = true;
-  if (!fiber.stack) {
-    fiber.stack = (char*)mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    mprotect(fiber.stack, 4096, PROT_NONE);  // a stack that overflows faults
-  }
   getcontext(&fiber.start);
   fiber.start.uc_stack.ss_sp = fiber.stack;
   fiber.start.uc_stack.ss_size = kStackBytes;
@@ -114,10 +127,10 @@ void run_block() {
 
 const char* wrong_configuration(Index grid, Index block, size_t shared_bytes) {
   uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  if (threads == 0 || threads > 1024 || block.z > 64) return "block: 1 to 1024 threads";
+  if (threads == 0 || threads > 1024 || block.z > 64) return "invalid launch; block: 1 to 1024 threads, at most 64 of them in z";
   if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
-    return "grid: x up to 2^31-1, y and z up to 65535, none 0";
-  if (shared_bytes > kMaxShared) return "shared memory: at most 227 KB";
+    return "invalid launch; grid: x up to 2^31-1, y and z up to 65535, none 0";
+  if (shared_bytes > kMaxShared) return "invalid launch; shared memory: at most 227 KB";
   return nullptr;
 }
 }  // namespace
@@ -126,10 +139,14 @@ Index thread_index() { return fibers[current].index; }
 Index block_index() { return block_id; }
 Index block_size() { return block_dim; }
 Index grid_size() { return grid_dim; }
-void* dynamic_shared() { return (void*)shared->begin; }
+void* dynamic_shared() { return checker_dynamic_shared; }
 
 bool on_stack(uintptr_t address) {
   return address - (uintptr_t)fibers[current].stack < kStackBytes;
+}
+
+bool in_guard(uintptr_t address) {
+  return address - (uintptr_t)fibers[current].stack < kStackGuard;
 }
 
 bool knows(unsigned lane, unsigned clock) { return fibers[current].known[lane] >= clock; }
@@ -146,37 +163,46 @@ void stop_kernel() {
   _longjmp(scheduler, 1);
 }
 
+static const char* refuse(const char* name, const char* why) {
+  stop_reason = std::string(name) + ": " + why;
+  return stop_reason.c_str();
+}
+
+static void run_blocks() {
+  uint64_t n_blocks = uint64_t(grid_dim.x) * grid_dim.y * grid_dim.z;
+  for (uint64_t i = 0; i < n_blocks && !stopped; ++i) {
+    block_id = unravel(reversed ? n_blocks - 1 - i : i, grid_dim);
+    run_block();
+  }
+}
+
 const char* run(const char* name, Index grid, Index block, size_t shared_bytes,
                 void (*body)(void*), void* context) {
-  if (const char* wrong = wrong_configuration(grid, block, shared_bytes)) {
-    stop_reason = std::string(name) + ": invalid launch; " + wrong;
-    return stop_reason.c_str();
-  }
-  static char* dynamic = (char*)aligned_alloc(128, 228 << 10);
+  if (const char* wrong = wrong_configuration(grid, block, shared_bytes))
+    return refuse(name, wrong);
   if (!shared)
-    shared = declare((uintptr_t)dynamic, 0, 1, Space::shared, true, false, "dynamic shared memory");
-  resize(shared, shared_bytes);
+    shared = declare((uintptr_t)checker_dynamic_shared, 0, 1, Space::shared, true, false,
+                     "dynamic shared memory");
   grid_dim = grid;
   block_dim = block;
   kernel_body = body;
   kernel_context = context;
   n_threads = block.x * block.y * block.z;
   if ((int)fibers.size() < n_threads) fibers.resize(1024);  // once: contexts must not move
+  if (!resize(shared, shared_bytes) || !give_stacks())
+    return refuse(name, "not enough memory for the stacks of its threads");
   meetings.assign((n_threads + kWarp - 1) / kWarp, {});
   if (here.block == 0) here.block = here.interval = 1;  // 1 is the host
   first_block_of_launch = here.block + 1;
   stopped = false;
   running = true;
-  uint64_t n_blocks = uint64_t(grid.x) * grid.y * grid.z;
-  for (uint64_t i = 0; i < n_blocks && !stopped; ++i) {
-    block_id = unravel(reversed ? n_blocks - 1 - i : i, grid);
-    run_block();
-  }
+  watch_signals();
+  run_blocks();
+  leave_signals();
   running = false;
   if (!stopped) return nullptr;
   for (Fiber& fiber : fibers) fiber.born = false;  // what hangs in the middle is dropped
-  stop_reason = std::string(name) + ": stopped by the checker, see its reports";
-  return stop_reason.c_str();
+  return refuse(name, "stopped by the checker, see its reports");
 }
 }  // namespace checker
 

@@ -33,6 +33,7 @@ struct Meeting {
   void* lanes[kWarp];
   void (*together)(void**, unsigned);
   int first;  // the thread that came first
+  bool whole_warp;
 };
 
 extern std::vector<Fiber> fibers;
@@ -42,6 +43,7 @@ extern int current, n_threads;
 extern Index block_id;
 
 std::string in_brackets(Index i);
+bool in_guard(uintptr_t address);      // at the end of the running thread's stack
 void give_way();                       // the running thread lets others run
 void hold_complete_meetings(int warp);  // where all lanes have come
 void release_barrier();                // or report who waits in vain

@@ -1,8 +1,9 @@
 // Where the compiler's instrumentation arrives.
 //
 // g++ -fsanitize=thread calls `__tsan_read4(address)` before a load and `__tsan_write4` before a
-// store; -fsanitize=bounds,signed-integer-overflow,shift call `__ubsan_handle_…` where the language
-// is broken. The libraries that usually answer are not linked; these functions answer.
+// store; -fsanitize=bounds,signed-integer-overflow,integer-divide-by-zero,shift call
+// `__ubsan_handle_…` where the language is broken. The libraries that usually answer are not
+// linked; these functions answer.
 #include "checker.h"
 
 using namespace checker;
@@ -69,7 +70,9 @@ extern "C" void __ubsan_handle_mul_overflow(const Place* p, uintptr_t a, uintptr
   overflow(p, "*", a, b, SITE);
 }
 extern "C" void __ubsan_handle_divrem_overflow(const Place* p, uintptr_t a, uintptr_t b) {
-  overflow(p, "/", a, b, SITE);
+  if (value_of(p->type, b)) return overflow(p, "/", a, b, SITE);
+  undefined("division by zero", SITE, "divides " + std::to_string(value_of(p->type, a)) +
+                                          " by 0 in " + p->type->name);
 }
 extern "C" void __ubsan_handle_negate_overflow(const Place* p, uintptr_t a) {
   overflow(p, "-", 0, a, SITE);

@@ -37,6 +37,20 @@ const char* verb(Access access) {
   stop_kernel();
 }
 
+// ldmatrix and cp.async know shared memory by its own addresses, and cp.async reads global memory.
+void must_lie_in(Space space, const void* pointer, Access access, const char* name,
+                 const void* site) {
+  Region* region = region_of((uintptr_t)pointer);
+  if (region && region->space == space) return;
+  report("out of bounds", site,
+         describe(here.block, here.thread) + " " + verb(access) + " 16 bytes by " + name + ", " +
+             (region                           ? "in `" + region->name + "`"
+              : on_stack((uintptr_t)pointer) ? "in its own variables"
+                                             : nearest((uintptr_t)pointer)) +
+             ", not in " + (space == Space::shared ? "shared" : "global") + " memory");
+  stop_kernel();
+}
+
 void race(const Region& region, uintptr_t address, Access access, const void* site,
           const char* earlier, uint32_t block, unsigned thread, uint32_t other) {
   std::string text = describe(here.block, here.thread) + " " + verb(access) + " " +
@@ -197,6 +211,13 @@ void copy(void* to, const void* from, size_t bytes) {
   memcpy(to, from, bytes);
 }
 
+void copy_shared(void* to, const void* from, size_t bytes) {
+  const void* site = __builtin_return_address(0);
+  must_lie_in(Space::shared, from, Access::read, "ldmatrix", site);
+  touch(from, bytes, Access::read, site);
+  memcpy(to, from, bytes);
+}
+
 void update(void* p, size_t bytes, void (*change)(void*, void*), void* operands) {
   touch(p, bytes, Access::atomic, __builtin_return_address(0));
   change(p, operands);
@@ -210,6 +231,8 @@ static void set_in_flight(void* to, size_t bytes, bool on) {
 
 void copy_later(void* to, const void* from, size_t bytes) {
   const void* site = __builtin_return_address(0);
+  must_lie_in(Space::shared, to, Access::write, "cp.async", site);
+  if (from) must_lie_in(Space::global, from, Access::read, "cp.async", site);
   if (from) touch(from, bytes, Access::read, site);
   touch(to, bytes, Access::write, site);
   set_in_flight(to, bytes, true);

@@ -11,6 +11,8 @@
 
 namespace checker {
 namespace {
+constexpr uintptr_t kNullReach = 1 << 20;
+constexpr size_t kEmptyReach = 228 << 10;      // how far behind an empty buffer it is meant
 constexpr size_t kGuard = size_t(4) << 30;  // unmapped bytes on either side of a buffer
 
 struct Reservation {
@@ -57,12 +59,16 @@ std::string nearest(uintptr_t address) {
   if (Region* inside = region_of(address)) return "across the end of `" + inside->name + "`";
   Region* before = nullptr;
   for (Region* r : regions)
-    if (r->end <= address && r->end > r->begin && (!before || r->end > before->end)) before = r;
-  if (before && (!next || address - before->end <= next->begin - address))
-    return std::to_string(address - before->end) + " bytes behind the end of `" + before->name +
-           "`";
-  return next ? std::to_string(next->begin - address) + " bytes before `" + next->name + "`"
-              : "nowhere near a buffer";
+    if (r->end <= address && (!before || r->end > before->end)) before = r;
+  if (address < kNullReach) return "a null pointer";
+  if (before && before->begin == before->end && address - before->end < kEmptyReach)
+    return "in `" + before->name + "`, of which there are 0 bytes";
+  uintptr_t behind = before ? address - before->end : kGuard;
+  uintptr_t ahead = next ? next->begin - address : kGuard;
+  if (behind >= kGuard && ahead >= kGuard) return "nowhere near a buffer";
+  if (behind <= ahead)
+    return std::to_string(behind) + " bytes behind the end of `" + before->name + "`";
+  return std::to_string(ahead) + " bytes before `" + next->name + "`";
 }
 
 void fill(void* to, int byte, size_t bytes) {
@@ -80,19 +86,22 @@ Region* declare(uintptr_t begin, size_t bytes, size_t element, Space space, bool
                              [](uintptr_t a, const Region* r) { return a < r->begin; });
   regions.insert(it, region);
   last = nullptr;
-  resize(region, bytes);
+  if (!resize(region, bytes)) return nullptr;
   for (size_t i = 0; written && i < bytes / element; ++i) region->cells[i].write_block = 1;
   return region;
 }
 
-void resize(Region* region, size_t bytes) {
-  if (region->begin + bytes == region->end) return;
+bool resize(Region* region, size_t bytes) {
+  if (region->begin + bytes == region->end) return true;
   if (region->cells)
     munmap(region->cells, (region->end - region->begin) / region->element * sizeof(Cell) + 1);
   size_t size = bytes / region->element * sizeof(Cell) + 1;  // pages appear when they are touched
-  region->cells = (Cell*)mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  region->end = region->begin + bytes;
+  void* cells = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  bool there = cells != MAP_FAILED;
+  region->cells = there ? (Cell*)cells : nullptr;
+  region->end = region->begin + (there ? bytes : 0);
+  return there;
 }
 
 std::string site_name(const void* site) {
@@ -130,8 +139,8 @@ extern "C" void* checker_buffer(const char* name, uint64_t bytes, uint64_t eleme
   mprotect(data, (bytes + 4095) / 4096 * 4096, PROT_READ | PROT_WRITE);
   if (!written && bytes <= size_t(1) << 30) memset(data, 0xff, bytes);  // NaN, or -1
   reservations.push_back({begin, whole});
-  declare((uintptr_t)data, bytes, element, Space::global, writable, written, name);
-  return data;
+  bool watched = declare((uintptr_t)data, bytes, element, Space::global, writable, written, name);
+  return watched ? data : nullptr;
 }
 
 extern "C" void checker_shared(void* address, uint64_t bytes, const char* name) {

@@ -15,6 +15,7 @@ unsigned alive_lanes(int warp) {
 }
 
 std::string whereabouts(int thread) {
+  if (thread >= n_threads) return "the block has only " + std::to_string(n_threads) + " threads";
   const Fiber& fiber = fibers[thread];
   std::string who = "thread " + in_brackets(fiber.index);
   if (fiber.state == State::done) return who + " has returned";
@@ -39,6 +40,15 @@ bool diverged(std::string& text, const void*& site) {
 }
 }  // namespace
 
+// Reports a meeting whose missing lane never comes, and stops the kernel.
+void meets_in_vain(const Meeting& meeting, int warp, int missing) {
+  const Fiber& first = fibers[meeting.first];
+  report("divergence", first.site, whereabouts(meeting.first) + " for lane " +
+                                       std::to_string(missing) + ", but " +
+                                       whereabouts(warp * kWarp + missing));
+  stopped = true;
+}
+
 void hold_complete_meetings(int warp) {
   auto& open = meetings[warp];
   for (size_t i = 0; i < open.size();) {
@@ -47,6 +57,8 @@ void hold_complete_meetings(int warp) {
       ++i;
       continue;
     }
+    if (meeting.whole_warp && meeting.arrived != ~0u)
+      return meets_in_vain(meeting, warp, __builtin_ctz(~meeting.arrived));
     open.erase(open.begin() + i);
     for (int lane = 0; lane < kWarp; ++lane)
       if (meeting.arrived >> lane & 1) fibers[warp * kWarp + lane].state = State::ready;
@@ -58,14 +70,9 @@ void release_barrier() {
   std::string text;
   const void* site = nullptr;
   for (int warp = 0; warp < (int)meetings.size(); ++warp)
-    for (const Meeting& meeting : meetings[warp]) {
-      int missing = __builtin_ctz(meeting.mask & alive_lanes(warp) & ~meeting.arrived);
-      text = whereabouts(meeting.first) + " for lane " + std::to_string(missing) + ", but " +
-             whereabouts(warp * kWarp + missing);
-      report("divergence", fibers[meeting.first].site, text);
-      stopped = true;
-      return;
-    }
+    for (const Meeting& meeting : meetings[warp])
+      return meets_in_vain(
+          meeting, warp, __builtin_ctz(meeting.mask & alive_lanes(warp) & ~meeting.arrived));
   if (diverged(text, site)) {
     report("divergence", site, "in block " + in_brackets(block_id) + " " + text);
     stopped = true;
@@ -92,7 +99,7 @@ int barrier(int vote, const char* file, int line) {
 }
 
 void meet(const char* name, unsigned mask, void* argument, void (*together)(void**, unsigned),
-          const char* file, int line) {
+          const char* file, int line, bool whole_warp) {
   int warp = current / kWarp, lane = current % kWarp;
   Fiber& fiber = fibers[current];
   fiber.waits_for = name;
@@ -108,7 +115,7 @@ void meet(const char* name, unsigned mask, void* argument, void (*together)(void
   auto meeting = std::find_if(open.begin(), open.end(),
                               [&](const Meeting& m) { return m.mask == mask; });
   if (meeting == open.end()) {
-    open.push_back({mask, 0, {}, together, current});
+    open.push_back({mask, 0, {}, together, current, whole_warp});
     meeting = open.end() - 1;
   }
   const Fiber& other = fibers[meeting->first];
@@ -121,7 +128,26 @@ void meet(const char* name, unsigned mask, void* argument, void (*together)(void
   meeting->lanes[lane] = argument;
   fiber.state = State::meeting;
   hold_complete_meetings(warp);
-  if (fiber.state == State::meeting) give_way();
+  if (stopped || fiber.state == State::meeting) give_way();
+}
+
+void check_width(const char* name, int width) {
+  if (width > 0 && width <= kWarp && (width & (width - 1)) == 0) return;
+  report("divergence", __builtin_return_address(0),
+         describe(here.block, current) + " calls " + name + " with width " +
+             std::to_string(width) + "; it is 1, 2, 4, 8, 16 or 32");
+  stop_kernel();
+}
+
+void lane_is_absent(int lane, int source) {
+  int warp = current / kWarp * kWarp;
+  const Fiber& reader = fibers[warp + lane];
+  if (!first_time("lane" + site_name(reader.site))) return;
+  bool gone = warp + source >= n_threads || fibers[warp + source].state == State::done;
+  report("divergence", reader.site,
+         describe(here.block, warp + lane) + " reads lane " + std::to_string(source) + " in " +
+             reader.waits_for + ", but " +
+             (gone ? whereabouts(warp + source) : "its mask does not name that lane"));
 }
 
 // __syncwarp orders memory: whoever took part knows what the others did before.

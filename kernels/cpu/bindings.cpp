@@ -32,6 +32,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mini_moe, m) {
   m.def("instruction_set() -> str");
   m.def("use_instruction_set(str name) -> bool");
   m.def("cuda_kernels() -> str");
+  m.def("release_scratch() -> int");
   m.def(
       "topk_gate(Tensor logits, Tensor? bias, int top_k, int n_groups, int top_k_groups,"
       " bool two_best, bool softmax, bool normalise, float route_scale)"
@@ -69,5 +70,6 @@ STABLE_TORCH_LIBRARY_IMPL(mini_moe, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(mini_moe, CompositeExplicitAutograd, m) {
   m.impl("instruction_set", TORCH_BOX(&mini_moe::instruction_set_op));
   m.impl("cuda_kernels", TORCH_BOX(&mini_moe::cuda_kernels_op));
+  m.impl("release_scratch", TORCH_BOX(&mini_moe::release_scratch));
   m.impl("use_instruction_set", TORCH_BOX(&mini_moe::use_instruction_set_op));
 }

@@ -182,5 +182,7 @@ enum Slot {
   kSlots
 };
 void* scratch(Slot slot, size_t bytes);
+// Gives back what the threads of the caller keep: the bytes. Each thread frees its own memory.
+int64_t release_scratch();
 
 }  // namespace mini_moe

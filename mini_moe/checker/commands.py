@@ -11,7 +11,9 @@ def run(*command: str) -> str:
 
     Raises: RuntimeError with the program's words where it fails or warns.
     """
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="backslashreplace", env=ENVIRONMENT
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     if "warning:" in done.stderr:

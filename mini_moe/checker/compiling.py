@@ -22,14 +22,15 @@ from mini_moe.checker.reports import NoCompiler
 KERNELS = Path(__file__).parents[2] / "kernels"
 OBJECTS = KERNELS.parent / "build" / "checker"
 OLDEST = 11  # the major version of g++ whose instrumentation fits
-CHECKER = ("fibers", "waiting", "regions", "memory", "instruments", "recorder", "endless")
+CHECKER = ("fibers", "waiting", "regions", "memory", "instruments", "recorder", "stops")
 COMMON = ["-std=c++17", "-fPIC", "-g", f"-I{KERNELS}", "-U_FORTIFY_SOURCE"]
 STRICT = ["-Wall", "-Wextra"]
 # -fno-thread-jumps: one load in the source stays one load; nvcc predicates where g++ would copy.
 INSTRUMENTED = [
     "-x", "c++", "-O1", "-fno-thread-jumps", "-fno-gnu-unique", "-fno-exceptions",
     "-Wno-attributes", "-Wno-unknown-pragmas",
-    "-fsanitize=thread,bounds,signed-integer-overflow,shift",
+    "-fsanitize=thread,bounds,signed-integer-overflow,integer-divide-by-zero,shift",
+    "-fstack-protector-strong", "-fstack-clash-protection",
     "--param", "tsan-instrument-func-entry-exit=0",
 ]  # fmt: skip
 
@@ -86,7 +87,7 @@ def checker_objects() -> list[Path]:
     """The checker's own parts, compiled; kept until they, the flags or g++ change."""
     sources = [KERNELS / "checker" / f"{part}.cpp" for part in CHECKER]
     files = [*sources, *(KERNELS / "checker").glob("*.h")]
-    known = [run("g++", "--version"), *COMMON, *(path.read_text() for path in sorted(files))]
+    known = [run("g++", "--version"), *COMMON, *(path.read_text("utf-8") for path in sorted(files))]
     folder = OBJECTS / hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mini_moe.checker.compiling import build, why_not
-from mini_moe.checker.library import Checked
+from mini_moe.checker.library import ONE_AT_A_TIME, Checked
 from mini_moe.checker.recordings import Run, key_of, recall, remember
 from mini_moe.checker.source import Output, folder
 
@@ -34,7 +34,8 @@ def run_file(path: Path, launcher: str, **arguments: Any) -> Run:
     key = key_of(path.read_text(encoding="utf-8"), (launcher,), arguments)
     if why_not():
         return recall(key)
-    ran = _call(compile_file(path), launcher, arguments)
+    with ONE_AT_A_TIME:
+        ran = _call(compile_file(path), launcher, arguments)
     remember(key, replace(ran, outputs={}, trace=[]))
     return ran
 

@@ -3,6 +3,8 @@
 import ctypes
 import math
 import re
+import threading
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from mini_moe.checker.commands import run
 from mini_moe.checker.reports import CheckerError, LaneAccess, Report, Traffic
 
+ONE_AT_A_TIME = threading.RLock()  # a launch catches signals, and they belong to the process
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # DType in device.cuh
 
 
@@ -31,6 +34,7 @@ class Checked:
             ("trace", ctypes.c_char_p),
         ):
             getattr(self.library, f"checker_{function}").restype = result
+        self.shared_bytes: Counter[str] = Counter()  # of every function's __shared__ arrays
         self.declare_shared_arrays()
         self.position = cache(self.position)
 
@@ -41,9 +45,11 @@ class Checked:
             found = symbol.match(line)
             if not found or found[3].startswith(("checker::", "std::", "guard variable")):
                 continue
-            address = self.library.checker_base() + int(found[1], 16)
+            address, n_bytes = (int(found[i], 16) for i in (1, 2))
+            address += self.library.checker_base()
+            self.shared_bytes[found[3].partition("(")[0]] += n_bytes
             self.library.checker_shared(
-                ctypes.c_void_p(address), ctypes.c_uint64(int(found[2], 16)), found[4].encode()
+                ctypes.c_void_p(address), ctypes.c_uint64(n_bytes), found[4].encode()
             )
 
     def input(self, name: str, values: torch.Tensor, writable: bool = False) -> torch.Tensor:

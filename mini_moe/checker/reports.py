@@ -7,9 +7,9 @@ from typing import NamedTuple
 class Report(NamedTuple):
     """One thing that the checker saw."""
 
-    kind: (
-        str  # out of bounds, unwritten, race, divergence, misaligned, read-only, overflow, endless
-    )
+    # out of bounds, unwritten, race, divergence, misaligned, read-only, overflow, endless,
+    # division by zero, stack overflow, assertion, stopped
+    kind: str
     place: str  # "combine.cu:41"
     text: str
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from mini_moe.checker.commands import run
 from mini_moe.checker.compiling import COMMON, INSTRUMENTED, link, require_compiler, why_not
-from mini_moe.checker.library import Checked
+from mini_moe.checker.library import ONE_AT_A_TIME, Checked
 from mini_moe.checker.recordings import Run, key_of, recall, remember
 from mini_moe.checker.reports import CheckerError, CompileError
 
@@ -31,13 +32,18 @@ from mini_moe.checker.reports import CheckerError, CompileError
 LENIENT = ["-Werror=uninitialized", "-fmax-errors=2", "-fno-semantic-interposition"]
 # For endless.cpp: every step of a loop is counted; -Og leaves no loop without a step.
 LENIENT += ["-fsanitize-coverage=trace-pc", "-Og"]
+MOST_SHARED = 48 << 10  # bytes of a kernel's __shared__ arrays of a known size
 MOST_STEPS = 500_000  # loops and branches of all threads; recording them takes memory
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16"}
 TYPES |= {torch.int32: "int", torch.int64: "int64_t"}
-ERROR = re.compile(r"^\S+\.cu:(\d+):(\d+): (?:fatal )?error: (.*?)(?: \[-W.*\])?$", re.M)
-# Has no step to count: g++ makes one instruction of it, a jump to itself.
-IDLE = re.compile(r"\b(?:while\s*\(\s*(?:true|1)\s*\)|for\s*\(\s*;\s*;\s*\))\s*(?:;|\{[\s;]*\})")
+WHOLE_NUMBERS = {"int": (-(2**31), 2**31), "unsigned": (0, 2**32), "int64_t": (-(2**63), 2**63)}
+ERROR = re.compile(
+    r"^\S+\.cu:(\d+):(\d+): (?:(?:fatal )?error|warning): (.*?)(?: \[-W.*\])?$", re.M
+)
+UNDEFINED = re.compile(r"\.cu:(\d+): (undefined reference to .*)")  # the linker's words
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+# `extern __shared__ float buffer[];` names the memory that fibers.cpp keeps for it.
+DYNAMIC = re.compile(r"\bextern\s+__shared__\b([^;{}]*\[\s*\][^;{}]*);")
 _numbers = count()
 
 
@@ -66,7 +72,7 @@ def run_cuda(
     source = source.strip("\n")
     name, parameters = signature(source, kernel)
     _check_names(name, parameters, arguments)
-    sizes = (*_three(grid), *_three(block), shared)
+    sizes = (*_three("grid", grid), *_three("block", block), _bytes(shared))
     key = key_of(source, (name, sizes, tuple(watch)), arguments)
     if why_not():
         return recall(key)
@@ -83,19 +89,20 @@ def _launch(
     library: Checked, name: str, parameters: list[str], sizes: tuple[int, ...],
     watch: tuple[int, int], arguments: dict[str, Any],
 ) -> Run:  # fmt: skip
-    types = called(library.library, f"types_{name}").split("|")[:-1]
-    packed = (ctypes.c_int64 * max(1, len(types)))()
-    outputs: dict[str, Tensor] = {}
-    try:
-        for i, (parameter, kind) in enumerate(zip(parameters, types, strict=True)):
-            _pack(library, packed, i, parameter, kind, arguments[parameter], outputs)
-        library.library.checker_limit(ctypes.c_uint64(MOST_STEPS))
-        launch = f"call_{name}", (ctypes.c_int64 * 7)(*sizes), packed
-        traffic = library.recorded(*launch, block=watch[0], warp=watch[1])
-        return Run(name, {k: v.clone() for k, v in outputs.items()}, traffic, library.trace())
-    finally:
-        outputs.clear()
-        library.release()
+    with ONE_AT_A_TIME:
+        types = called(library.library, f"types_{name}").split("|")[:-1]
+        packed = (ctypes.c_int64 * max(1, len(types)))()
+        outputs: dict[str, Tensor] = {}
+        try:
+            for i, (parameter, kind) in enumerate(zip(parameters, types, strict=True)):
+                _pack(library, packed, i, parameter, kind, arguments[parameter], outputs)
+            library.library.checker_limit(ctypes.c_uint64(MOST_STEPS))
+            launch = f"call_{name}", (ctypes.c_int64 * 7)(*sizes), packed
+            traffic = library.recorded(*launch, block=watch[0], warp=watch[1])
+            return Run(name, {k: v.clone() for k, v in outputs.items()}, traffic, library.trace())
+        finally:
+            outputs.clear()
+            library.release()
 
 
 def signature(source: str, kernel: str = "") -> tuple[str, list[str]]:
@@ -115,9 +122,9 @@ def signature(source: str, kernel: str = "") -> tuple[str, list[str]]:
 
 
 def _kernels(source: str) -> dict[str, list[str]]:
-    code = re.sub(r"//.*|/\*.*?\*/", lambda c: re.sub(r"[^\n]", " ", c[0]), source)
     heads = re.findall(
-        r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)", code
+        r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)",
+        without_comments(source),
     )
     return {
         name: [re.findall(r"\w+", part)[-1] for part in parameters.split(",") if part.strip()]
@@ -132,28 +139,48 @@ def compile_cuda(source: str) -> Checked:
     Raises: NoCompiler; CompileError with g++'s words, lines counted as in the text.
     """
     require_compiler()
-    refuse_idle_loops(source)
     names = list(_kernels(source))
     launchers = ['#include "checker/call.h"', *(f"CALLABLE({name})" for name in names), ""]
-    text = "\n".join(['#include "tensor_core.cuh"', "#line 1", source, *launchers])
+    text = "\n".join(
+        ['#include "tensor_core.cuh"', "#line 1", with_dynamic_arrays(source), *launchers]
+    )
     path = folder() / str(next(_numbers)) / f"{names[0] if names else 'kernel'}.cu"
     path.parent.mkdir()
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     target = path.with_suffix(".o")
     try:
         run("g++", *COMMON, *INSTRUMENTED, *LENIENT, "-c", str(path), "-o", str(target))
+        library = link([target], path.with_suffix(".so"))
     except RuntimeError as error:
         raise CompileError(compiler_words(str(error), source)) from None
-    return link([target], path.with_suffix(".so"))
+    refuse_large_arrays(library)
+    return library
 
 
-def refuse_idle_loops(source: str) -> None:
-    """Raise CompileError for a loop that neither does anything nor ends."""
-    bare = COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), source)
-    if found := IDLE.search(bare):
-        number = bare.count("\n", 0, found.start()) + 1
-        line = source.splitlines()[number - 1]
-        raise CompileError(f"line {number}: this loop never ends, and does nothing\n    {line}")
+def refuse_large_arrays(library: Checked) -> None:
+    """Raise CompileError where a function's __shared__ arrays are larger than nvcc allows."""
+    for function, n_bytes in library.shared_bytes.items():
+        if n_bytes > MOST_SHARED:
+            raise CompileError(
+                f"the __shared__ arrays of {function} take {n_bytes:,} bytes; at most "
+                f"{MOST_SHARED:,} are allowed (more only as `extern __shared__`)"
+            )
+
+
+def without_comments(source: str) -> str:
+    """The text with blanks instead of comments, so that every character stays in its place."""
+    return COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), source)
+
+
+def with_dynamic_arrays(source: str) -> str:
+    """The text with every `extern __shared__` array as g++ finds it, line for line."""
+    named = r'extern __attribute__((aligned(128)))\1 __asm__("checker_dynamic_shared");'
+    bare = without_comments(source)
+    pieces, end = [], 0
+    for found in DYNAMIC.finditer(bare):
+        pieces += [source[end : found.start()], found.expand(named)]
+        end = found.end()
+    return "".join([*pieces, source[end:]])
 
 
 @cache
@@ -168,9 +195,13 @@ def compiler_words(text: str, source: str) -> str:
     """g++'s errors by the source's lines: "line 3: expected ';'", that line, a mark under it."""
     lines, shown = source.splitlines(), []
     for number, column, words in ERROR.findall(text):
+        if "inlining failed in call to 'always_inline'" in words:
+            words = "a __device__ function that calls itself; write it as a loop"
         shown.append(f"line {number}: {words}")
         if int(number) <= len(lines):
             shown += [f"    {lines[int(number) - 1]}", " " * (int(column) + 3) + "^"]
+    for number, words in UNDEFINED.findall(text):
+        shown += [f"line {number}: {words}", f"    {lines[int(number) - 1]}"]
     if not shown:  # an error in what the source uses
         shown = [line for line in text.splitlines() if "error" in line][:3] or text.splitlines()[
             -3:
@@ -193,9 +224,21 @@ def _check_names(kernel: str, parameters: list[str], arguments: dict[str, Any]) 
         )
 
 
-def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
-    numbers = (size,) if isinstance(size, int) else tuple(size)
-    return (*numbers, 1, 1)[:3]
+def _three(name: str, size: int | Sequence[int]) -> tuple[int, int, int]:
+    numbers = tuple(size) if isinstance(size, Sequence) else (size,)
+    if not 1 <= len(numbers) <= 3 or not all(_is_whole(n) and 0 < n < 2**31 for n in numbers):
+        raise ValueError(f"{name}: expected one to three numbers from 1 to 2^31 - 1, got {size!r}")
+    return (*map(int, numbers), 1, 1)[:3]
+
+
+def _bytes(shared: int) -> int:
+    if not _is_whole(shared) or not 0 <= shared < 2**31:
+        raise ValueError(f"shared: expected a number of bytes, got {shared!r}")
+    return int(shared)
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _pack(
@@ -221,11 +264,14 @@ def _pack(
         packed[i] = buffer.data_ptr()
     elif kind.endswith("*"):
         packed[i] = 0
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif isinstance(value, bool) or not isinstance(value, Integral | Real):
         raise ValueError(f"{name}: expected a number for {kind}, got {value!r}")
     elif kind in ("float", "double"):
-        packed[i] = ctypes.c_int64.from_buffer_copy(ctypes.c_double(value)).value
-    elif isinstance(value, float):
+        packed[i] = ctypes.c_int64.from_buffer_copy(ctypes.c_double(float(value))).value
+    elif not isinstance(value, Integral):
         raise ValueError(f"{name}: expected a whole number for {kind}, got {value!r}")
     else:
-        packed[i] = value
+        least, end = WHOLE_NUMBERS.get(kind, WHOLE_NUMBERS["int64_t"])
+        if not least <= value < end:
+            raise ValueError(f"{name}: {value} does not fit {kind}")
+        packed[i] = int(value)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mini_moe.console import command_line
 from mini_moe.experiments.designs import DESIGNS, Arm
 from mini_moe.experiments.measures import machine, measure, settings
 from mini_moe.experiments.records import (
@@ -17,10 +18,11 @@ from mini_moe.experiments.records import (
     results_path,
 )
 from mini_moe.experiments.step_time import step_times
+from mini_moe.folders import built_folder
 from mini_moe.text import Corpus, load_corpus
-from mini_moe.training import TrainingDiverged
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Run an experiment; the exit status is 0 if every requested run is in the file.
 
@@ -28,16 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "mini_moe.experiments", *arguments])
-    try:
-        path = results_path(options.name, options.folder)
-        if options.name == "step_time":
-            return time_steps(options.arms, path, load_corpus(), command)
-        jobs = chosen(DESIGNS[options.name](), options.arms, options.seeds, options.part)
-        whole = run_jobs(options.name, jobs, path, load_corpus(), command)
-    except (ValueError, OSError, TrainingDiverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    asked = shlex.join(["python", "-m", "mini_moe.experiments", *arguments])
+    path = results_path(options.name, options.folder or built_folder() / "experiments")
+    if options.name == "step_time":
+        return time_steps(options.arms, path, load_corpus(), asked)
+    jobs = chosen(DESIGNS[options.name](), options.arms, options.seeds, options.part)
+    whole = run_jobs(options.name, jobs, path, load_corpus(), asked)
     if not whole:
         print("stopped early; the same command continues")
     return 0 if whole else 1

@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -146,14 +147,16 @@ def machine() -> dict:
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line for line in info.read_text("utf-8").splitlines() if line.startswith("model name")
+        ]
         cpu = names[0].split(":")[1].strip() if names else cpu
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1),
+        "load_average": round(psutil.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "experts": describe(),

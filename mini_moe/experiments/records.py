@@ -1,15 +1,16 @@
 """Results on disk: JSON lines, one finished run per line, appended completely or not at all."""
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from mini_moe.experiments.statistics import Interval, paired_difference
 from mini_moe.files import replace_files
-from mini_moe.text import data_folder
+from mini_moe.folders import data_folder
 
 NEEDED = ("experiment", "arm", "seed", "model_config", "train_config", "machine", "command")
 
@@ -22,8 +23,9 @@ def load_results(name: str, folder: str | Path | None = None) -> list[dict]:
     """
     path = results_path(name, folder)
     if not path.is_file():
+        where = "" if folder is None else f' --folder "{folder}"'
         raise FileNotFoundError(
-            f"{path} does not exist; `python -m mini_moe.experiments {name}` creates it"
+            f"{path} does not exist; `python -m mini_moe.experiments {name}{where}` creates it"
         )
     return read_lines(path)
 
@@ -57,11 +59,15 @@ def read_lines(path: Path) -> list[dict]:
 def append_run(path: Path, run: dict) -> None:
     """Append one run in a single write under a lock, so that several processes can share a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock_of(path), path.open("ab") as file:
         file.write(json.dumps(run, allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def lock_of(path: Path) -> FileLock:
+    """Return the lock to hold while changing a file: a hidden file next to it."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def drop_unfinished(path: Path) -> None:
@@ -71,8 +77,7 @@ def drop_unfinished(path: Path) -> None:
     """
     if not path.is_file():
         return
-    with path.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock_of(path), path.open("r+b") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

@@ -1,4 +1,4 @@
-"""The transformer, room by room as in the paper: attention, router, experts, blocks, MTP."""
+"""The transformer, one module per part as in the paper: attention, router, experts, blocks, MTP."""
 
 from mini_moe.model.router import Routing
 from mini_moe.model.transformer import Transformer

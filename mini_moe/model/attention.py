@@ -15,7 +15,7 @@ from mini_moe.ops.reference import keys_and_values
 
 @runtime_checkable
 class Cache(Protocol):
-    """What the model needs of a cache: its length, and to append a layer's new positions."""
+    """What the model needs from a cache: a length, and a way to append a layer's new positions."""
 
     def __len__(self) -> int: ...
 
@@ -25,12 +25,12 @@ class Cache(Protocol):
 
 
 class MultiHeadLatentAttention(nn.Module):
-    """Causal self-attention whose cache is kv_lora_rank + qk_rope_head_dim numbers a token.
+    """Causal self-attention whose cache is kv_lora_rank + qk_rope_head_dim numbers per token.
 
-    1. query: x, or its compression normalised, projected to heads of [nope | rope]
-    2. latent: x projected to [kv_lora_rank | rope]; the first part normalised
+    1. query: x, or its normalised compression, projected to heads of [nope | rope]
+    2. latent: x projected to [kv_lora_rank | rope], the first part normalised
     3. keys and values: the latent projected to heads of [nope | value]
-    4. RoPE turns the rope parts; one rotated key is shared by all heads
+    4. RoPE rotates the rope parts; one rotated key is shared by all heads
     5. softmax attention over [nope | rope], then the output projection
 
     Source: DeepSeek-V3, arXiv 2412.19437 §2.1.1, equations 1–11.
@@ -66,7 +66,7 @@ class MultiHeadLatentAttention(nn.Module):
         return self.o_proj(rearrange(mixed, "batch seq heads d -> batch seq (heads d)"))
 
     def query(self, x: Tensor, rotation: Tensor) -> Float[Tensor, "batch seq heads d_qk"]:
-        """Queries of all heads, the last qk_rope_head_dim channels rotated."""
+        """Return the queries of all heads, with the last qk_rope_head_dim channels rotated."""
         if self.config.q_lora_rank is None:
             query = self.q_proj(x)
         else:
@@ -75,7 +75,7 @@ class MultiHeadLatentAttention(nn.Module):
         return rotate(rearrange(query, heads, heads=self.config.n_heads), rotation)
 
     def compress(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-        """What a cache holds: the normalised latent and the rotated key shared by all heads."""
+        """Return what a cache holds: the normalised latent and the rotated key all heads share."""
         latent, key_rope = self.kv_a_proj_with_mqa(x).split(
             [self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1
         )
@@ -83,7 +83,7 @@ class MultiHeadLatentAttention(nn.Module):
         return self.kv_a_layernorm(latent), rotate(key_rope, rotation).squeeze(2)
 
     def heads(self, latent: Tensor) -> Float[Tensor, "batch keys heads d_nope_and_v"]:
-        """The latent projected: of every head the key without its rope part, then the value."""
+        """Project the latent to each head's key without its rope part, followed by its value."""
         return rearrange(
             self.kv_b_proj(latent),
             "batch keys (heads d) -> batch keys heads d",
@@ -91,6 +91,6 @@ class MultiHeadLatentAttention(nn.Module):
         )
 
     def expand(self, latent: Tensor, key_rope: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys [batch heads keys d_qk] and values [batch heads keys d_v] from the latent."""
+        """Return keys [batch heads keys d_qk] and values [batch heads keys d_v] from the latent."""
         heads = self.heads(latent)
         return keys_and_values(heads, key_rope.to(heads.dtype), self.config.qk_head_dim)

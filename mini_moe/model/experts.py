@@ -1,4 +1,4 @@
-"""The routed experts of one layer, their weights stacked."""
+"""The routed experts of one layer, with stacked weights."""
 
 import torch
 from jaxtyping import Float, Int
@@ -9,10 +9,10 @@ from mini_moe.ops import moe_experts
 
 
 class Experts(nn.Module):
-    """`n_routed_experts` SwiGLU networks; a token passes only through those chosen for it.
+    """`n_routed_experts` SwiGLU networks; each token passes only through those chosen for it.
 
-    `gate_up_proj[e, 0]` and `[e, 1]` are expert e's gate_proj and up_proj, so that one product
-    makes both.
+    `gate_up_proj[e, 0]` and `[e, 1]` are expert e's gate_proj and up_proj, so one
+    matrix product computes both.
     """
 
     def __init__(self, config: ModelConfig) -> None:

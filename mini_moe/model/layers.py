@@ -1,4 +1,4 @@
-"""The small parts that every block is made of."""
+"""The small building blocks that every layer uses."""
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,10 @@ __all__ = ["Linear", "RMSNorm", "SwiGLU", "rms_norm"]
 
 
 class RMSNorm(nn.Module):
-    """Scale a vector to mean square one, then by a learned weight per channel.
+    """Scale a vector to a mean square of one, then by a learned weight per channel.
 
-    y = weight ⊙ x / √(mean(x²) + eps), computed in fp32; under autocast y has its type, so that
-    the projections that share y don't each round it again.
+    y = weight ⊙ x / √(mean(x²) + eps), computed in fp32; under autocast y has its dtype,
+    so the projections that share y don't each round it again.
     Source: Zhang and Sennrich, arXiv 1910.07467 §4.
     """
 
@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """W x, without a bias, as all products of the model are."""
+    """W x without a bias, like every linear layer in the model."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__(d_in, d_out, bias=False)
@@ -38,7 +38,7 @@ class Linear(nn.Linear):
 
 
 class SwiGLU(nn.Module):
-    """The feed-forward network of a dense block, a shared expert, and of each routed expert.
+    """The feed-forward network of dense blocks and shared experts; routed experts have its form.
 
     W_down (silu(W_gate x) ⊙ W_up x). Source: Shazeer, arXiv 2002.05202 §2.
     """

@@ -1,4 +1,4 @@
-"""A mixture-of-experts layer: router, routed experts and the experts everyone shares."""
+"""A mixture-of-experts layer: router, routed experts and shared experts."""
 
 from einops import rearrange
 from jaxtyping import Float
@@ -13,8 +13,8 @@ from mini_moe.model.router import Router, Routing
 class MoE(nn.Module):
     """Σ over chosen experts of gate · expert(x), plus the shared experts of x.
 
-    The shared experts are one SwiGLU of `n_shared_experts` times the width, which is the same as
-    adding them up. Source: DeepSeek-V3, arXiv 2412.19437 §2.1.2, equation 12.
+    The shared experts form one SwiGLU that is `n_shared_experts` times as wide, which equals the
+    sum of separate ones. Source: DeepSeek-V3, arXiv 2412.19437 §2.1.2, equation 12.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""Multi-token prediction: one more block that predicts one token further ahead."""
+"""Multi-token prediction: an extra block that predicts one token further ahead."""
 
 import torch
 from jaxtyping import Float
@@ -9,11 +9,11 @@ from mini_moe.model.layers import Linear, RMSNorm
 
 
 class MultiTokenPrediction(nn.Module):
-    """Join what the model knows at position i with the true token i + 1; predict token i + 2.
+    """Combine the hidden vector at position i with the true token i + 1 to predict token i + 2.
 
-    block(W [RMSNorm(embedding of token i + 1) ; RMSNorm(hidden at i)]), normalised for the head
-    that it shares with the main model, as it shares the embedding. The order inside the brackets is
-    that of the published weights; equation 21 writes it the other way round.
+    block(W [RMSNorm(embedding of token i + 1) ; RMSNorm(hidden at i)]), normalised for the head.
+    The head and the embedding are shared with the main model. The order inside the brackets is that
+    of the published weights; equation 21 has it the other way round.
     Source: DeepSeek-V3, arXiv 2412.19437 §2.2, equations 21–23.
     """
 

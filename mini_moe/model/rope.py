@@ -1,4 +1,4 @@
-"""Rotary positions, and YaRN's way of stretching them over longer contexts."""
+"""Rotary position embeddings, and YaRN, which stretches them over longer contexts."""
 
 import math
 
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def rope_frequencies(width: int, theta: float) -> Float[Tensor, "pairs"]:
-    """Radians a position turns each pair of channels: theta^(−2i / width) for pair i.
+    """Return the radians per position for each pair of channels: theta^(−2i / width) for pair i.
 
     Source: Su et al., arXiv 2104.09864 §3.2.2.
     """
@@ -29,11 +29,11 @@ def rope_frequencies(width: int, theta: float) -> Float[Tensor, "pairs"]:
 
 
 def yarn_frequencies(config: ModelConfig) -> Float[Tensor, "pairs"]:
-    """RoPE's frequencies, the slow ones divided by `yarn_factor`, with a ramp between.
+    """Return RoPE's frequencies, with the slow ones divided by `yarn_factor` and a ramp between.
 
-    A pair that turns more than beta_fast times over the original context keeps its frequency; one
-    that turns less than beta_slow times is divided. The ramp runs over the pair's index, as in
-    DeepSeek's code; the paper runs it over the number of turns.
+    A pair that rotates more than beta_fast times over the original context keeps its frequency; for
+    one that rotates fewer than beta_slow times it is divided. The ramp is linear in the pair's
+    index, as in DeepSeek's code; in the paper it is linear in the number of rotations.
     Source: YaRN, arXiv 2309.00071 §3.2; DeepSeek-V3, arXiv 2412.19437 §4.3.
     """
     width = config.qk_rope_head_dim
@@ -53,7 +53,7 @@ def yarn_frequencies(config: ModelConfig) -> Float[Tensor, "pairs"]:
 
 
 def yarn_temperature(factor: float, mscale: float) -> float:
-    """0.1 · mscale · ln(factor) + 1: how much sharper attention is made for a longer context.
+    """0.1 · mscale · ln(factor) + 1: how much attention is sharpened for a longer context.
 
     Source: YaRN, arXiv 2309.00071 §3.4, with DeepSeek's mscale.
     """
@@ -61,7 +61,7 @@ def yarn_temperature(factor: float, mscale: float) -> float:
 
 
 def softmax_scale(config: ModelConfig) -> float:
-    """1/√(width of a query), times YaRN's temperature squared."""
+    """Return 1/√(width of a query), times YaRN's temperature squared."""
     scale = config.qk_head_dim**-0.5
     if config.yarn_mscale_all_dim:
         scale *= yarn_temperature(config.yarn_factor, config.yarn_mscale_all_dim) ** 2
@@ -71,7 +71,7 @@ def softmax_scale(config: ModelConfig) -> float:
 def rope_rotation(
     config: ModelConfig, start: int, length: int, device: torch.device
 ) -> Float[Tensor, "seq pairs 2"]:
-    """Cosine and sine of every pair's angle at positions start … start + length − 1."""
+    """Return cosine and sine of every pair's angle at positions start … start + length − 1."""
     positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
     angles = positions[:, None] * yarn_frequencies(config).to(device)
     rotation = torch.stack((angles.cos(), angles.sin()), dim=-1)

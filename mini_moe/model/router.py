@@ -1,4 +1,4 @@
-"""Which experts each token goes to, and how much each of them counts."""
+"""Which experts each token goes to, and how much weight each one gets."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ __all__ = ["Router", "Routing", "allowed_experts", "choose", "gate_weights", "ro
 
 
 class Router(nn.Module):
-    """Scores every expert for every token and picks the best; always in fp32.
+    """Score every expert for every token and pick the best, always in fp32.
 
     Source: DeepSeek-V3, arXiv 2412.19437 §2.1.2, equations 12–16; DeepSeek-V2, arXiv 2405.04434
     §2.2.1–2.2.2 for softmax and the group maximum.
@@ -29,9 +29,9 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", bias if config.expert_bias else None)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Router":
-        """Follow `model.bfloat16()` and the like, but keep the bias in fp32.
+        """Apply `model.bfloat16()` and the like, but keep the bias in fp32.
 
-        Balancing moves it by steps that narrower types round away.
+        Balancing changes the bias in steps that narrower dtypes would round away.
         """
         bias = self.e_score_correction_bias
         super()._apply(fn, recurse)

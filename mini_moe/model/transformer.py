@@ -1,4 +1,4 @@
-"""The whole model: embedding, blocks, head; and the count of its parameters."""
+"""The whole model: embedding, blocks and head, with its parameter count."""
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +17,8 @@ from mini_moe.model.router import Routing
 class Transformer(nn.Module):
     """A DeepSeek-V3-style language model: tokens [batch, seq] in, logits [batch, seq, vocab] out.
 
-    Module and parameter names are those of DeepSeek's checkpoints. `tokenizer` is set by whoever
-    knows it (`load_hf`, training); the model itself works on token ids.
+    Module and parameter names are those of DeepSeek's checkpoints. `load_hf` and training set
+    `tokenizer`; the model itself works on token ids.
     Source: DeepSeek-V3, arXiv 2412.19437 §2.
     """
 
@@ -45,10 +45,10 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Logits of the token after each position.
+        """Return the logits of the token after each position.
 
         With `routings`, each MoE layer appends its decisions to the list. With a cache, `tokens`
-        continue what the cache holds.
+        continue the cached sequence.
         Raises: ValueError for an empty batch, ids out of range, or more than max_seq_len positions.
         """
         return self.lm_head(self.hidden(tokens, cache=cache, routings=routings))
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """The normalised vectors that the head turns into logits."""
+        """Return the normalised vectors that the head turns into logits."""
         start = 0 if cache is None else len(cache)
         self.check_tokens(tokens, start)
         rotation = rope_rotation(self.config, start, tokens.shape[1], tokens.device)
@@ -76,23 +76,23 @@ class Transformer(nn.Module):
         depth: int = 0,
         routings: list[Routing] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """MTP module `depth`: what predicts, at each position, one token further than `hidden`.
+        """Apply MTP module `depth`; its output predicts one token further ahead than `hidden`.
 
         `tokens` are the tokens that `hidden` predicts, so position i holds the true token i + 1.
-        Raises: ValueError for a depth without a module, and as `forward` does.
+        Raises: ValueError if there is no module `depth`, or for bad tokens, as in `forward`.
         """
         if not 0 <= depth < len(self.mtp):
-            raise ValueError(f"depth={depth}: below n_mtp_layers={len(self.mtp)} expected")
+            raise ValueError(f"depth={depth} must lie in [0, n_mtp_layers={len(self.mtp)})")
         self.check_tokens(tokens, 0)
         rotation = rope_rotation(self.config, 0, tokens.shape[1], tokens.device)
         return self.mtp[depth](hidden, self.embed_tokens(tokens), rotation, routings)
 
     def count_parameters(self) -> tuple[int, int]:
-        """Total and active parameters, counted from the modules, without the MTP modules.
+        """Return the total and active parameters, counted from the modules, excluding MTP.
 
-        Active are those a token meets: everything but the routed experts it is not sent to. The
+        Active parameters are those a token uses: all but the routed experts it is not sent to. The
         expert bias counts as a parameter, as in DeepSeek's figures. Embedding and head both count,
-        once if tied.
+        but only once if tied.
         """
         counted = (*self.named_parameters(), *self.named_buffers())
         total = sum(tensor.numel() for name, tensor in counted if not name.startswith("mtp."))
@@ -105,14 +105,16 @@ class Transformer(nn.Module):
         return total, total - idle
 
     def check_tokens(self, tokens: Tensor, start: int) -> None:
-        """Raise ValueError unless tokens are [batch, seq] ids of this vocabulary that fit."""
+        """Raise ValueError unless tokens are [batch, seq] ids in the vocabulary that fit."""
         if tokens.ndim != 2 or not tokens.numel():
-            raise ValueError(f"tokens: [batch, seq], not empty, expected; got {list(tokens.shape)}")
+            raise ValueError(f"tokens: a non-empty [batch, seq] expected, got {list(tokens.shape)}")
         if tokens.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"tokens: integers (int32, int64) expected, got {tokens.dtype}")
+            raise ValueError(f"tokens: integers (int32 or int64) expected, got {tokens.dtype}")
         end = start + tokens.shape[1]
         if end > self.config.max_seq_len:
-            raise ValueError(f"tokens reach position {end}, max_seq_len={self.config.max_seq_len}")
+            raise ValueError(
+                f"tokens reach position {end}, but max_seq_len={self.config.max_seq_len}"
+            )
         if torch.compiler.is_compiling() or tokens.is_meta:
             return
         low, high = int(tokens.min()), int(tokens.max())
@@ -129,7 +131,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward network or experts, each behind a norm and added back."""
+    """Attention, then a feed-forward network or experts, each with a pre-norm and a residual."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()

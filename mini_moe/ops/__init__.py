@@ -1,6 +1,6 @@
-"""The hot operations: one definition each, and faster forms behind the same name."""
+"""The performance-critical operations: one definition each, with faster forms of the same name."""
 
-from mini_moe.ops import stages  # noqa: F401 (teaches torch the compiled stages)
+from mini_moe.ops import stages  # noqa: F401 (registers the compiled stages with torch)
 from mini_moe.ops.attention import causal_attention
 from mini_moe.ops.cross_entropy import cross_entropy
 from mini_moe.ops.experts import moe_experts

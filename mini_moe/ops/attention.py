@@ -9,8 +9,8 @@ from mini_moe.ops import reference
 from mini_moe.ops.precision import autocast_dtype
 from mini_moe.ops.switch import allowed_form
 
-LONGEST_EXPLICIT = 1024  # keys up to which the [queries, keys] weights are kept for the backward
-QUERY_BLOCK = 128  # queries that are multiplied together with all keys before them
+LONGEST_EXPLICIT = 1024  # up to this many keys, backward keeps the [queries, keys] weights
+QUERY_BLOCK = 128  # queries multiplied at once with all the keys they can see
 
 
 def causal_attention(
@@ -19,18 +19,18 @@ def causal_attention(
     value: Float[Tensor, "batch heads keys d_v"],
     scale: float,
 ) -> Float[Tensor, "batch heads queries d_v"]:
-    """`reference.attention`: a query sees its own position and those before.
+    """`reference.attention`: each query sees its own position and all earlier ones.
 
     The queries are the last positions of the keys, so the same call serves training (as many
-    queries as keys) and decoding with a cache (fewer). On the CPU short sequences keep the weights
-    for the backward pass; long ones, and all on a GPU, go through torch's fused attention, which
-    computes them again. Under autocast all of it runs in its type.
+    queries as keys) and decoding with a cache (fewer). On the CPU, short sequences keep the
+    attention weights for the backward pass; long ones, and all sequences on a GPU, go through
+    torch's fused attention, which recomputes them. Under autocast, everything runs in its dtype.
 
-    Raises: ValueError for more queries than keys.
+    Raises: ValueError if there are more queries than keys.
     """
     if query.shape[-2] > key.shape[-2]:
         raise ValueError(
-            f"query: at most as many as the {key.shape[-2]} keys expected, got {query.shape[-2]}"
+            f"query: at most one position per key ({key.shape[-2]}) expected, got {query.shape[-2]}"
         )
     if dtype := autocast_dtype(query):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -42,7 +42,7 @@ def causal_attention(
 
 
 class BlockwiseAttention(torch.autograd.Function):
-    """Explicit attention, a block of queries at a time: keys that a block can't see cost nothing.
+    """Explicit attention, one block of queries at a time: keys a block can't see cost nothing.
 
     With s = (scale · q) kᵀ and p = softmax(s): o = p v. Backward, with dp = do vᵀ:
     ds = p ⊙ (dp − Σ dp ⊙ p), dq = scale · ds k, dk = dsᵀ (scale · q), dv = pᵀ do.
@@ -76,7 +76,7 @@ class BlockwiseAttention(torch.autograd.Function):
             grad_query[..., rows, :] = (grad_scores @ key[..., :seen, :]) * ctx.scale
             to_key = grad_scores.transpose(-1, -2) @ scaled[..., rows, :]
             to_value = p.transpose(-1, -2) @ back
-            if seen == key.shape[-2]:  # the last block, which comes first, sees every key
+            if seen == key.shape[-2]:  # the last block is processed first and sees every key
                 grad_key, grad_value = to_key, to_value
             else:
                 grad_key[..., :seen, :] += to_key
@@ -85,7 +85,7 @@ class BlockwiseAttention(torch.autograd.Function):
 
 
 def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:
-    """Blocks of queries, each with the number of keys that its last query sees."""
+    """Return blocks of queries, each with the number of keys its last query sees."""
     starts = range(0, queries, QUERY_BLOCK)
     ends = [min(start + QUERY_BLOCK, queries) for start in starts]
     return [
@@ -94,7 +94,7 @@ def query_blocks(queries: int, keys: int) -> list[tuple[slice, int]]:
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """torch's kernels want queries, keys and values of one width; zeros fill what is missing."""
+    """Run torch's fused attention, zero-padding queries, keys and values to the same width."""
     queries, keys, d_v = query.shape[-2], key.shape[-2], value.shape[-1]
     width = max(query.shape[-1], d_v)
     query, key, value = (F.pad(t, (0, width - t.shape[-1])) for t in (query, key, value))

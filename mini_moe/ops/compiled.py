@@ -1,8 +1,8 @@
-"""The compiled operations for CPU and CUDA: found, loaded and asked for here.
+"""Load the compiled operations for CPU and CUDA, and decide when they can run.
 
-`make kernels` builds `mini_moe/_C.abi3.so` from `kernels/`, with CUDA kernels where nvcc is found.
-Without it, or where it does not fit, PyTorch does the same work; `ops.describe()` says which and
-why. `MINI_MOE_KERNELS=off` in the environment leaves the library alone.
+`make kernels` builds `mini_moe/_C.abi3.so` from `kernels/`, with CUDA kernels if nvcc is found. If
+the library is missing or doesn't support an input, PyTorch does the same work; `ops.describe()`
+says which one runs and why. `MINI_MOE_KERNELS=off` in the environment disables the library.
 """
 
 import hashlib
@@ -14,24 +14,25 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from mini_moe.ops.seal import is_whole
 from mini_moe.ops.switch import allowed_form
 
 LIBRARY = Path(__file__).parents[1] / "_C.abi3.so"
 SOURCES = Path(__file__).parents[2] / "kernels"
-MARK = b"mini_moe built from "  # stands in the library before the fingerprint of its sources
-CUDA_MARK = b"mini_moe CUDA by "  # before nvcc's stamp, ": ", and what the library has for CUDA
+MARK = b"mini_moe built from "  # precedes the fingerprint of the sources in the library
+CUDA_MARK = b"mini_moe CUDA by "  # precedes nvcc's stamp, ": ", and what the library has for CUDA
 DTYPES = (torch.float32, torch.bfloat16)
-MOST_EXPERTS_ON_CUDA = 1024  # sort_rows.cu: one thread of a block counts for each
+MOST_EXPERTS_ON_CUDA = 1024  # sort_rows.cu counts each expert with one thread of a block
 
 
 def sources() -> list[Path]:
-    """The C++ and CUDA files that the library is made of."""
+    """Return the C++ and CUDA files that the library is built from."""
     files = [*SOURCES.glob("cpu/**/*"), *SOURCES.glob("cuda/*"), *SOURCES.glob("*.cu*")]
     return sorted(p for p in files if p.suffix in (".h", ".cpp", ".cu", ".cuh"))
 
 
 def fingerprint() -> str:
-    """Changes with the sources and the way they are built; any torch from 2.11 on fits."""
+    """Hash the sources and the build script, but not torch: any version from 2.11 on works."""
     digest = hashlib.sha256()
     for path in [*sources(), SOURCES / "build.py"]:
         digest.update(path.relative_to(SOURCES).as_posix().encode() + b"\0" + path.read_bytes())
@@ -39,13 +40,17 @@ def fingerprint() -> str:
 
 
 def load() -> str:
-    """Load the library if it is there and fits its sources; the reason it is not used, or ""."""
+    """Load the library if it exists and matches its sources; return why it isn't used, or ""."""
     if os.environ.get("MINI_MOE_KERNELS", "").lower() in ("off", "0"):
         return "MINI_MOE_KERNELS is off"
     if not LIBRARY.exists():
-        return "not built here, `make kernels` does"
-    if SOURCES.exists() and MARK + fingerprint().encode() not in LIBRARY.read_bytes():
-        return f"{LIBRARY.name} is older than its sources, `make kernels` renews it"
+        how = "run `make kernels`" if SOURCES.exists() else "the sources are in the repository"
+        return f"not built: {how}"
+    data = LIBRARY.read_bytes()
+    if not is_whole(data):
+        return f"{LIBRARY.name} is damaged or truncated: run `make kernels`"
+    if SOURCES.exists() and MARK + fingerprint().encode() not in data:
+        return f"{LIBRARY.name} is older than its sources: run `make kernels`"
     try:
         torch.ops.load_library(LIBRARY)
         torch.ops.mini_moe.instruction_set()
@@ -55,12 +60,12 @@ def load() -> str:
 
 
 def instruction_set() -> str:
-    """The instruction set that the loaded library uses on this processor."""
+    """Return the instruction set that the loaded library uses on this processor."""
     return torch.ops.mini_moe.instruction_set()
 
 
 def cuda_kernels() -> str:
-    """The architectures that the loaded library has CUDA kernels for, or "none: …" and why."""
+    """Return the architectures with CUDA kernels in the loaded library, or "none: …" and why."""
     return f"none: {WHY_NOT}" if WHY_NOT else torch.ops.mini_moe.cuda_kernels()
 
 
@@ -69,13 +74,13 @@ CUDA_WHY_NOT = cuda_kernels().partition("none: ")[2]
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether what is compiled for the CPU takes these: float64 and the like stay with PyTorch."""
+    """Return whether compiled CPU code accepts these; float64 and the like stay with PyTorch."""
     fits = all(t.device.type == "cpu" and t.dtype in DTYPES for t in tensors)
     return fits and allowed_form() == "compiled" and not WHY_NOT and not carries_tangents()
 
 
 def serves_experts(x: Tensor, gates: Tensor, n_experts: int) -> bool:
-    """Whether the compiled layer takes this, on the CPU or on a GPU that is not too old."""
+    """Return whether the compiled layer accepts this input, on the CPU or a recent enough GPU."""
     if x.device.type != "cuda":
         return serves(x, gates)
     fits = x.dtype in DTYPES and gates.dtype in DTYPES and n_experts <= MOST_EXPERTS_ON_CUDA
@@ -84,21 +89,26 @@ def serves_experts(x: Tensor, gates: Tensor, n_experts: int) -> bool:
 
 
 def carries_tangents() -> bool:
-    """Whether derivatives run forwards (torch.func.jvp): operations of our own would lose them."""
+    """Return whether forward-mode AD (torch.func.jvp) is active: our operations drop tangents."""
     return forward_ad._current_level >= 0
 
 
 @cache
 def has_tensor_cores_for_bf16(device: int) -> bool:
-    """Whether a GPU is of 2020 or later (compute capability 8.0), which the kernels are built for.
+    """Return whether a GPU is from 2020 or later (compute capability 8.0), as the kernels require.
 
-    Where there is no GPU only shapes are asked for, by fake tensors, and the answer is yes.
+    Without a GPU, only fake tensors get here to infer shapes, and the answer is True.
     """
     return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-class named_errors:  # noqa: N801 (called like a function)
-    """The library's complaints about arguments, as ValueError."""
+def release_memory() -> int:
+    """Release the scratch memory that the kernels' threads keep; return its size in bytes."""
+    return 0 if WHY_NOT else torch.ops.mini_moe.release_scratch()
+
+
+class named_errors:  # noqa: N801 (used like a function)
+    """Context manager: re-raise the library's argument errors as ValueError."""
 
     def __enter__(self) -> None:
         pass

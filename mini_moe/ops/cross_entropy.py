@@ -1,4 +1,4 @@
-"""`mini_moe::cross_entropy`: the loss of a vocabulary of logits, without its probabilities."""
+"""`mini_moe::cross_entropy`: the loss from logits, without storing probabilities."""
 
 import torch
 from jaxtyping import Float, Int
@@ -14,9 +14,9 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """−ln softmax(logits)[target], averaged over all tokens, in fp32.
 
-    The compiled kernel keeps the logits and two numbers a token for the backward pass, and writes
-    the gradient in the type of the logits; it can't be differentiated again.
-    Raises: ValueError (IndexError without the kernel) when a target is out of range.
+    The compiled kernel keeps the logits and two numbers per token for the backward pass, and
+    writes the gradient in the dtype of the logits; it can't be differentiated again.
+    Raises: ValueError (IndexError without the kernel) if a target is out of range.
     """
     if serves(logits):
         with compiled.named_errors():

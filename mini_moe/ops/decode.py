@@ -1,7 +1,7 @@
-"""`mini_moe::decode`: a few tokens through all layers in one call.
+"""`mini_moe::decode`: run a few tokens through all layers in one call.
 
-A token's pass does little arithmetic in each of dozens of operations, and calling them takes longer
-than the arithmetic. Where the compiled library serves, all of it is one operation.
+For a single token, each of dozens of operations does little arithmetic, and calling them takes
+longer than the arithmetic. With the compiled library, the whole pass is one operation.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mini_moe.config import ModelConfig
 from mini_moe.ops import compiled
 from mini_moe.ops.route import MOST_CHOSEN, MOST_EXPERTS, gate_settings
 
-# A layer as the operation takes it: what it lacks is empty. Those in FLOATS are always fp32.
+# A layer's tensors in the operation's order; missing ones are empty. FLOATS are always fp32.
 TENSORS = (
     *("input_norm", "query_a", "query_norm", "query", "keep", "latent_norm", "up", "out"),
     *("post_norm", "gate_proj", "up_proj", "down_proj"),
@@ -24,7 +24,7 @@ FLOATS = ("input_norm", "query_norm", "latent_norm", "post_norm", "router", "bia
 
 
 def serves(config: ModelConfig, layers: Sequence[dict[str, Tensor]], x: Tensor) -> bool:
-    """Whether `decode` takes these layers with embedded tokens like `x`."""
+    """Return whether `decode` accepts these layers with embedded tokens like `x`."""
     small = config.n_routed_experts <= MOST_EXPERTS and config.top_k <= MOST_CHOSEN
     matrices = [t for layer in layers for name, t in layer.items() if name not in FLOATS]
     same = all(t.dtype == x.dtype and t.device == x.device for t in matrices)
@@ -32,7 +32,7 @@ def serves(config: ModelConfig, layers: Sequence[dict[str, Tensor]], x: Tensor) 
 
 
 def flat(layers: Sequence[dict[str, Tensor]]) -> list[Tensor]:
-    """The layers' tensors one after the other, in the operation's order and types."""
+    """Return the tensors of all layers as one list, in the operation's order and dtypes."""
     nothing, found = next(iter(layers[0].values())).new_empty(0), []
     for layer in layers:
         for name in TENSORS:
@@ -50,12 +50,12 @@ def decode(
     norm: Float[Tensor, "d_model"],
     settings: tuple,
 ) -> Float[Tensor, "batch new d_model"]:
-    """Read embedded tokens through the layers and the final norm, in fp32; the cache grows.
+    """Run embedded tokens through the layers and the final norm in fp32, and extend the cache.
 
     Row b of the cache `numbers` holds lengths[b] positions; each layer writes the new ones after
-    them and attends to latents. `settings` are `settings_of` the configuration.
+    them and attends to latents. `settings` come from `settings_of`.
 
-    Raises: ValueError naming what does not fit, before the cache is touched.
+    Raises: ValueError naming the argument that does not fit, before the cache is touched.
     """
     with compiled.named_errors():
         return torch.ops.mini_moe.decode.default(
@@ -64,7 +64,7 @@ def decode(
 
 
 def settings_of(config: ModelConfig, scale: float) -> tuple:
-    """What `decode` needs to know beside tensors; `scale` is the softmax's."""
+    """Return the non-tensor arguments of `decode`; `scale` multiplies the softmax's scores."""
     return (
         *(config.n_heads, config.v_head_dim, scale, config.norm_eps, config.latent_norm_eps),
         *gate_settings(config),

@@ -1,4 +1,4 @@
-"""`moe_experts`: the routed experts of one layer, in the form that the switch allows."""
+"""`moe_experts`: the routed experts of one layer, in the form the switch allows."""
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +22,11 @@ def moe_experts(
 ) -> Float[Tensor, "tokens d_model"]:
     """Send each token through its experts and add their outputs, weighted by the gates.
 
-    Defined by `reference.moe_experts`. Under autocast the products run in its type, and gates are
-    rounded to it where they multiply. Gradients reach x, gates and both weights; outside of the
-    definition they can't be differentiated again.
+    Defined by `reference.moe_experts`. Under autocast, the matrix products run in its dtype, and
+    the gates are rounded to it before they are applied. Gradients reach x, the gates and both
+    weights; only those of the definition can be differentiated again.
 
-    Raises: ValueError when shapes don't fit each other or an expert id is out of range.
+    Raises: ValueError if shapes don't match or an expert id is out of range.
     """
     if dtype := autocast_dtype(x):
         x, gate_up_proj, down_proj = x.to(dtype), gate_up_proj.to(dtype), down_proj.to(dtype)
@@ -87,7 +87,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _differentiate(ctx, grad, _grad_saved):
     if not ctx.keep:
-        raise RuntimeError("keep=False was asked for, so moe_experts can't be differentiated")
+        raise RuntimeError("moe_experts ran with keep=False, so it can't be differentiated")
     grads = torch.ops.mini_moe.experts_backward(grad.contiguous(), *ctx.saved_tensors)
     return grads[0], None, *grads[1:], None
 

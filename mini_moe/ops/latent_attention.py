@@ -1,4 +1,4 @@
-"""`mini_moe::latent_attention`: heads whose keys and values one projection of a latent made."""
+"""`mini_moe::latent_attention`: attention with keys and values projected from a latent."""
 
 import torch
 from einops import rearrange
@@ -19,13 +19,13 @@ def latent_attention(
     key_rope: Float[Tensor, "batch keys d_rope"],
     scale: float,
 ) -> Float[Tensor, "batch queries heads d_v"]:
-    """Causal attention whose keys are [nope | rope]: nope from `kv`, before the head's value.
+    """Causal attention with keys [nope | rope]; `kv` holds each head's nope part, then its value.
 
-    The rope part of a key is shared by all heads. Where the compiled kernel serves, the keys are
-    never put together in memory and no weight is kept for the backward pass. Gradients can't be
-    differentiated again there. Under autocast all of it runs in its type.
+    All heads share the rope part of a key. The compiled kernel never assembles the keys in memory
+    and keeps no attention weights for the backward pass; its gradients can't be differentiated
+    again. Under autocast, everything runs in its dtype.
 
-    Raises: ValueError when shapes don't fit, or for more queries than keys.
+    Raises: ValueError if shapes don't match or there are more queries than keys.
     """
     if dtype := autocast_dtype(query):
         query, kv, key_rope = query.to(dtype), kv.to(dtype), key_rope.to(dtype)

@@ -1,4 +1,4 @@
-"""`mini_moe::linear`: a product with a weight that is rounded on the way, not copied before."""
+"""`mini_moe::linear`: a matrix product that rounds the weight on the fly instead of copying it."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from mini_moe.ops.compiled import serves
 from mini_moe.ops.precision import autocast_dtype
 from mini_moe.ops.registration import register
 
-FEWEST_ROWS = 8  # below, packing the weight takes longer than what it saves
+FEWEST_ROWS = 8  # for fewer, packing the weight takes longer than it saves
 
 
 def linear(
@@ -18,12 +18,12 @@ def linear(
     weight: Float[Tensor, "d_out d_in"],
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*batch d_out"]:
-    """x weightᵀ, computed in `dtype`: by default autocast's, or that of x outside of it.
+    """x weightᵀ, computed in `dtype`: by default autocast's or, without autocast, that of x.
 
-    The compiled product of many rows reads x and weight as they are and rounds them while it puts
-    them in order; the weight's gradient is written in the weight's type as it is summed. Both
-    gradients come from one pass and can't be differentiated again.
-    Raises: ValueError (RuntimeError without the kernel) when the widths differ.
+    For many rows, the compiled product reads x and weight as they are and rounds them while
+    packing; the weight's gradient is accumulated directly in the weight's dtype. Both gradients
+    come from one pass and can't be differentiated again.
+    Raises: ValueError (RuntimeError without the kernel) if the widths differ.
     """
     computed = dtype or autocast_dtype(x) or (x.dtype if x.dtype == weight.dtype else None)
     many = x.numel() >= FEWEST_ROWS * x.shape[-1] > 0

@@ -8,7 +8,7 @@ from torch import Tensor
 from mini_moe.ops import compiled
 from mini_moe.ops.compiled import serves
 
-THIN = 17  # rows from which on packing the weight pays
+THIN = 17  # from this many rows on, packing the weight pays off
 
 
 def product(
@@ -18,8 +18,8 @@ def product(
 ) -> Float[Tensor, "rows d_out"]:
     """x weightᵀ in `dtype`, by default that of the weight, without a gradient.
 
-    Compiled, for few rows the weight is read once, where it is; from `THIN` rows on it is packed
-    first.
+    For few rows, the compiled form reads the weight once, in place; from `THIN` rows on it packs
+    the weight first.
     """
     dtype = dtype or weight.dtype
     if not (serves(x, weight) and dtype in compiled.DTYPES):

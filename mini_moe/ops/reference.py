@@ -1,7 +1,7 @@
 """The definition of every operation, in plain PyTorch.
 
-Slow and obvious on purpose. Whatever is faster must agree with this; `python -m mini_moe.ops` lists
-what is.
+Slow and obvious on purpose. Every faster form must agree with its definition here;
+`python -m mini_moe.ops` lists them.
 """
 
 from typing import NamedTuple
@@ -42,12 +42,12 @@ def moe_experts(
 
 
 class Routing(NamedTuple):
-    """One layer's decisions, in the order in which they were made."""
+    """One layer's decisions, in the order they are made."""
 
     logits: Float[Tensor, "tokens experts"]
     scores: Float[Tensor, "tokens experts"]  # sigmoid or softmax of the logits
     choice_scores: Float[Tensor, "tokens experts"]  # scores + bias; −inf outside chosen groups
-    expert_ids: Int[Tensor, "tokens top_k"]  # best first; the lower id wins a tie
+    expert_ids: Int[Tensor, "tokens top_k"]  # best first; ties go to the lower id
     gates: Float[Tensor, "tokens top_k"]  # weights of the chosen experts, without the bias
 
 
@@ -58,7 +58,7 @@ def route(
 ) -> Routing:
     """Logits → scores → + bias → groups → top-k → gates.
 
-    The bias moves the choice and never the weight: gates are made from the bare scores.
+    The bias affects the choice but never the weight: gates are computed from the raw scores.
     Source: DeepSeek-V3, arXiv 2412.19437 §2.1.2, equations 12–16.
     """
     scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
@@ -74,17 +74,17 @@ def route(
 
 
 def choose(values: Float[Tensor, "tokens n"], k: int) -> Int[Tensor, "tokens k"]:
-    """Indices of the k largest values, best first; ties go to the lower index on every machine."""
+    """Return the indices of the k largest values, best first; ties go to the lower index."""
     return values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
 
 def allowed_experts(
     choice_scores: Float[Tensor, "tokens experts"], config: ModelConfig
 ) -> Bool[Tensor, "tokens experts"]:
-    """True for the experts of each token's `top_k_groups` best groups.
+    """Return a mask of the experts in each token's `top_k_groups` best groups.
 
-    A group is worth the sum of its two best choice scores (V3) or its best one (V2). In V3 a group
-    is a node, so this bounds how many nodes a token's activations travel to.
+    A group's score is the sum of its two best choice scores (V3) or its best one (V2). In V3 a
+    group is a node, so this limits how many nodes a token's activations are sent to.
     Source: arXiv 2412.19437 §2.1.2 "Node-Limited Routing"; arXiv 2405.04434 §2.2.2.
     """
     grouped = rearrange(choice_scores, "tokens (g e) -> tokens g e", g=config.n_expert_groups)
@@ -97,7 +97,7 @@ def allowed_experts(
 def gate_weights(
     chosen_scores: Float[Tensor, "tokens top_k"], config: ModelConfig
 ) -> Float[Tensor, "tokens top_k"]:
-    """The chosen scores, divided by their sum where `norm_topk_prob`, times `route_scale`."""
+    """Return the chosen scores, divided by their sum if `norm_topk_prob`, times `route_scale`."""
     if config.norm_topk_prob:
         chosen_scores = chosen_scores / (chosen_scores.sum(dim=-1, keepdim=True) + 1e-20)
     return chosen_scores * config.route_scale
@@ -112,7 +112,7 @@ def attention(
     value: Float[Tensor, "batch heads keys d_v"],
     scale: float,
 ) -> Float[Tensor, "batch heads queries d_v"]:
-    """softmax(scale · q kᵀ + mask) v: a query sees its own position and those before it.
+    """softmax(scale · q kᵀ + mask) v: each query sees its own position and all earlier ones.
 
     The queries are the last positions of the keys. Source: Vaswani et al., arXiv 1706.03762 §3.2.1.
     """
@@ -122,7 +122,7 @@ def attention(
 
 
 def future(queries: int, keys: int, like: Tensor) -> Bool[Tensor, "queries keys"]:
-    """True where a key comes after the query; the last query sees every key."""
+    """Return a mask of the keys that come after each query; the last query sees every key."""
     everything = torch.ones(queries, keys, dtype=torch.bool, device=like.device)
     return everything.triu(diagonal=keys - queries + 1)
 
@@ -132,7 +132,7 @@ def keys_and_values(
     key_rope: Float[Tensor, "batch keys d_rope"],
     d_qk: int,
 ) -> tuple[Float[Tensor, "batch heads keys d_qk"], Float[Tensor, "batch heads keys d_v"]]:
-    """Every head's keys [nope | rope], the rope part repeated, and its values.
+    """Return every head's keys [nope | rope], with the rope part repeated, and its values.
 
     Source: DeepSeek-V3, arXiv 2412.19437 §2.1.1, equations 3–5.
     """
@@ -146,10 +146,10 @@ def keys_and_values(
 def apply_rope(
     x: Float[Tensor, "*batch seq width"], rotation: Float[Tensor, "seq pairs 2"]
 ) -> Float[Tensor, "*batch seq width"]:
-    """Turn each pair of neighbouring channels (2i, 2i + 1) by its angle, in fp32.
+    """Rotate each pair of adjacent channels (2i, 2i + 1) by its angle, in fp32 or wider.
 
     (a, b) → (a cos − b sin, a sin + b cos). The dot product of two rotated vectors depends only on
-    the distance between their positions. Pairs are neighbours, as in DeepSeek's weights.
+    the distance between their positions. Pairs are adjacent channels, as in DeepSeek's weights.
     Source: Su et al., arXiv 2104.09864 §3.4.2.
     """
     cos, sin = rotation.to(torch.promote_types(x.dtype, torch.float32)).unbind(-1)
@@ -164,7 +164,7 @@ def apply_rope(
 def rms_norm(
     x: Float[Tensor, "*batch width"], weight: Float[Tensor, "width"], eps: float
 ) -> Float[Tensor, "*batch width"]:
-    """x / √(mean(x²) + eps), times weight; the division in fp32 whatever the type of x.
+    """x / √(mean(x²) + eps), times weight; the division runs in fp32 or wider.
 
     Source: Zhang and Sennrich, arXiv 1910.07467 §4.
     """

@@ -1,4 +1,4 @@
-"""What torch learns of a compiled operation: its shapes and its derivative."""
+"""Register a compiled operation's shapes and derivative with torch."""
 
 from collections.abc import Callable
 
@@ -15,9 +15,9 @@ def register(
     save: Callable,
     backward: str = "",
 ) -> None:
-    """Shapes and derivative of `mini_moe::NAME`; its backward operation has no derivative.
+    """Register the shapes and derivative of `mini_moe::NAME`; its backward has no derivative.
 
-    `backward` is that operation's name, NAME_backward unless given. Does nothing where the library
+    `backward` names the backward operation, NAME_backward by default. Does nothing if the library
     is not loaded.
     """
     if compiled.WHY_NOT:

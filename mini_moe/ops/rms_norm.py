@@ -1,4 +1,4 @@
-"""`mini_moe::rms_norm`: a norm in one pass."""
+"""`mini_moe::rms_norm`: RMSNorm in one pass."""
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,9 @@ def normalise(
     eps: float,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*batch width"]:
-    """`reference.rms_norm` in `dtype`; by default autocast's, so that no projection rounds again.
+    """`reference.rms_norm` in `dtype`: by default autocast's, so projections needn't round again.
 
-    Outside of autocast the default is the wider type of x and weight. The gradients of the compiled
+    Without autocast, the default is the wider dtype of x and weight. The gradients of the compiled
     form can't be differentiated again.
     """
     dtype = dtype or autocast_dtype(x) or torch.promote_types(x.dtype, weight.dtype)

@@ -1,4 +1,4 @@
-"""`mini_moe::rotate`: rotary positions on the last channels of every head."""
+"""`mini_moe::rotate`: rotary position embedding of the last channels of every head."""
 
 import torch
 from einops import rearrange
@@ -13,7 +13,7 @@ from mini_moe.ops.reference import apply_rope
 def rotate(
     x: Float[Tensor, "batch seq heads width"], rotation: Float[Tensor, "seq pairs 2"]
 ) -> Float[Tensor, "batch seq heads width"]:
-    """`apply_rope` on the last 2 · pairs channels of every head; those before stay."""
+    """`apply_rope` on the last 2 · pairs channels of every head; the others don't change."""
     if serves(x, rotation) and rotation.dtype == torch.float32:
         return torch.ops.mini_moe.rotate(x, rotation, False)
     turned = 2 * rotation.shape[1]
@@ -28,7 +28,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad):
-    """The gradient turns the other way."""
+    """Rotate the gradient in the opposite direction."""
     return torch.ops.mini_moe.rotate(grad, ctx.rotation, not ctx.back), None, None
 
 

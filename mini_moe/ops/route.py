@@ -1,4 +1,4 @@
-"""`route` and `choose`: what the router decides from its logits, in one compiled pass."""
+"""`route` and `choose`: the router's decisions from its logits, in one compiled pass."""
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from mini_moe.ops import compiled, reference
 from mini_moe.ops.compiled import serves, serves_experts
 from mini_moe.ops.reference import Routing
 
-MOST_EXPERTS, MOST_CHOSEN = 1024, 32  # of the compiled gate
+MOST_EXPERTS, MOST_CHOSEN = 1024, 32  # limits of the compiled gate
 
 
 def route(
@@ -17,10 +17,10 @@ def route(
     expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> Routing:
-    """`reference.route`; compiled, one pass over the logits makes scores, choice and gates.
+    """`reference.route`; the compiled form computes scores, choice and gates in one pass.
 
-    Compiled on the CPU and on CUDA for fp32 logits of up to 1,024 experts, of which a token uses
-    up to 32.
+    Compiled on the CPU and on CUDA for fp32 logits of up to 1,024 experts, up to 32 of them chosen
+    per token.
     """
     exact = logits.dtype == torch.float32 and (
         expert_bias is None or expert_bias.dtype == torch.float32
@@ -35,7 +35,7 @@ def route(
 
 
 def gate_settings(config: ModelConfig) -> tuple:
-    """What the compiled gate needs to know besides tensors, in the operation's order."""
+    """Return the compiled gate's non-tensor arguments, in the operation's order."""
     return (
         *(config.top_k, config.n_expert_groups, config.top_k_groups),
         *(config.group_score == "top2_sum", config.score_function == "softmax"),
@@ -44,7 +44,7 @@ def gate_settings(config: ModelConfig) -> tuple:
 
 
 def choose(values: Float[Tensor, "tokens n"], k: int) -> Int[Tensor, "tokens k"]:
-    """`reference.choose`: indices of the k largest values, ties to the lower index."""
+    """`reference.choose`: indices of the k largest values; ties go to the lower index."""
     if values.dtype == torch.float32 and serves(values):
         return torch.ops.mini_moe.choose_best(values, k)
     return reference.choose(values, k)
@@ -53,7 +53,7 @@ def choose(values: Float[Tensor, "tokens n"], k: int) -> Int[Tensor, "tokens k"]
 def likeliest(
     logits: Float[Tensor, "rows vocab"],
 ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
-    """The largest logit of each row, NaN if there is one, and its index."""
+    """Return the largest logit of each row (NaN if the row has one) and its index."""
     if logits.dtype != torch.float32 or not serves(logits):
         return tuple(logits.max(dim=-1))
     tokens = torch.ops.mini_moe.choose_best.default(logits, 1)

@@ -1,7 +1,7 @@
 """The fast PyTorch form of a mixture of experts: sort, multiply block by block, gather and add.
 
-Only matrix products loop over experts. Mixing is a gather with a sum per token instead of a
-scattered addition, so the same input gives the same bits on every run, and nothing of size
+Only the matrix products loop over experts. Outputs are gathered and summed per token rather than
+scattered and added, so the same input gives the same bits on every run, and nothing of size
 [tokens, top_k, d_model] is ever written.
 """
 
@@ -23,9 +23,9 @@ def forward(
     down_proj: Float[Tensor, "experts d_model d_expert"],
     keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The mixed output [tokens, d_model], and gate_up [most_rows, 2·d_expert] for the backward.
+    """Return the mixed output [tokens, d_model] and gate_up [most_rows, 2·d_expert] for backward.
 
-    Without `keep` the second is empty, and the backward pass is not possible.
+    Without `keep`, gate_up is empty and there can be no backward pass.
     """
     experts, _, d_expert, d_model = gate_up_proj.shape
     multiple = row_multiple(expert_ids.numel(), experts)
@@ -55,10 +55,10 @@ def backward(
     down_proj: Float[Tensor, "experts d_model d_expert"],
     saved: Float[Tensor, "most_rows two_d_expert"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, gates, gate_up_proj and down_proj.
+    """Return the gradients of x, gates, gate_up_proj and down_proj.
 
-    With h = silu(g)·u and y = W_down h, a gate's gradient is ⟨grad, y⟩ = ⟨W_downᵀ grad, h⟩: it
-    follows from what the gradient of h needs anyway, and y is never stored. Padding rows have gate
+    With h = silu(g)·u and y = W_down h, a gate's gradient is ⟨grad, y⟩ = ⟨W_downᵀ grad, h⟩. The
+    gradient of h needs the same product anyway, so y is never stored. Padding rows have a gate of
     zero, so they add nothing to any weight's gradient.
     """
     experts, _, d_expert, d_model = gate_up_proj.shape
@@ -92,7 +92,7 @@ def backward(
 
 
 def blocks(rows: SortedRows) -> Iterator[tuple[int, slice]]:
-    """The experts that have rows, each with the slice its rows occupy, padding included."""
+    """Yield each expert that has rows, with the slice they occupy, including padding."""
     offsets = rows.offsets.tolist()
     for expert, (start, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
         if end > start:
@@ -100,17 +100,17 @@ def blocks(rows: SortedRows) -> Iterator[tuple[int, slice]]:
 
 
 def row_multiple(n_rows: int, n_experts: int) -> int:
-    """Round every block up to this many rows: a power of two, about 1/16 of an even share.
+    """Return the multiple that blocks are padded to: a power of two, about 1/16 of an even share.
 
     Loads differ at every step, and a CPU's bfloat16 library compiles a routine for each new number
-    of rows, which takes longer than the product itself. Rounded up, a few sizes come back always.
+    of rows, which takes longer than the product itself. With padding, the same few sizes recur.
     """
     share = n_rows // (16 * n_experts)
     return 1 << (share.bit_length() - 1) if share else 1
 
 
 def most_rows(n_rows: int, n_experts: int) -> int:
-    """Rows that padding can need at most: a size known before the tokens are routed."""
+    """Return the maximum number of rows with padding: a size known before tokens are routed."""
     return n_rows + n_experts * (row_multiple(n_rows, n_experts) - 1)
 
 
@@ -119,7 +119,7 @@ def gather_sum(
     place: Int[Tensor, "tokens top_k"],
     weights: Float[Tensor, "tokens top_k"] | None = None,
 ) -> Float[Tensor, "tokens d"]:
-    """Σ_k weights[t, k] · values[place[t, k]], fused: an embedding bag over sorted rows."""
+    """Σ_k weights[t, k] · values[place[t, k]], fused as an embedding bag over sorted rows."""
     return F.embedding_bag(place, values, per_sample_weights=weights, mode="sum")
 
 
@@ -161,7 +161,7 @@ def _differentiate(ctx, grad, _grad_saved):
     if grad is None:
         return None, None, None, None, None, None
     if not ctx.keep:
-        raise RuntimeError("keep=False was asked for, so moe_experts can't be differentiated")
+        raise RuntimeError("moe_experts ran with keep=False, so it can't be differentiated")
     grads = sorted_experts_backward(grad.contiguous(), *ctx.saved_tensors)
     return grads[0], None, *grads[1:], None
 

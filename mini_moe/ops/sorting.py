@@ -8,24 +8,24 @@ from torch import Tensor
 
 
 class SortedRows(NamedTuple):
-    """The tokens · top_k rows grouped by expert, one block of rows an expert."""
+    """The tokens · top_k rows grouped by expert, one block of rows per expert."""
 
-    token: Int[Tensor, "rows"]  # token that each sorted row belongs to; 0 where a row is padding
-    place: Int[Tensor, "tokens top_k"]  # sorted row of each token's choice
+    token: Int[Tensor, "rows"]  # token that each sorted row belongs to; 0 for padding
+    place: Int[Tensor, "tokens top_k"]  # sorted row of each (token, choice)
     counts: Int[Tensor, "experts"]  # rows per expert, without padding
-    offsets: Int[Tensor, "experts_plus_1"]  # where each block begins; the last entry is the end
+    offsets: Int[Tensor, "experts_plus_1"]  # start of each block; the last entry is the end
 
 
 def sort_rows(
     expert_ids: Int[Tensor, "tokens top_k"], n_experts: int, multiple: int = 1
 ) -> SortedRows:
-    """Group rows by expert; within an expert they keep the order of the tokens.
+    """Group rows by expert; within an expert, rows stay in token order.
 
-    Counting the rows per expert and adding the counts up gives each expert its block; a stable
-    sort fills the blocks, so the result is the same on every run. Blocks are padded to a
-    `multiple` of rows.
+    The cumulative sum of the rows per expert gives each expert its block; a stable sort fills the
+    blocks, so the result is the same on every run. Block sizes are rounded up to a multiple of
+    `multiple`.
 
-    Raises: ValueError when an id is negative or not below n_experts.
+    Raises: ValueError if an id is negative or not below n_experts.
     """
     flat = expert_ids.reshape(-1)
     if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < n_experts:

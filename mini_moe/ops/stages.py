@@ -1,9 +1,9 @@
-"""The compiled stages of the experts' layer one by one, with fakes and no hidden state.
+"""The compiled stages of the expert layer as separate operations, without hidden state.
 
 `mini_moe::topk_gate`, `sort_rows`, `grouped_swiglu`, `grouped_gemm`, `grouped_wgrad` and `combine`
-exist where the library is loaded (`ops.describe()`); importing this module teaches torch their
-shapes and the gate's derivative. The products have none of their own: the layer in `experts.py`
-has, and needs none of these operations.
+exist if the library is loaded (`ops.describe()`); importing this module registers their shapes and
+the gate's derivative with torch. The products have no derivative of their own: the layer in
+`experts.py` does, and it uses none of these operations.
 """
 
 import torch
@@ -49,7 +49,7 @@ def _combine(rows: Tensor, place: Tensor, gates: Tensor | None):
 
 
 def on_cuda(tensor: Tensor) -> bool:
-    """Whether the kernels of kernels/*.cu run, which leave out indices that name no row."""
+    """Return whether the kernels in kernels/*.cu run; they skip indices that refer to no row."""
     return tensor.is_cuda
 
 
@@ -57,8 +57,8 @@ def gate_backward(ctx, grad_gates, _grad_ids, grad_scores, _grad_choice_scores):
     """With q the chosen scores and S = Σ q + 1e-20: dq = scale · (dgate − Σ dgate · q / S) / S.
 
     Then dlogits = ds · s (1 − s) for sigmoid and s · (ds − Σ ds · s) for softmax. Groups and bias
-    only choose: they have no gradient. One kernel does it, from the logits; on the CPU, where a
-    gradient of the gradient is wanted, what torch can differentiate.
+    only affect the choice, so they have no gradient. One kernel computes this from the logits; if
+    the CPU needs a second derivative, operations that torch can differentiate do.
     """
     ids, logits, scores = ctx.saved_tensors
     softmax, normalise, scale = ctx.settings
@@ -80,12 +80,12 @@ def gate_backward(ctx, grad_gates, _grad_ids, grad_scores, _grad_choice_scores):
 
 
 def no_gradient(ctx, *gradients):
-    """Without this torch would only warn, and leave the gradients out."""
+    """Raise RuntimeError, since torch would only warn and drop the gradients."""
     raise RuntimeError("the stages of the layer can't be differentiated; moe_experts can")
 
 
 def no_second_gate(ctx, grad):
-    """The kernel's result is not a graph."""
+    """Raise RuntimeError, since the kernel's result has no graph."""
     raise RuntimeError("topk_gate can't be differentiated twice on CUDA; on the CPU it can")
 
 

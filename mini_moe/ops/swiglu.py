@@ -1,4 +1,4 @@
-"""`mini_moe::swiglu_product`: the activation between the products of a dense SwiGLU."""
+"""`mini_moe::swiglu_product`: the activation between the matrix products of a dense SwiGLU."""
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from mini_moe.ops.registration import register
 def swiglu_product(
     gate: Float[Tensor, "*batch d_ff"], up: Float[Tensor, "*batch d_ff"]
 ) -> Float[Tensor, "*batch d_ff"]:
-    """silu(gate) ⊙ up. Compiled in one pass, whose gradients can't be differentiated again."""
+    """silu(gate) ⊙ up. Compiled into one pass whose gradients can't be differentiated again."""
     if serves(gate, up) and gate.dtype == up.dtype:
         return torch.ops.mini_moe.swiglu_product(gate, up)
     return reference.swiglu_product(gate, up)

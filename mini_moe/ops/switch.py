@@ -1,4 +1,4 @@
-"""One switch with three positions: which form of the operations may run."""
+"""A three-way switch for the form in which operations may run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ _form: ContextVar[Form] = ContextVar("form", default="compiled")
 
 @contextmanager
 def use(form: Form) -> Iterator[None]:
-    """Run operations at most in this form inside the `with` block.
+    """Inside the `with` block, run operations in this form or, if there is none, a slower one.
 
-    - "definition": what `reference.py` says, in plain PyTorch
-    - "pytorch": the fast form that needs nothing but PyTorch, where there is one
-    - "compiled": the kernels of `kernels/`, where they are built and take the arguments; otherwise
-      as "pytorch". This is what runs outside of any block.
+    - "definition": the functions in `reference.py`, in plain PyTorch
+    - "pytorch": the fast form that needs nothing but PyTorch, if there is one
+    - "compiled": the kernels in `kernels/`, if they are built and accept the arguments; otherwise
+      the same as "pytorch". This is the default outside any block.
 
-    The switch holds for the calling thread or asyncio task only. A backward pass takes the form of
-    its forward pass. `torch.compile` keeps the form in which it traced.
+    The switch applies only to the calling thread or asyncio task. A backward pass uses the form of
+    its forward pass. `torch.compile` keeps the form that was active during tracing.
 
     Raises: ValueError for any other name.
     """
@@ -36,5 +36,5 @@ def use(form: Form) -> Iterator[None]:
 
 @torch.compiler.assume_constant_result
 def allowed_form() -> Form:
-    """The form that the switch allows here and now."""
+    """Return the form that the switch currently allows."""
     return _form.get()

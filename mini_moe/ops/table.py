@@ -1,4 +1,4 @@
-"""The table of all operations: what defines each, and what may compute it."""
+"""The table of all operations: what defines each one and what can compute it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,20 +14,22 @@ ALIKE = "float32 or bfloat16"
 
 
 class Operation(NamedTuple):
-    """One operation in its forms. `cpu` and `cuda` name compiled operations, `mini_moe::NAME`."""
+    """One operation and its forms. `cpu` and `cuda` name compiled operations, `mini_moe::NAME`."""
 
     name: str  # in `mini_moe.ops`
-    definition: Callable | str  # a function of `reference.py`, or who else defines it
+    definition: Callable | str  # a function in `reference.py`, or a description
     pytorch: Callable | None  # the fast PyTorch form; None: the definition is fast
     cpu: str | None
     cuda: str | None
-    when: str  # what the compiled form takes; the PyTorch form takes all that the definition does
+    when: (
+        str  # what the compiled form accepts; the PyTorch form accepts whatever the definition does
+    )
 
 
 TABLE = (
     Operation(
         "moe_experts", reference.moe_experts, sorted_experts, "experts_forward", "experts_forward",
-        f"{ALIKE}; on CUDA compute capability 8.0 and up to 1,024 experts",
+        f"{ALIKE}; on CUDA, compute capability 8.0 or higher and up to 1,024 experts",
     ),
     Operation(
         "route", reference.route, None, "topk_gate", "topk_gate",
@@ -56,9 +58,9 @@ TABLE = (
 
 
 def describe(name: str = "moe_experts") -> str:
-    """One line: which form of an operation runs here on the CPU and on CUDA, and why.
+    """Return one line: which form of an operation runs here on the CPU and on CUDA, and why.
 
-    Raises: ValueError for an operation that is not in the table.
+    Raises: ValueError if the operation is not in the table.
     """
     found = {operation.name: operation for operation in TABLE}.get(name)
     if found is None:
@@ -69,19 +71,19 @@ def describe(name: str = "moe_experts") -> str:
 
 
 def runs_on_cpu(operation: Operation) -> str:
-    """The form that the CPU runs here and now, with the reason where it is not compiled."""
+    """Return the form that currently runs on the CPU, with the reason if it is not compiled."""
     return _form(operation, operation.cpu, compiled.WHY_NOT, compiled.instruction_set)
 
 
 def runs_on_cuda(operation: Operation) -> str:
-    """The same for CUDA."""
+    """Return the form that currently runs on CUDA, with the reason if it is not compiled."""
     return _form(operation, operation.cuda, compiled.CUDA_WHY_NOT, compiled.cuda_kernels)
 
 
 def _form(operation: Operation, name: str | None, why_not: str, target: Callable[[], str]) -> str:
     allowed = allowed_form()
     if allowed == "definition":
-        return "the definition (that is what the switch allows)"
+        return "the definition (set by the switch)"
     if allowed == "pytorch":
         return "PyTorch (compiled kernels switched off)"
     if name is None:
@@ -90,7 +92,7 @@ def _form(operation: Operation, name: str | None, why_not: str, target: Callable
 
 
 def as_text() -> str:
-    """The table, one line per operation."""
+    """Return the table as text, one line per operation."""
     lines = [("operation", "definition", "PyTorch", "CPU", "CUDA", "compiled when")]
     lines += [tuple(_cell(value) for value in row) for row in TABLE]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -1,4 +1,4 @@
-"""Compare an answer with the right one, and say in numbers what is wrong."""
+"""Compare an answer with the correct one and say what is wrong, with numbers."""
 
 import difflib
 import numbers
@@ -11,13 +11,13 @@ ABSOLUTE, RELATIVE = 1e-5, 1e-4  # how far floating-point answers may be off
 
 
 class Mistake(Exception):
-    """What is wrong with an answer: one sentence, with numbers."""
+    """What is wrong with an answer, in one sentence with numbers."""
 
 
 def must_match(got: Any, wanted: Any, what: str = "your result") -> None:
-    """Compare tensors, numbers or tuples of them.
+    """Check that tensors, numbers or tuples of them match.
 
-    Raises: Mistake that names the first difference.
+    Raises: Mistake naming the first difference.
     """
     if isinstance(wanted, tuple):
         _match_tuples(got, wanted, what)
@@ -30,9 +30,9 @@ def must_match(got: Any, wanted: Any, what: str = "your result") -> None:
 
 
 def as_number(value: Any, what: str = "your answer") -> float | int:
-    """A plain number from a number or a tensor that holds one.
+    """Return a plain number, given a number or a one-element tensor.
 
-    Raises: Mistake when it is neither.
+    Raises: Mistake for anything else.
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
@@ -42,9 +42,9 @@ def as_number(value: Any, what: str = "your answer") -> float | int:
 
 
 def as_choice(value: Any, choices: tuple[str, ...]) -> str:
-    """The choice that was meant: capitals and spaces around it make no difference.
+    """Return the matching choice; case and extra whitespace are ignored.
 
-    Raises: Mistake that lists the choices where it is none of them.
+    Raises: Mistake listing the choices if none matches.
     """
     by_name = {choice.casefold(): choice for choice in choices}
     meant = " ".join(str(value).split()).casefold()
@@ -53,7 +53,7 @@ def as_choice(value: Any, choices: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(meant, by_name, n=1)
     guess = f" Did you mean {by_name[close[0]]!r}?" if close else ""
     listed = ", ".join(repr(choice) for choice in choices)
-    raise Mistake(f"{value!r:.60} is none of the choices.{guess} They are: {listed}")
+    raise Mistake(f"{value!r:.60} is not one of the choices.{guess} They are: {listed}")
 
 
 def _match_tuples(got: Any, wanted: tuple, what: str) -> None:
@@ -78,11 +78,11 @@ def _match_tensors(got: Any, wanted: Tensor, what: str) -> None:
     if not isinstance(got, Tensor):
         raise Mistake(f"{what} is {_describe(got)}; a tensor {list(wanted.shape)} expected")
     if got.shape != wanted.shape:
-        raise Mistake(f"{what} has the shape {list(got.shape)}; {list(wanted.shape)} expected")
+        raise Mistake(f"{what} has shape {list(got.shape)}; {list(wanted.shape)} expected")
     if got.is_floating_point() != wanted.is_floating_point():
-        raise Mistake(f"{what} holds {got.dtype}; {wanted.dtype} expected")
+        raise Mistake(f"{what} has dtype {got.dtype}; {wanted.dtype} expected")
     if wanted.is_floating_point() and got.dtype != wanted.dtype:
-        raise Mistake(f"{what} holds {got.dtype}; {wanted.dtype} expected, the type that came in")
+        raise Mistake(f"{what} has dtype {got.dtype}; {wanted.dtype} expected, as in the input")
     ours, theirs = wanted.double(), got.double()
     near = torch.isclose(theirs, ours, atol=ABSOLUTE, rtol=RELATIVE, equal_nan=True)
     if near.all():

@@ -1,4 +1,4 @@
-"""What a notebook talks to: check an answer, ask for a hint, see the solution, compare a guess."""
+"""The notebooks' interface: check an answer, get a hint, see the solution, compare a guess."""
 
 from collections import Counter
 from typing import Any
@@ -11,9 +11,9 @@ _hints_given: Counter[str] = Counter()
 
 
 class Check:
-    """`check.name(answer)` prints one verdict and returns what the lesson goes on with.
+    """`check.name(answer)` prints one verdict and returns the answer the lesson goes on with.
 
-    That is the student's answer where it is correct, else the package's own.
+    That is the student's answer if it is correct, else the package's own.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -40,7 +40,7 @@ check = Check()
 
 
 def check_answer(exercise: Exercise, answer: Any) -> Any:
-    """Print the verdict on one answer; return it where correct, else the package's."""
+    """Print the verdict on an answer; return the answer if it is correct, else the package's."""
     verdict = judge(exercise, answer)
     goes_on = f"The lesson goes on with the package's {exercise.kind}"
     if verdict.state == "correct":
@@ -71,14 +71,14 @@ def explain(exercise: Exercise) -> None:
 
 
 def sentence(text: str) -> str:
-    """Capital first, one mark last; lines of code below stay as they are."""
+    """Capitalize the first line and end it with punctuation; leave lines of code below as is."""
     text, newline, code = text.partition("\n")
     mark = "" if text.endswith((".", "?", "!", "…", ":")) else "."
     return f"{text[0].upper()}{text[1:]}{mark}{newline}{code}"
 
 
 def hint(name: str) -> None:
-    """Print the next hint of an exercise; after the last one, say where the solution is."""
+    """Print an exercise's next hint; after the last one, say how to see the solution."""
     exercise = find(name)
     given = _hints_given[name]
     if given >= len(exercise.hints):
@@ -89,7 +89,7 @@ def hint(name: str) -> None:
 
 
 class Solution:
-    """Source code that Jupyter highlights and a terminal prints."""
+    """Source code, highlighted in Jupyter and printed in a terminal."""
 
     def __init__(self, where: str, text: str) -> None:
         self.where, self.text = where, text
@@ -104,12 +104,12 @@ class Solution:
 
 
 def solution(name: str) -> Solution:
-    """The package's own source for an exercise, or how its number comes about."""
+    """Return the package's own source for an exercise, or the explanation of its answer."""
     return Solution(*source_text(find(name)))
 
 
 def heading(name: str) -> str:
-    """The line that stands above an exercise: difficulty, importance, minutes."""
+    """Return the line shown above an exercise: difficulty, importance, minutes."""
     exercise = find(name)
     difficulty, importance = (
         "●" * level + "○" * (5 - level) for level in (exercise.difficulty, exercise.importance)
@@ -118,9 +118,9 @@ def heading(name: str) -> str:
 
 
 def reveal(guess: Any, measured: int | float, what: str, unit: str = "") -> None:
-    """Print what was measured, and how far a prediction was from it.
+    """Print what was measured and how far off the prediction was.
 
-    `guess = None  # write a number` stands in the cell before; None or `...` is no prediction.
+    The cell before has `guess = None  # write a number`; None or `...` means no prediction.
     """
     shown = f"{_readable(measured)}{unit and ' ' + unit}"
     if guess is None or guess is ...:

@@ -1,11 +1,11 @@
-"""What an exercise is, and where all of them are registered.
+"""Define exercises and register them.
 
-To add one, write in the file of its notebook (`part1_build/router.py`, ...):
+To add one, write this in the file of its notebook (`part1_build/router.py`, ...):
 
     gate_weights = exercise(
         router.gate_weights,  # the package's own, which `solution` shows
         difficulty=2, importance=5, minutes=5,
-        hints=("Divide by the sum first.", "`keepdim=True` keeps the shapes fitting."),
+        hints=("Divide by the sum first.", "`keepdim=True` keeps the shapes compatible."),
     )
     gate_weights.agrees("two tokens", lambda: (torch.tensor([[0.2, 0.6]]), config()))
 
@@ -15,8 +15,8 @@ To add one, write in the file of its notebook (`part1_build/router.py`, ...):
         if abs(total - 2.5) > 1e-4:
             raise Mistake(f"your gates sum to {total:.3g}; they must sum to route_scale=2.5")
 
-Probes run in the order in which they are written; the first one that fails speaks. Then name at
-least three wrong answers in tests/teaching/wrong_answers/, or the tests fail.
+Probes run in the order they are written; the first failure is reported. Also add at least three
+wrong answers to tests/teaching/wrong_answers/, or the tests fail.
 """
 
 import difflib
@@ -39,7 +39,7 @@ EXERCISES: dict[str, "Exercise"] = {}
 
 @dataclass(kw_only=True)
 class Exercise:
-    """One task: the package's own answer, what it is probed with, and the way to it."""
+    """One task: the package's own answer, the probes to check it, and hints on the way."""
 
     name: str
     answer: Any  # the package's function, a number, or one of `choices`
@@ -49,8 +49,8 @@ class Exercise:
     importance: int  # 1 to 5
     minutes: int
     tolerance: int | float = 0.0  # how far off a number may be
-    choices: tuple[str, ...] = ()  # names that an answer is chosen from
-    given: str = ""  # the CUDA source that a lesson starts from, where a kernel is asked for
+    choices: tuple[str, ...] = ()  # names to choose the answer from
+    given: str = ""  # for a kernel: the CUDA source that the lesson starts from
     probes: list[tuple[str, Callable[[Any], None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,22 +58,22 @@ class Exercise:
             if not 1 <= getattr(self, name) <= 5:
                 raise ValueError(f"{self.name}: {name}={getattr(self, name)}, 1 to 5 expected")
         if self.minutes < 1 or not self.hints:
-            raise ValueError(f"{self.name}: minutes of at least 1 and at least one hint expected")
+            raise ValueError(f"{self.name}: at least one minute and one hint expected")
 
     @property
     def is_function(self) -> bool:
-        """True where the student writes a function, False where a number or a name."""
+        """True if the student writes a function, False for a number, a name or a kernel."""
         return callable(self.answer)
 
     @property
     def kind(self) -> str:
-        """What is asked for: "function", "kernel", "choice" or "value"."""
+        """The kind of answer: "function", "kernel", "choice" or "value"."""
         if self.is_function or self.given:
             return "function" if self.is_function else "kernel"
         return "choice" if self.choices else "value"
 
     def judge(self, answer: Any) -> None:
-        """Run every probe; a number or a choice must also be the right one.
+        """Run every probe; a number or a choice must also be correct.
 
         Raises: Mistake from the first probe that fails.
         """
@@ -91,7 +91,7 @@ class Exercise:
             raise Mistake(f"{answer:,} is too {'low' if answer < self.answer else 'high'}")
 
     def probe(self, description: str = "") -> Callable:
-        """Register a function that takes the student's answer and raises `Mistake`."""
+        """Register a function that takes the student's answer and may raise `Mistake`."""
 
         def register(run: Callable[[Any], None]) -> Callable[[Any], None]:
             self.probes.append((description, run))
@@ -102,9 +102,9 @@ class Exercise:
     def agrees(
         self, description: str, arguments: Callable[[], tuple], what: str = "your result"
     ) -> None:
-        """Probe that the student's function gives what the package's gives, and spares its input.
+        """Probe that the student's function matches the package's and leaves its input unchanged.
 
-        `arguments` makes fresh arguments at each call.
+        `arguments` must return fresh arguments at each call.
         """
 
         def run(student: Callable) -> None:
@@ -119,9 +119,9 @@ class Exercise:
 
 
 def exercise(answer: Callable, *, name: str = "", source: Any = None, **fields: Any) -> Exercise:
-    """Register a function to be written; it is called as the package's function is.
+    """Register a function to write; it has the same signature as the package's function.
 
-    `source` is what `solution` shows when that is not the answer itself.
+    `source` is what `solution` shows, if not the answer itself.
     """
     return _register(
         Exercise(name=name or answer.__name__, answer=answer, source=source or answer, **fields)
@@ -131,9 +131,9 @@ def exercise(answer: Callable, *, name: str = "", source: Any = None, **fields: 
 def value_exercise(
     name: str, answer: int | float, *, explanation: str, tolerance: int | float = 0.0, **fields: Any
 ) -> Exercise:
-    """Register a number to be found; `tolerance` is how far off it may be.
+    """Register a number to find; `tolerance` is how far off it may be.
 
-    Probes written afterwards run first, so that they can name a typical error.
+    Probes run before this comparison, so that they can name a typical error.
     """
     return _register(
         Exercise(name=name, answer=answer, source=explanation, tolerance=tolerance, **fields)
@@ -143,13 +143,13 @@ def value_exercise(
 def choice_exercise(
     name: str, answer: str, choices: tuple[str, ...], *, explanation: str, **fields: Any
 ) -> Exercise:
-    """Register a name to be chosen from `choices`; the right one is followed by the explanation.
+    """Register a name to choose from `choices`; a correct answer shows the explanation.
 
-    Probes written afterwards run first, so that they can say what speaks against a wrong choice.
-    Raises: ValueError where the answer is none of the choices.
+    Probes run before this comparison, so that they can say why a choice is wrong.
+    Raises: ValueError if the answer is not one of the choices.
     """
     if answer not in choices:
-        raise ValueError(f"{name}: answer={answer!r} is none of choices={choices}")
+        raise ValueError(f"{name}: answer={answer!r} is not one of choices={choices}")
     return _register(
         Exercise(name=name, answer=answer, source=explanation, choices=choices, **fields)
     )
@@ -158,9 +158,9 @@ def choice_exercise(
 def kernel_exercise(
     name: str, answer: str, given: str, *, where: str = "", **fields: Any
 ) -> Exercise:
-    """Register CUDA source to be written or mended; the lesson's cell holds `given`.
+    """Register CUDA source to write or fix; the lesson's cell contains `given`.
 
-    `where` says what in kernels/ it stands for.
+    `where` says what it corresponds to in kernels/.
     """
     source = f"```cpp\n{answer.strip()}\n```" + (f"\n{where}" if where else "")
     return _register(Exercise(name=name, answer=answer, source=source, given=given, **fields))
@@ -174,29 +174,28 @@ def _register(made: Exercise) -> Exercise:
 
 
 def find(name: str) -> Exercise:
-    """The exercise of that name.
+    """Return the exercise of that name.
 
-    Raises: AttributeError that lists the names there are.
+    Raises: AttributeError listing the existing names.
     """
     load_all()
     if name not in EXERCISES:
         close = difflib.get_close_matches(name, EXERCISES, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise AttributeError(
-            f"there is no exercise {name!r}.{guess} There are: {', '.join(sorted(EXERCISES))}"
-        )
+        names = ", ".join(sorted(EXERCISES))
+        raise AttributeError(f"there is no exercise {name!r}.{guess} The exercises are: {names}")
     return EXERCISES[name]
 
 
 def load_all() -> None:
-    """Import every file below this folder, which registers its exercises."""
+    """Import every file below this folder, so that its exercises are registered."""
     package = importlib.import_module("mini_moe.teaching")
     for module in pkgutil.walk_packages(package.__path__, "mini_moe.teaching."):
         importlib.import_module(module.name)
 
 
 def source_text(exercise: Exercise) -> tuple[str, str]:
-    """Where the answer stands ("mini_moe/model/layers.py, line 50") and its text."""
+    """Return the answer's location ("mini_moe/model/layers.py, line 50") and its source text."""
     if isinstance(exercise.source, str):
         return "", exercise.source
     target = inspect.unwrap(exercise.source)

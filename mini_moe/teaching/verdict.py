@@ -1,4 +1,4 @@
-"""Judge one answer: untouched, correct, or what is wrong with it. A student's bug never escapes."""
+"""Judge one answer: untouched, correct, or what is wrong. A student's exception never escapes."""
 
 import ast
 import inspect
@@ -22,18 +22,18 @@ class Verdict(NamedTuple):
 
 
 class NotAttempted(Exception):
-    """The answer turns out to be a stub only when it is called."""
+    """Raised if an answer turns out to be a stub only when it is called."""
 
 
 def judge(exercise: Exercise, student: Any) -> Verdict:
-    """Run the probes until one fails."""
+    """Run the probes until one fails and return the verdict."""
     if student is None or student is ...:
         return Verdict("not attempted")
     if exercise.is_function:
         if (left := placeholder_line(student)) is not None:
             return Verdict("not attempted", left)
         if not callable(student):
-            return Verdict("wrong", f"a function is expected here, you gave {student!r:.60}")
+            return Verdict("wrong", f"a function is expected here, got {student!r:.60}")
     if exercise.kind == "kernel" and isinstance(student, str):
         if code_alone(student) == code_alone(exercise.given):
             return Verdict("not attempted", as_it_stands(exercise))
@@ -45,14 +45,14 @@ def judge(exercise: Exercise, student: Any) -> Verdict:
         return Verdict("not attempted")
     except Mistake as mistake:
         return Verdict("wrong", str(mistake))
-    except Exception as error:  # a probe could not read what came back
-        reason = f"your result could not be read ({type(error).__name__}: {first_line(error)})"
+    except Exception as error:  # a probe could not handle the result
+        reason = f"your result could not be checked ({type(error).__name__}: {first_line(error)})"
         return Verdict("wrong", reason)
     return Verdict("correct")
 
 
 def as_it_stands(exercise: Exercise) -> str:
-    """What is wrong with the kernel that a lesson starts from; "" where none can be checked."""
+    """Say what is wrong with the kernel that a lesson starts from; "" if it can't be checked."""
     try:
         exercise.judge(exercise.given.strip("\n"))
     except Mistake as mistake:
@@ -63,26 +63,26 @@ def as_it_stands(exercise: Exercise) -> str:
 
 
 def readable(exercise: Exercise, student: Any) -> Any:
-    """The answer in the form that probes expect.
+    """Return the answer in the form that probes expect.
 
-    Raises: Mistake where it is no number, or none of the choices.
+    Raises: Mistake for an answer of the wrong kind, or one that is not among the choices.
     """
     if exercise.is_function:
         return guarded(student)
     if exercise.kind == "kernel":
         if not isinstance(student, str):
-            raise Mistake(f"a text with CUDA source is expected here, you gave {student!r:.60}")
+            raise Mistake(f"a string of CUDA source is expected here, got {student!r:.60}")
         return student.strip("\n")
     return as_choice(student, exercise.choices) if exercise.choices else as_number(student)
 
 
 def code_alone(source: str) -> str:
-    """CUDA source without comments and spaces."""
+    """Strip comments and whitespace from CUDA source."""
     return re.sub(r"//.*|/\*(?s:.*?)\*/|\s", "", source)
 
 
 def guarded(student: Callable) -> Callable:
-    """The student's function; its exceptions become a Mistake that names the line."""
+    """Wrap the student's function so that its exceptions become a Mistake naming the line."""
 
     def call(*arguments: Any, **named: Any) -> Any:
         try:
@@ -90,21 +90,21 @@ def guarded(student: Callable) -> Callable:
         except NotImplementedError:
             raise NotAttempted from None
         except RecursionError:
-            raise Mistake("your function calls itself without end") from None
+            raise Mistake("your function calls itself endlessly") from None
         except Exception as error:
             raise Mistake(error_sentence(error, student)) from None
         parts = result if isinstance(result, tuple) else (result,)
         if any(part is ... for part in parts) or (result is None and not source_tree(student)):
             raise NotAttempted
         if result is None:
-            raise Mistake("your function gives None back; is a `return` missing?")
+            raise Mistake("your function returns None; is a `return` missing?")
         return result
 
     return call
 
 
 def placeholder_line(student: Any) -> str | None:
-    """None when the source holds no placeholder; else "" for a bare stub, or where one is left."""
+    """Return None without placeholders, "" for a bare stub, else a sentence naming the first."""
     body = source_tree(student)
     if body is None:
         return None
@@ -152,7 +152,7 @@ def returns_none(statement: ast.stmt) -> bool:
 
 
 def source_tree(student: Any) -> list[ast.stmt] | None:
-    """The statements of a function's or class's body; None where its source can't be read."""
+    """Return the statements of a function's body; None if there is no readable source."""
     try:
         source = textwrap.dedent(inspect.getsource(student))
         statement = ast.parse(source).body[0]
@@ -174,6 +174,6 @@ def error_sentence(error: Exception, student: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message, shortened."""
+    """Return the first line of a message, shortened."""
     lines = str(error).strip().splitlines() or ["no message"]
     return textwrap.shorten(lines[0], 160, placeholder=" …")

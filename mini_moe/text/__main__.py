@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from mini_moe.console import command_line
+from mini_moe.folders import INSTALLED, built_folder, data_folder
 from mini_moe.text.build import build_corpus, build_text, gather, manifest_table, train_tokenizer
-from mini_moe.text.corpus import Corpus
-from mini_moe.text.domains import data_folder
+from mini_moe.text.corpus import Corpus, corpus_folder
 from mini_moe.text.download import download
 
 
@@ -20,29 +21,29 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--tokenizer", choices=("char", "bpe"), default="char", help="of --text (default: char)")
     add("--vocab-size", type=int, default=4096, help="entries of a new BPE")
     add("--seed", type=int, default=0, help="of the generated domains (default: 0)")
-    add("--out", type=Path, help="folder to write (default: data/corpus)")
+    add("--out", type=Path, help=f"folder to write (default: {corpus_folder()})")
     add("--force", action="store_true", help="build again although it is there")
-    add("--train-tokenizer", action="store_true", help="train data/tokenizer.json anew, then build")
+    add(
+        "--train-tokenizer",
+        action="store_true",
+        help="train the repository's tokenizer again first",
+    )
     options = parser.parse_args(arguments)
     if options.text and options.url:
         parser.error("--text and --url exclude each other")
     if bool(options.url) != bool(options.sha256):
         parser.error("--url and --sha256 belong together")
     if (options.text or options.url) and not options.out:
-        parser.error("--text and --url need --out, so that they do not replace data/corpus")
+        parser.error("--text and --url need --out, so that they do not replace the corpus")
     return options
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Build what the command line asks for; a caller's mistake ends in one line."""
     options = parse(arguments)
-    try:
-        manifest = build(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(manifest_table(manifest))
-    print(f"in {options.out or data_folder() / 'corpus'}")
+    print(manifest_table(build(options)))
+    print(f"in {options.out or corpus_folder()}")
     return 0
 
 
@@ -50,11 +51,13 @@ def build(options: argparse.Namespace) -> dict:
     """The manifest of the corpus that the options describe."""
     if options.url:
         name = f"{options.sha256[:16].lower()}.txt"
-        options.text = download(options.url, options.sha256, data_folder() / "downloads" / name)
+        options.text = download(options.url, options.sha256, built_folder() / "downloads" / name)
     if options.text:
         corpus = Corpus.from_text(options.text, options.tokenizer, options.vocab_size)
         return build_text(options.out, corpus)
     if options.train_tokenizer:
+        if INSTALLED.is_dir():
+            raise ValueError("--train-tokenizer: the tokenizer is the repository's, not a wheel's")
         tokenizer = train_tokenizer(gather(options.seed), options.vocab_size)
         tokenizer.save(data_folder() / "tokenizer.json")
     return build_corpus(options.out, seed=options.seed, force=options.force)

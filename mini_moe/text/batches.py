@@ -13,7 +13,9 @@ from torch import Tensor
 class Split:
     """One side of a corpus: a stream of tokens, each with the number of its domain."""
 
-    tokens: np.ndarray  # [n_tokens] uint16, documents end with token 0
+    tokens: (
+        np.ndarray
+    )  # [n_tokens] uint16 (uint32 for a larger vocabulary), documents end with token 0
     domains: np.ndarray  # [n_tokens] uint8, index into the corpus' domain_names
     n_bytes: int  # of the text these tokens stand for, in UTF-8
 

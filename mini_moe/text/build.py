@@ -11,8 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mini_moe.text.corpus import SPLITS, Corpus, read_manifest, split_of, token_stream
-from mini_moe.text.domains import DOMAINS, Document, data_folder
+from mini_moe.folders import data_folder
+from mini_moe.text.corpus import (
+    SPLITS,
+    Corpus,
+    corpus_folder,
+    read_manifest,
+    split_of,
+    token_stream,
+)
+from mini_moe.text.domains import DOMAINS, Document
 from mini_moe.text.domains.arithmetic import math_documents
 from mini_moe.text.domains.document import random_for
 from mini_moe.text.domains.library import code_documents, docs_documents
@@ -78,7 +86,7 @@ def build_corpus(
     """
     if not scale > 0:
         raise ValueError(f"scale: expected a positive share of the full size, got {scale}")
-    folder = data_folder() / "corpus" if folder is None else Path(folder)
+    folder = corpus_folder() if folder is None else Path(folder)
     tokenizer = default_tokenizer() if tokenizer is None else tokenizer
     recipe = {
         "seed": seed,
@@ -143,7 +151,7 @@ def write_folder(folder: Path, splits: dict, tokenizer: Tokenizer, manifest: dic
         sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         manifest = manifest | {"files": sizes}
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (temporary / "manifest.json").write_text(text + "\n", "utf-8")
+        (temporary / "manifest.json").write_text(text + "\n", "utf-8", newline="\n")
         _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -151,24 +159,40 @@ def write_folder(folder: Path, splits: dict, tokenizer: Tokenizer, manifest: dic
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; folders cannot be swapped, so the old one steps aside."""
-    if folder.exists():
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    """Put `new` in the place of `folder`; folders cannot be swapped, so the old one steps aside.
+
+    Raises: OSError where the old one can't step aside, as on Windows while a program reads it; the
+    old one is then where it was.
+    """
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    try:
         os.replace(folder, aside / folder.name)
-        os.replace(new, folder)
+        try:
+            os.replace(new, folder)
+        except BaseException:
+            os.replace(aside / folder.name, folder)
+            raise
+    except PermissionError as error:
+        raise PermissionError(
+            f"{folder} can't be replaced: it is in use or write-protected; close the notebooks "
+            f"that read it, then build again ({error})"
+        ) from error
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.replace(new, folder)
 
 
 def recipe_sha256() -> str:
-    """Of the generators and their material: a change in either makes the corpus out of date."""
+    """Return a hash of the generators and their material: when it changes, so does the corpus."""
     data, code = data_folder(), Path(__file__).parent
     files = [*code.glob("domains/*.py"), code / "build.py", code / "corpus.py"]
     files += [
         path for name in ("stories", "math", "tables") for path in data.glob(f"{name}/**/*.json")
     ]
-    return _sha256(b"".join(path.read_bytes() for path in sorted(files)))
+    files.sort(key=lambda path: (path.parent.name, path.name))  # wherever it is installed
+    return _sha256(b"".join(path.read_bytes() for path in files))
 
 
 def _current(folder: Path, recipe: dict) -> dict | None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mini_moe.folders import built_folder
 from mini_moe.text.batches import Split, domain_split
-from mini_moe.text.domains import data_folder
+from mini_moe.text.pieces import encode_text, split_at_gaps
 from mini_moe.text.tokenizer import END_OF_TEXT_ID, Tokenizer, character_tokenizer, train_bpe
 
 SPLITS = ("train", "validation")
+HASHED_AT_ONCE = 1 << 20  # tokens
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,21 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of what a run reads: tokens, domains and tokenizer, and nothing else.
+        """A SHA-256 of the tokens, their domains and the tokenizer: equal for equal content.
 
-        Where the corpus is kept, and when it was built, don't matter.
+        When, where and from which file the corpus was made does not count.
         """
-        digest = hashlib.sha256(json.dumps(self.domain_names).encode())
-        digest.update(self.tokenizer.to_json().encode())
-        for split in (self.train, self.validation):
-            for stream, dtype in ((split.tokens, "<u2"), (split.domains, "<u1")):
-                digest.update(f"{len(stream)} ".encode())
-                digest.update(np.ascontiguousarray(stream, dtype).data)
+        about = {
+            "tokenizer": self.tokenizer.to_json(),
+            "domains": self.domain_names,
+            "tokens": [getattr(self, side).n_tokens for side in SPLITS],
+        }
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for side in SPLITS:
+            split = getattr(self, side)
+            for stream, kind in ((split.tokens, "<u4"), (split.domains, "u1")):
+                for start in range(0, len(stream), HASHED_AT_ONCE):
+                    digest.update(stream[start : start + HASHED_AT_ONCE].astype(kind).tobytes())
         return digest.hexdigest()
 
     @cached_property
@@ -84,12 +91,12 @@ class Corpus:
         if tokenizer == "char":
             tokenizer = character_tokenizer(text)
         elif tokenizer == "bpe":
-            tokenizer = train_bpe([parts["train"]], vocab_size)
+            tokenizer = train_bpe(split_at_gaps(parts["train"]), vocab_size)
         elif not isinstance(tokenizer, Tokenizer):
             raise ValueError(f'tokenizer: expected "char", "bpe" or a Tokenizer, got {tokenizer!r}')
         splits, counts = {}, {}
         for name, part in parts.items():
-            tokens = np.array(tokenizer.encode(part), dtype=np.uint16)
+            tokens = encode_text(tokenizer, part)
             splits[name] = Split(tokens, np.zeros(len(tokens), np.uint8), len(part.encode()))
             counts[name] = {"documents": 1, "bytes": splits[name].n_bytes, "tokens": len(tokens)}
         counts["sha256"] = hashlib.sha256(text.encode()).hexdigest()
@@ -130,6 +137,19 @@ def read_text(path: str | Path) -> str:
         ) from None
 
 
+def corpus_folder() -> Path:
+    """Where the corpus of the six domains is built."""
+    return built_folder() / "corpus"
+
+
+def build_command(folder: Path, manifest: dict | None = None) -> str:
+    """The command that builds the corpus in a folder; `manifest` says from which text, if any."""
+    source = (manifest or {}).get("source")
+    text = f' --text "{source}"' if source else ""
+    out = "" if folder == corpus_folder() else f' --out "{folder}"'
+    return f"python -m mini_moe.text{text}{out}"
+
+
 def load_corpus(folder: str | Path | None = None) -> Corpus:
     """The corpus that `python -m mini_moe.text` built; tokens stay on disk until they are read.
 
@@ -137,11 +157,11 @@ def load_corpus(folder: str | Path | None = None) -> Corpus:
         FileNotFoundError: nothing was built there.
         ValueError: files are missing, cut short, or do not fit the manifest.
     """
-    folder = data_folder() / "corpus" if folder is None else Path(folder)
+    folder = corpus_folder() if folder is None else Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         raise FileNotFoundError(
-            f"folder: no corpus in {folder}; build it with: python -m mini_moe.text"
+            f"folder: no corpus in {folder}; build it with: {build_command(folder)}"
         )
     names = tuple(manifest["domains"])
     splits = {}
@@ -157,7 +177,8 @@ def load_corpus(folder: str | Path | None = None) -> Corpus:
         if any(len(stream) != expected for stream in streams):
             raise ValueError(
                 f"folder: {folder}: {side} has {splits[side].n_tokens} tokens, "
-                f"its manifest says {expected}; build it again: python -m mini_moe.text --force"
+                f"its manifest says {expected}; build it again: "
+                f"{build_command(folder, manifest)} --force"
             )
     return Corpus(
         **splits,
@@ -188,7 +209,7 @@ def read_manifest(folder: Path) -> dict | None:
         if got != size:
             raise ValueError(
                 f"folder: {file}: expected {size} bytes, got {got}; "
-                "build the corpus again: python -m mini_moe.text --force"
+                f"build the corpus again: {build_command(Path(folder), manifest)} --force"
             )
     return manifest
 

@@ -1,4 +1,4 @@
-"""The bytes that each token of a tokenizer stands for, and which tokenizers are supported."""
+"""The bytes that each token of a tokenizer represents, and which tokenizers are supported."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ END_OF_TEXT_ID = 0
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte, reversed: character to byte."""
+    """Map GPT-2's printable stand-in for each byte back to the byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in printable]
     shown = {chr(byte): byte for byte in printable}
@@ -23,7 +23,7 @@ BYTE_OF = _byte_alphabet()
 
 @contextmanager
 def library_errors(what: str) -> Iterator[None]:
-    """Turn whatever the Rust library raises into ValueError; its panics are not even Exceptions."""
+    """Turn whatever the Rust library raises into ValueError; its panics aren't even Exceptions."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -33,7 +33,7 @@ def library_errors(what: str) -> Iterator[None]:
 
 
 def characters_of(backend: tokenizers.Tokenizer) -> set[str] | None:
-    """The characters of a character-level tokenizer; None for any other kind."""
+    """Return the characters of a character-level tokenizer, or None for any other kind."""
     if not isinstance(backend.model, models.WordLevel) or backend.normalizer is not None:
         return None
     if not has_unique_ids(backend):
@@ -53,12 +53,12 @@ def check_byte_level(backend: tokenizers.Tokenizer) -> None:
         raise ValueError(f"tokenizer: a ByteLevel decoder expected, got {kind}")
     if b'"add_prefix_space":true' in state(backend.pre_tokenizer):
         raise ValueError(
-            "tokenizer: add_prefix_space=False expected, but it puts a space before a text"
+            "tokenizer: add_prefix_space=False expected, but it prepends a space to the text"
         )
 
 
 def is_plain_byte_level(backend: tokenizers.Tokenizer) -> bool:
-    """Is every text restored by construction, as with `train_bpe`: all 256 bytes, nothing cut?"""
+    """Return whether every text is restored by construction, as with `train_bpe`."""
     return (
         isinstance(backend.model, models.BPE)
         and not backend.model.end_of_word_suffix
@@ -72,13 +72,13 @@ def is_plain_byte_level(backend: tokenizers.Tokenizer) -> bool:
 
 
 def has_unique_ids(backend: tokenizers.Tokenizer) -> bool:
-    """Does each token have its own id?"""
+    """Return whether each token has its own id."""
     ids = backend.get_vocab().values()
     return len(set(ids)) == len(ids)
 
 
 def bytes_of_tokens(backend: tokenizers.Tokenizer, characters: bool) -> dict[int, bytes]:
-    """Map each id to the bytes it stands for; added tokens stand for themselves."""
+    """Map each id to the bytes it represents; added tokens represent their own text."""
 
     def to_bytes(token: str) -> bytes:
         if characters or any(character not in BYTE_OF for character in token):
@@ -95,17 +95,17 @@ def bytes_of_tokens(backend: tokenizers.Tokenizer, characters: bool) -> dict[int
 
 
 def state(part: object) -> bytes:
-    """The JSON of one part of a tokenizer, to compare it with another."""
+    """Return the JSON of one part of a tokenizer, to compare it with another."""
     return b"null" if part is None else part.__getstate__()
 
 
 def words_and_digits() -> pre_tokenizers.PreTokenizer:
-    """Cuts a text into GPT-2's words and single digits; merges stay within them."""
+    """Return a pre-tokenizer that splits text into GPT-2's words and single digits."""
     digits = pre_tokenizers.Digits(individual_digits=True)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     return pre_tokenizers.Sequence([digits, words])
 
 
 def each_character() -> pre_tokenizers.PreTokenizer:
-    """Cuts a text into its characters."""
+    """Return a pre-tokenizer that splits text into characters."""
     return pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

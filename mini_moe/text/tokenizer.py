@@ -1,4 +1,4 @@
-"""Byte-level BPE (and a character-level variant): text to token ids and back, without loss."""
+"""Byte-level BPE (and a character-level variant): text to token ids and back, losslessly."""
 
 import os
 from collections.abc import Iterable
@@ -27,12 +27,12 @@ LARGEST_CORPUS_VOCABULARY = 65_536  # corpora hold ids as uint16
 
 
 class Tokenizer:
-    """Token ids for any text, and back. `end_of_text_id` ends a document; no text can spell it.
+    """Convert text to token ids and back. `end_of_text_id` ends a document; no text encodes to it.
 
-    Wraps one `tokenizers.Tokenizer`; its JSON file is the ordinary Hugging Face format. Supported
-    are byte-level tokenizers (a ByteLevel decoder, as in GPT-2 and DeepSeek) and character-level
-    ones, where decoding just joins the tokens. `encode` refuses a text that `decode` would not
-    restore exactly.
+    Wraps one `tokenizers.Tokenizer`; its JSON file is in the standard Hugging Face format.
+    Supports byte-level tokenizers (with a ByteLevel decoder, as in GPT-2 and DeepSeek) and
+    character-level ones, which decode by joining the tokens. `encode` refuses a text that `decode`
+    would not restore exactly.
 
     Raises:
         ValueError: an unsupported tokenizer, or `end_of_text_id` is not one of its ids.
@@ -40,7 +40,7 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text_id: int | None = END_OF_TEXT_ID):
         self._backend = backend
-        self._backend.encode_special_tokens = True  # the literal "<|endoftext|>" is mere characters
+        self._backend.encode_special_tokens = True  # the literal "<|endoftext|>" is plain text
         self._backend.no_truncation()
         self._backend.no_padding()
         self._characters = characters_of(backend)
@@ -53,13 +53,13 @@ class Tokenizer:
         if end_of_text_id is not None and end_of_text_id not in self._token_bytes:
             raise ValueError(f"end_of_text_id: the id of a token expected, got {end_of_text_id}")
         if not self._lossless:
-            self.encode("hello world")  # a tokenizer that can't restore this is of no use
+            self.encode("hello world")  # a tokenizer that can't restore this is useless
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; `decode` gives exactly the same text back.
+        """Return the token ids of a text; `decode` gives back exactly the same text.
 
         Raises:
-            ValueError: the text holds lone surrogates, or this tokenizer can't restore it, because
+            ValueError: the text contains lone surrogates, or the tokenizer can't restore it because
                 it doesn't know a character or normalises it to another.
         """
         self._check(text)
@@ -72,16 +72,16 @@ class Tokenizer:
     def _check_return(self, text: str, ids: list[int]) -> None:
         """Raise ValueError if the ids decode to a different text."""
         if self.end_of_text_id in ids:
-            raise ValueError("text spells the end-of-text token, which only ends documents")
+            raise ValueError("text encodes to the end-of-text token, which may only end documents")
         if (back := self.decode(ids)) != text:
             at = len(os.path.commonprefix([back, text]))
             raise ValueError(
-                f"text: this tokenizer does not keep {text[at : at + 20]!r} at position {at}; "
-                f"it makes {back[at : at + 20]!r} of it"
+                f"text: this tokenizer does not preserve {text[at : at + 20]!r} at position {at}; "
+                f"it becomes {back[at : at + 20]!r}"
             )
 
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
-        """`encode` for many texts on all cores, as uint16 arrays."""
+        """Encode many texts on all cores, as uint16 arrays."""
         if self.vocab_size > LARGEST_CORPUS_VOCABULARY or self.end_of_text_id != END_OF_TEXT_ID:
             raise ValueError(
                 f"tokenizer: for a corpus, at most {LARGEST_CORPUS_VOCABULARY} entries and "
@@ -115,15 +115,15 @@ class Tokenizer:
             )
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """The text of token ids; bytes that are no valid UTF-8 become U+FFFD.
+        """Return the text of token ids; bytes that are not valid UTF-8 become U+FFFD.
 
         Raises:
-            ValueError: an id outside the vocabulary.
+            ValueError: an id is outside the vocabulary.
         """
         return b"".join(self.token_bytes(ids)).decode(errors="replace")
 
     def token_bytes(self, ids: Iterable[SupportsInt]) -> list[bytes]:
-        """The bytes each id stands for."""
+        """Return the bytes that each id represents."""
         ids = [int(token_id) for token_id in ids]
         for token_id in ids:
             if not 0 <= token_id < self.vocab_size:
@@ -137,11 +137,11 @@ class Tokenizer:
         return [self._token_bytes[token_id] for token_id in ids]
 
     def pieces(self, ids: Iterable[SupportsInt]) -> list[str]:
-        """Each token as a readable string: `·` space, `⏎` newline, `⇥` tab, `⟨c3⟩` a lone byte."""
+        """Return readable tokens: `·` is a space, `⏎` a newline, `⇥` a tab, `⟨c3⟩` a lone byte."""
         return [readable(raw) for raw in self.token_bytes(ids)]
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON file; an interrupted save leaves the old file."""
+        """Write the JSON file; an interrupted save keeps the old file."""
         path = Path(path)
         replace_files(path.parent, {path.name: self.to_json()})
 
@@ -151,7 +151,7 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is no tokenizer, or id 0 does not end a text.
+            ValueError: the file is not a tokenizer, or id 0 is not the end-of-text token.
         """
         path = Path(path)
         if not path.is_file():
@@ -172,7 +172,8 @@ class Tokenizer:
     def from_json(cls, content: str, end_of_text: int | str | None = None) -> "Tokenizer":
         """Read a tokenizer's JSON; `end_of_text` is the token that ends a text, or its id.
 
-        A "<|endoftext|>" with id 0, as in our own tokenizers, wins over an id but not over a token.
+        A "<|endoftext|>" with id 0, as in our own tokenizers, overrides an `end_of_text`
+        given as an id, but not one given as a token.
 
         Raises:
             ValueError: not a tokenizer, an unsupported one, or `end_of_text` is not in it.
@@ -190,24 +191,24 @@ class Tokenizer:
 
     @property
     def end_of_text(self) -> str | None:
-        """The token that ends a text."""
+        """The token that ends a text, or None."""
         return (
             None if self.end_of_text_id is None else self._backend.id_to_token(self.end_of_text_id)
         )
 
     def to_json(self) -> str:
-        """What `save` writes."""
+        """Return the JSON that `save` writes."""
         return self._backend.to_str()
 
 
 def readable(raw: bytes) -> str:
-    """Bytes for display: visible blanks, control pictures, and hex for what is not UTF-8."""
+    """Make bytes readable: visible whitespace, control pictures, and hex for invalid UTF-8."""
     text = raw.decode(errors="surrogateescape").translate(_VISIBLE)
     return "".join(f"⟨{ord(c) - 0xDC00:02x}⟩" if "\udc80" <= c <= "\udcff" else c for c in text)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
-    """Byte-level BPE: start from the 256 bytes, merge the most frequent pair until full.
+    """Train a byte-level BPE: start from the 256 bytes, merge the most frequent pair until full.
 
     Digits stay single tokens, so that numbers line up digit by digit. Merges stay within words
     (GPT-2's pattern) and the same texts always give the same merges.
@@ -231,7 +232,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
 
 
 def character_tokenizer(text: str) -> Tokenizer:
-    """One token per character of `text`, in code-point order, after the end-of-text token.
+    """Build a tokenizer: end-of-text, then one token per character of `text` by code point.
 
     Raises:
         ValueError: the text is empty.
@@ -247,7 +248,7 @@ def character_tokenizer(text: str) -> Tokenizer:
 
 
 def default_tokenizer() -> Tokenizer:
-    """The committed tokenizer of the six domains, 4,096 entries (data/tokenizer.json)."""
+    """Load the committed tokenizer for the six domains, 4,096 entries (data/tokenizer.json)."""
     return Tokenizer.load(data_folder() / "tokenizer.json")
 
 

@@ -10,34 +10,32 @@ import torch
 
 from mini_moe import presets
 from mini_moe.config import ModelConfig, TrainConfig
+from mini_moe.console import command_line
 from mini_moe.device import as_device
 from mini_moe.files import replace_files
 from mini_moe.huggingface import save_hf
 from mini_moe.text import Corpus, load_corpus
-from mini_moe.training.checkpoint import TrainingDiverged, latest_checkpoint
+from mini_moe.training.checkpoint import latest_checkpoint
 from mini_moe.training.loop import train
 from mini_moe.training.run import LOG, only_writer
 
 PRESETS = {"tiny": presets.tiny, "small": presets.small}
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Train, print the losses, and keep the model; the exit status is 0 where all went well."""
     options = parser().parse_args(arguments)
-    try:
-        corpus = load_corpus() if options.text is None else read(options)
-        model_config = model_configuration(options, corpus)
-        train_config = TrainConfig(**given(options, TrainConfig))
-        device = as_device(options.device)
-        with only_writer(options.save):  # a folder that can't be written fails before training
-            run = train(model_config, train_config, corpus, folder=options.folder, device=device)
-            if options.save is not None:
-                save_hf(run.model, options.save, dtype=torch.bfloat16)
-                lines = "".join(json.dumps(record) + "\n" for record in run.log)
-                replace_files(options.save, {LOG: lines})
-    except (ValueError, OSError, TrainingDiverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    corpus = load_corpus() if options.text is None else read(options)
+    model_config = model_configuration(options, corpus)
+    train_config = TrainConfig(**given(options, TrainConfig))
+    device = as_device(options.device)
+    with only_writer(options.save):  # a folder that can't be written fails before training
+        run = train(model_config, train_config, corpus, folder=options.folder, device=device)
+        if options.save is not None:
+            save_hf(run.model, options.save, dtype=torch.bfloat16)
+            lines = "".join(json.dumps(record) + "\n" for record in run.log)
+            replace_files(options.save, {LOG: lines})
     for record in run.log:
         if "validation" in record:
             losses = "  ".join(f"{name} {loss:.4f}" for name, loss in record["validation"].items())

@@ -18,13 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.config import TrainConfig
+from mini_moe.console import command_line
 from mini_moe.device import as_device, device_of
 from mini_moe.files import replace_files
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Routing, Transformer
 from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.text import Corpus, load_corpus, sample_batch
-from mini_moe.training.checkpoint import TrainingDiverged
 from mini_moe.training.loop import check_fit
 from mini_moe.training.losses import balance_loss, cross_entropy
 from mini_moe.training.optimizer import build_optimizers
@@ -115,32 +115,29 @@ def mtp_losses(
     return MtpLosses(loss + config.balance_loss_weight * balance, loss)
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Train an MTP module for a checkpoint and save both together; 0 where all went well.
 
     Both folders may be one; a module that the checkpoint has already is made anew.
     """
     options = parser().parse_args(arguments)
-    try:
-        settings = {name: getattr(options, name) for name in ("steps", "batch_size", "seq_len")}
-        config = TrainConfig(
-            **settings, learning_rate=options.learning_rate, seed=options.seed, warmup_steps=20
-        )
-        device, every = as_device(options.device), max(1, config.steps // 10)
+    settings = {name: getattr(options, name) for name in ("steps", "batch_size", "seq_len")}
+    config = TrainConfig(
+        **settings, learning_rate=options.learning_rate, seed=options.seed, warmup_steps=20
+    )
+    device, every = as_device(options.device), max(1, config.steps // 10)
 
-        def tell(record: dict) -> None:
-            if record["step"] % every == 0:
-                print(f"step {record['step']}  MTP loss {record['mtp_loss']:.4f}", flush=True)
+    def tell(record: dict) -> None:
+        if record["step"] % every == 0:
+            print(f"step {record['step']}  MTP loss {record['mtp_loss']:.4f}", flush=True)
 
-        with only_writer(options.save):  # a folder that can't be written fails before training
-            model = load_hf(options.checkpoint).to(device)
-            made, log = add_mtp(model, config, load_corpus(), tell)
-            save_hf(made, options.save, dtype=torch.bfloat16)
-            kept = (json.dumps(record) + "\n" for record in log if record["step"] % 10 == 0)
-            replace_files(options.save, {"mtp_log.jsonl": "".join(kept)})
-    except (ValueError, OSError, TrainingDiverged) as error:
-        print(f"error: {error}".splitlines()[0], file=sys.stderr)
-        return 1
+    with only_writer(options.save):  # a folder that can't be written fails before training
+        model = load_hf(options.checkpoint).to(device)
+        made, log = add_mtp(model, config, load_corpus(), tell)
+        save_hf(made, options.save, dtype=torch.bfloat16)
+        kept = (json.dumps(record) + "\n" for record in log if record["step"] % 10 == 0)
+        replace_files(options.save, {"mtp_log.jsonl": "".join(kept)})
     return 0
 
 

@@ -135,7 +135,7 @@ def cut_log(folder: Path, step: int) -> list[dict]:
     if path.exists() and (folder / "config.json").exists() and not checkpoints(folder):
         raise ValueError(f"folder={str(folder)!r} holds a model and its log; use another folder")
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
             happens_again = record["step"] > step

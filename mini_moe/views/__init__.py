@@ -1,4 +1,4 @@
-"""All that draws: figures, the routing explorer, the training dashboard."""
+"""Everything that draws: figures, the routing explorer, the training dashboard."""
 
 from mini_moe.views.comparisons import cache_bars, compare_curves, log_curves, timing_bars
 from mini_moe.views.explorer import explore_routing, next_tokens

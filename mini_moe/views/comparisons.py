@@ -1,4 +1,4 @@
-"""Side by side: curves, logs of training runs, timings with their spread, bytes."""
+"""Side-by-side comparisons: curves, training logs, timings with their spread, cache sizes."""
 
 import math
 import statistics
@@ -9,18 +9,18 @@ import plotly.graph_objects as go
 
 from mini_moe.views.style import DASHES, OKABE_ITO, SYMBOLS, new_figure, set_summary
 
-Points = tuple[Sequence[Any], Sequence[Any]]  # x and y: numbers
+Points = tuple[Sequence[Any], Sequence[Any]]  # numbers: x values, y values
 
 
 def compare_curves(
     curves: Mapping[str, Points], *, x_title: str, y_title: str, title: str = "",
     log_x: bool = False, log_y: bool = False, markers: bool = False,
 ) -> go.Figure:  # fmt: skip
-    """One line per name from (x, y); told apart by colour and dash, named at their ends.
+    """Draw one line per name from (x, y); colour and dash tell them apart, each end has a name.
 
-    On a logarithmic x every point of the first curve has its number written below it.
+    On a logarithmic x axis the ticks are the points of the first curve.
 
-    Raises: ValueError for a curve without points or with x and y of different length.
+    Raises: ValueError for a curve without points, or with x and y of different lengths.
     """
     if not curves:
         raise ValueError("curves: at least one expected")
@@ -29,7 +29,7 @@ def compare_curves(
     for n, (name, (x, y)) in enumerate(curves.items()):
         x, y = [float(v) for v in x], [float(v) for v in y]
         if not x or len(x) != len(y):
-            raise ValueError(f"curves[{name!r}]: x and y of the same length above 0 expected")
+            raise ValueError(f"curves[{name!r}]: x and y of the same nonzero length expected")
         colour = OKABE_ITO[n % 7]
         figure.add_scatter(
             x=x, y=y, name=name, mode="lines+markers" if markers else "lines",
@@ -54,7 +54,7 @@ def compare_curves(
 
 
 def _name_ends(figure: go.Figure, ends: list[tuple[str, float | int, str]], log_y: bool) -> None:
-    """Write each curve's name beside its last point, moved apart where they would overlap."""
+    """Write each curve's name next to its last point, moved apart where names would overlap."""
     heights = [y for trace in figure.data for y in trace.y]
     scale = (lambda v: math.log10(max(v, 1e-12))) if log_y else (lambda v: v)
     span = (scale(max(heights)) - scale(min(heights))) or 1.0
@@ -72,9 +72,9 @@ def log_curves(
     logs: Mapping[str, Sequence[Mapping[str, Any]]], *, y: str = "loss", x: str = "step",
     title: str = "", smooth: int = 1,
 ) -> go.Figure:  # fmt: skip
-    """One field of several training logs, e.g. `loss` against `seconds` or `step`.
+    """Draw one field of several training logs, e.g. `loss` against `seconds` or `step`.
 
-    `smooth` averages each point with those before it. Records without the field are skipped.
+    Each point is the mean of the last `smooth` values. Records without the field are skipped.
     """
     curves = {}
     for name, log in logs.items():
@@ -90,7 +90,7 @@ def log_curves(
 def timing_bars(
     seconds: Mapping[str, Sequence[Any]], *, title: str = "", unit: str = "ms"
 ) -> go.Figure:
-    """The median of repeated timings, with whiskers from the fastest to the slowest.
+    """Draw the median of repeated timings, with whiskers from the fastest to the slowest.
 
     Raises: ValueError for a name without timings, or a unit other than "s", "ms", "µs".
     """
@@ -131,9 +131,9 @@ def timing_bars(
 
 
 def cache_bars(bytes_per_token: Mapping[str, int | float], title: str = "") -> go.Figure:
-    """Bytes of cache one token needs, with the ratio to the smallest.
+    """Draw how many bytes of cache one token needs, with the ratio to the smallest.
 
-    Raises: ValueError without names, or for bytes not above 0.
+    Raises: ValueError without names, or for bytes that are not above 0.
     """
     if not bytes_per_token or min(bytes_per_token.values()) <= 0:
         raise ValueError("bytes_per_token: at least one name, and bytes above 0, expected")
@@ -141,8 +141,8 @@ def cache_bars(bytes_per_token: Mapping[str, int | float], title: str = "") -> g
     largest = max(bytes_per_token, key=bytes_per_token.__getitem__)
     least = bytes_per_token[smallest]
     summary = (
-        f"{largest} keeps {bytes_per_token[largest]:,} bytes a token, {smallest} {least:,}: "
-        f"{bytes_per_token[largest] / least:.1f} times less."
+        f"{largest} keeps {bytes_per_token[largest]:,} bytes per token, {smallest} {least:,}: "
+        f"a factor of {bytes_per_token[largest] / least:.1f}."
     )
     figure = new_figure(
         summary, height=120 + 46 * len(bytes_per_token), title_text=title, margin_r=190
@@ -153,6 +153,6 @@ def cache_bars(bytes_per_token: Mapping[str, int | float], title: str = "") -> g
         text=[f"{v:,} ({v / least:.3g} ×)" for v in values], textposition="outside",
         cliponaxis=False, name="bytes",
     )  # fmt: skip
-    figure.update_xaxes(title_text="bytes of cache a token")
+    figure.update_xaxes(title_text="bytes of cache per token")
     figure.update_yaxes(autorange="reversed")
     return figure

@@ -1,4 +1,4 @@
-"""Type a text and watch where every token goes: the live view of a model's routing."""
+"""Type some text and watch where every token goes: a live view of a model's routing."""
 
 import html
 import threading
@@ -14,13 +14,13 @@ from mini_moe.views.sentence import coloured_sentence, layer_place
 from mini_moe.views.style import Html, as_widget, safe_callback, summary_of
 
 FIRST_TEXT = "Anna found a small key under the old tree. 12 + 30 = 42"
-CHARACTERS_PER_TOKEN = 64  # of a pasted book only as much is tokenized as can possibly be read
+CHARACTERS_PER_TOKEN = 64  # upper bound, so that only the readable part of a book is tokenized
 
 
 def explore_routing(
     model: Transformer, text: str = FIRST_TEXT, layer: int | None = None
 ) -> "RoutingExplorer":
-    """A text box, a layer slider, the coloured sentence and the heatmap, live.
+    """Show a text box, a layer slider, the coloured sentence and the heatmap, all live.
 
     Raises: ValueError for a model without a tokenizer or without experts.
     """
@@ -28,17 +28,17 @@ def explore_routing(
 
 
 class RoutingExplorer:
-    """The explorer's widgets (`view`) and what they show now (`trace`, `layer`)."""
+    """The explorer's widgets (`view`) and what they currently show (`trace`, `layer`)."""
 
     def __init__(
         self, model: Transformer, text: str = FIRST_TEXT, layer: int | None = None
     ) -> None:
-        import ipywidgets as widgets  # here, so that plain figures do not wait for it
+        import ipywidgets as widgets  # imported here to keep plain figures fast
 
         if model.tokenizer is None:
-            raise ValueError("model: one with a tokenizer expected; load_hf attaches it")
+            raise ValueError("model: one with a tokenizer expected; load_hf attaches one")
         self.model, self.milliseconds = model, 0.0
-        self._lock = threading.RLock()  # a front end may call back in several threads
+        self._lock = threading.RLock()  # a front end may call back from several threads
         self.trace, remark = read_text(model, text)
         if self.trace is None:
             raise ValueError(f"text: {remark}")
@@ -64,11 +64,11 @@ class RoutingExplorer:
 
     @property
     def layer(self) -> int:
-        """The model's layer that is shown."""
+        """The layer of the model being shown."""
         return self.slider.value
 
     def refresh(self) -> None:
-        """Read the text box and the slider, run the model, draw."""
+        """Read the text box and the slider, run the model and redraw."""
         with self._lock:
             started = time.perf_counter()
             trace, remark = read_text(self.model, self.text.value)
@@ -88,16 +88,16 @@ class RoutingExplorer:
         return summary_of(self.figure)
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
-        """The widgets, and for readers without them the same as still HTML and words."""
+        """Return the widgets, with static HTML and text for readers without them."""
         still = coloured_sentence(self.trace, self.layer).html + self.predictions.value
         bundle = self.view._repr_mimebundle_(**named) or {}
         return bundle | {"text/html": still, "text/plain": repr(self)}
 
 
 def read_text(model: Transformer, text: str) -> tuple[RoutingTrace | None, str]:
-    """The trace of any text, clipped to what the model can read, and a remark about it.
+    """Trace any text, clipped to what the model can read; return the trace and a remark.
 
-    No text gives no trace. Halves of characters that a browser may send become "?".
+    An empty text gives no trace. Lone surrogates that a browser may send become "?".
     """
     ids, remark = clip_text(model, text)
     if ids is None:
@@ -108,23 +108,23 @@ def read_text(model: Transformer, text: str) -> tuple[RoutingTrace | None, str]:
 
 
 def clip_text(model: Transformer, text: str) -> tuple[list[int] | None, str]:
-    """The tokens of any text that the model can read, and a remark (HTML) about what it can't."""
+    """Return the tokens of a text that the model can read, and a remark (HTML) on the rest."""
     limit = model.config.max_seq_len
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     clipped = whole[: CHARACTERS_PER_TOKEN * limit]
     try:
         ids = model.tokenizer.encode(clipped)
-    except ValueError as error:  # a character-level tokenizer does not know every character
+    except ValueError as error:  # a character-level tokenizer doesn't know every character
         return None, html.escape(str(error))
     if not ids:
         return None, "Type at least one character."
     if len(ids) > limit or len(clipped) < len(whole):
-        return ids[:limit], f"The model reads {limit} tokens; the rest of your text is left out."
+        return ids[:limit], f"The model reads {limit} tokens; the rest of your text is ignored."
     return ids, ""
 
 
 def next_tokens(trace: RoutingTrace, model: Transformer, count: int = 5) -> Html:
-    """The most probable tokens after the text, with their probabilities."""
+    """Return the most probable tokens after the text, with their probabilities."""
     best = torch.softmax(trace.logits[-1].float(), dim=-1).topk(count)
     pieces = model.tokenizer.pieces(best.indices.tolist())
     pairs = [(piece, f"{p:.0%}") for piece, p in zip(pieces, best.values.tolist(), strict=True)]

@@ -13,15 +13,15 @@ from mini_moe.routing import noise_floor as chance
 from mini_moe.views.sentence import layer_place
 from mini_moe.views.style import ACCENT, OKABE_ITO, QUIET, new_figure, set_summary
 
-MAX_TOKENS = 28  # columns that stay readable and fit a notebook; of longer texts the end is drawn
+MAX_TOKENS = 28  # columns that fit a notebook and stay readable; longer texts show their end
 
 
 def routing_heatmap(
     trace: RoutingTrace, layer: int | None = None, max_tokens: int = MAX_TOKENS
 ) -> go.Figure:
-    """Scores, token × expert; the chosen experts are outlined and carry their gate.
+    """Draw the scores, token × expert; chosen experts are outlined and show their gate.
 
-    Of a text with more than `max_tokens` tokens the last ones are drawn.
+    For a text with more than `max_tokens` tokens, only the last ones are drawn.
     """
     cell = max(8, min(25, 480 // trace.n_experts))
     figure = new_figure(
@@ -48,7 +48,7 @@ def routing_heatmap(
 def draw_routing(
     figure: BaseFigure, trace: RoutingTrace, layer: int | None, max_tokens: int = MAX_TOKENS
 ) -> None:
-    """Put another trace or layer into a figure of `routing_heatmap`."""
+    """Update a figure made by `routing_heatmap` with another trace or layer."""
     place = layer_place(trace, layer)
     first = max(0, len(trace.pieces) - max_tokens)
     columns = list(range(first, len(trace.pieces)))
@@ -76,7 +76,7 @@ def draw_routing(
 
 
 def heatmap_summary(trace: RoutingTrace, place: int) -> str:
-    """What a heatmap shows, in one sentence."""
+    """Say in one sentence what the heatmap shows."""
     used = int(trace.expert_ids[place].unique().numel())
     return (
         f"In layer {trace.layers[place]} each of {len(trace.pieces)} tokens chooses "
@@ -86,7 +86,7 @@ def heatmap_summary(trace: RoutingTrace, place: int) -> str:
 
 
 def outlines(columns: list[int], ids: list[list[int]]) -> dict[str, list]:
-    """One line that runs round every chosen cell."""
+    """Return one line that outlines every chosen cell."""
     x: list[float | None] = []
     y: list[float | None] = []
     for column, experts in zip(columns, ids, strict=True):
@@ -99,7 +99,7 @@ def outlines(columns: list[int], ids: list[list[int]]) -> dict[str, list]:
 def gate_labels(
     columns: list[int], ids: list[list[int]], gates: list[list[float]], scores: np.ndarray
 ) -> dict[str, Any]:
-    """The gate in every chosen cell: white on dark scores, black on light ones."""
+    """Return the gate as text for every chosen cell: white on dark scores, black on light ones."""
     cells = [
         (column, expert, gate, scores[row, expert])
         for row, column in enumerate(columns)
@@ -118,7 +118,7 @@ def gate_labels(
 
 
 def short_label(piece: str, longest: int = 9) -> str:
-    """A token as a tick label: shortened, and its angle brackets no markup to plotly."""
+    """Return a token as a tick label: shortened, and escaped so plotly reads no markup in it."""
     short = piece if len(piece) <= longest else piece[: longest - 1] + "…"
     return short.replace("&", "&amp;").replace("<", "&lt;")
 
@@ -126,9 +126,10 @@ def short_label(piece: str, longest: int = 9) -> str:
 def load_bars(
     load: Float[Tensor, "experts"], n_choices: int | None = None, title: str = "Expert load"
 ) -> go.Figure:
-    """Share of the choices that each expert got, with the even share dashed.
+    """Draw each expert's share of the choices, with the even share as a dashed line.
 
-    With `n_choices` (tokens · top_k) the dotted line is what chance alone would give the busiest.
+    With `n_choices` (tokens · top_k), a dotted line shows the load that the busiest expert would
+    get by chance alone.
     """
     shares = load.float().cpu()
     n_experts, even = len(shares), 1 / len(shares)
@@ -149,8 +150,8 @@ def load_bars(
     figure.update_yaxes(title_text="share of choices", tickformat=".0%", rangemode="tozero")
     set_summary(
         figure,
-        f"Expert {busiest} is the busiest with {float(shares[busiest]):.1%} of the choices where "
-        f"an even share is {even:.1%}: MaxVio {violation:.2f}{floor}; "
+        f"Expert {busiest} is the busiest, with {float(shares[busiest]):.1%} of the choices; "
+        f"an even share is {even:.1%}. MaxVio {violation:.2f}{floor}; "
         f"{_idle(int(dead_experts(shares)))}.",
     )
     return figure

@@ -1,15 +1,15 @@
-"""A text whose tokens carry the colour and the number of the expert they went to first."""
+"""A text whose tokens show the colour and number of their top expert."""
 
 import html
 
 from mini_moe.routing import RoutingTrace
 from mini_moe.views.style import OKABE_ITO, Html, readable_on
 
-MAX_TOKENS = 600  # more would make the page slow; the rest is left out and counted
+MAX_TOKENS = 600  # more would slow the page down; the rest is only counted
 
 
 def expert_colour(expert: int) -> str:
-    """Eight hues, then the same paler, then again; the number tells apart what colour cannot."""
+    """Return one of eight hues, then the same paler, then repeat; the number tells them apart."""
     hue = OKABE_ITO[expert % 8]
     return _tint(hue, 0.55) if expert // 8 % 2 else hue
 
@@ -20,7 +20,7 @@ def _tint(colour: str, towards_white: float) -> str:
 
 
 def layer_place(trace: RoutingTrace, layer: int | None) -> int:
-    """Where a layer of the model stands in the trace; None is the first one with experts.
+    """Return a layer's index in the trace; None means the first layer with experts.
 
     Raises: ValueError for a layer without experts.
     """
@@ -34,9 +34,9 @@ def layer_place(trace: RoutingTrace, layer: int | None) -> int:
 def coloured_sentence(
     trace: RoutingTrace, layer: int | None = None, selected: int | None = None
 ) -> Html:
-    """Every token on the colour of its heaviest expert in one layer, that expert's number below.
+    """Show each token on the colour of its heaviest expert in one layer, with its number below.
 
-    Pointing at a token shows all its experts and gates. `selected` frames one token.
+    Hovering over a token shows all its experts and gates. `selected` frames one token.
     """
     place = layer_place(trace, layer)
     ids = trace.expert_ids[place].tolist()
@@ -71,14 +71,14 @@ def _chip(n: int, piece: str, ids: list[int], gates: list[float], framed: bool) 
 
 
 def sentence_summary(trace: RoutingTrace, layer: int | None = None) -> str:
-    """ "Layer 1 sends 9 tokens first to 6 of 16 experts; expert 3 is first for 4 of them." """
+    """ "In layer 1, 9 tokens have 6 first choices among 16 experts; expert 3 leads for 4." """
     place = layer_place(trace, layer)
     heaviest = trace.gates[place].argmax(dim=-1, keepdim=True)
     first = trace.expert_ids[place].gather(-1, heaviest).flatten()
     counts = first.bincount(minlength=trace.n_experts)
     busiest = int(counts.argmax())
     return (
-        f"Layer {trace.layers[place]} sends {len(first)} tokens first to "
-        f"{int((counts > 0).sum())} of {trace.n_experts} experts; expert {busiest} is first for "
-        f"{int(counts[busiest])} of them."
+        f"In layer {trace.layers[place]}, {len(first)} tokens have "
+        f"{int((counts > 0).sum())} first choices among {trace.n_experts} experts; "
+        f"expert {busiest} leads for {int(counts[busiest])}."
     )

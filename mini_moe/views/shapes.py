@@ -1,4 +1,4 @@
-"""The model's parts as pictures: parameters, rotations, matrices."""
+"""Pictures of the model's parts: parameters, rotations, matrices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ PARTS = ("routed experts", "shared experts", "attention", "dense feed-forward", 
 
 
 def parameter_parts(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Total and active parameters of each part, counted from the modules on the meta device."""
+    """Count total and active parameters of each part, from the modules on the meta device."""
     with torch.device("meta"):
         model = Transformer(config)
     parts = dict.fromkeys(PARTS, (0, 0))
@@ -51,7 +51,7 @@ def _part_of(name: str, module: torch.nn.Module) -> str:
 
 
 def parameter_bars(config: ModelConfig, title: str = "") -> go.Figure:
-    """Total and active parameters of each part, side by side."""
+    """Draw total and active parameters of each part, side by side."""
     parts = parameter_parts(config)
     figure = new_figure(
         _parameter_summary(parts), height=110 + 52 * len(parts), title_text=title, barmode="group",
@@ -73,7 +73,7 @@ def parameter_bars(config: ModelConfig, title: str = "") -> go.Figure:
 
 
 def parameter_treemap(config: ModelConfig, title: str = "") -> go.Figure:
-    """Areas in proportion to parameters; the routed experts split into working and resting."""
+    """Draw areas in proportion to parameters; routed experts are split into working and idle."""
     parts = parameter_parts(config)
     labels, values, colours = [], [], []
     for n, (part, (total, active)) in enumerate(parts.items()):
@@ -84,7 +84,7 @@ def parameter_treemap(config: ModelConfig, title: str = "") -> go.Figure:
             labels.append(f"{part}{suffix}")
             values.append(count)
             colours.append("#D9D9D9" if suffix.endswith("rest") else OKABE_ITO[n % 6])
-    summary = f"{_parameter_summary(parts)} Point at a small area for its name."
+    summary = f"{_parameter_summary(parts)} Hover over a small area for its name."
     figure = new_figure(summary, height=430, title_text=title)
     figure.add_trace(go.Treemap(
         labels=labels, values=values, parents=[""] * len(labels), marker_colors=colours,
@@ -101,13 +101,13 @@ def _parameter_summary(parts: Mapping[str, tuple[int, int]]) -> str:
     active = sum(counts[1] for counts in parts.values())
     largest = max(parts, key=lambda part: parts[part][0])
     return (
-        f"Of {short(total)} parameters {short(active)} ({active / total:.1%}) work on one token; "
-        f"the {largest} hold {parts[largest][0] / total:.1%} of all."
+        f"Of {short(total)} parameters, {short(active)} ({active / total:.1%}) work on one token; "
+        f"the {largest} hold {parts[largest][0] / total:.1%} of the total."
     )
 
 
 def short(count: int | float) -> str:
-    """671,026,419,200 as "671 billion"."""
+    """Format 671,026,419,200 as "671 billion"."""
     for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
         if count >= size:
             return f"{count / size:.3g} {name}"
@@ -117,14 +117,14 @@ def short(count: int | float) -> str:
 def rope_circles(
     frequencies: Float[Tensor, "pairs"], positions: Sequence[int] = range(8)
 ) -> go.Figure:
-    """Where each pair of channels points at each position: one circle a pair (at most four)."""
+    """Show where each pair of channels points at each position: one circle per pair, at most 4."""
     chosen = torch.linspace(0, len(frequencies) - 1, min(4, len(frequencies))).round().long()
     titles = [f"pair {i}: {float(frequencies[i]):.3g} rad" for i in chosen.tolist()]
     figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.03)
     circle = torch.linspace(0, 2 * torch.pi, 73)
     for column, pair in enumerate(chosen.tolist(), start=1):
         angles = torch.tensor(list(positions)) * frequencies[pair]
-        crowded = float(frequencies[pair]) < 0.3  # numbers would lie on top of each other
+        crowded = float(frequencies[pair]) < 0.3  # the numbers would overlap
         ends = {min(positions), max(positions)}
         figure.add_scatter(
             x=circle.cos().tolist(), y=circle.sin().tolist(), mode="lines", hoverinfo="skip",
@@ -158,7 +158,7 @@ def matrix_heatmap(
     columns: Sequence[str] | None = None, title: str = "", row_title: str = "",
     column_title: str = "", digits: int | None = 2, summary: str = "",
 ) -> go.Figure:  # fmt: skip
-    """Any matrix; up to 16 × 16 with its numbers. Masked places (−inf, NaN) stay grey."""
+    """Draw any matrix; up to 16 × 16 with its numbers. Masked entries (−inf, NaN) stay grey."""
     matrix = values.detach().float().cpu()
     finite = torch.isfinite(matrix)
     cells: list[list[Any]] = [
@@ -193,7 +193,7 @@ def _matrix_summary(
     row, column = divmod(int(matrix.masked_fill(~finite, -torch.inf).argmax()), matrix.shape[1])
     place = f"{rows[row] if rows else row}, {columns[column] if columns else column}"
     masked = int((~finite).sum())
-    hidden = f"; places that are masked: {masked}" if masked else ""
+    hidden = f"; masked entries: {masked}" if masked else ""
     n_rows, n_columns = matrix.shape
     return (
         f"{n_rows} × {n_columns} values from {low:.3g} to {high:.3g}, the largest at "

@@ -1,4 +1,4 @@
-"""One token's routing, step by step, with the numbers of every expert."""
+"""One token's routing, step by step, with the numbers for every expert."""
 
 import html
 from typing import Any, NamedTuple
@@ -18,25 +18,25 @@ from mini_moe.views.style import Html, safe_callback
 STEPS = (
     "The router's logits",
     "Scores: the {score_function} of the logits",
-    "Plus the bias, for the choice only",
-    "Groups: only the best {top_k_groups} of {n_expert_groups} may be chosen from",
-    "The {top_k} best of the allowed are chosen",
+    "Plus the bias, used only for the choice",
+    "Groups: only experts in the best {top_k_groups} of {n_expert_groups} may be chosen",
+    "The {top_k} best allowed experts are chosen",
     "Their scores without the bias{normalised}",
     "Times route_scale = {route_scale}: the gates",
 )
-MIXED = "The chosen experts' answers times their gates, added up: the length of each part"
+MIXED = "The chosen experts' outputs times their gates, summed: the length of each term"
 
 
 class RoutingSteps(NamedTuple):
-    """Every number on the way from logits to gates, per expert; NaN where a step leaves nothing."""
+    """Every number from logits to gates, per expert; NaN where a step leaves nothing."""
 
     logits: Tensor
     scores: Tensor
     biased: Tensor
-    groups: Tensor  # worth of the group that an expert belongs to; NaN where all are one group
+    groups: Tensor  # score of the expert's group; NaN if there is only one group
     allowed: Tensor  # True inside the chosen groups
     rank: Tensor  # 1 for the best choice, 0 for experts not chosen
-    shares: Tensor  # chosen scores, divided by their sum where the configuration says so
+    shares: Tensor  # chosen scores, divided by their sum if the configuration says so
     gates: Tensor
 
 
@@ -44,7 +44,7 @@ def routing_steps(
     logits: Float[Tensor, "experts"], expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> RoutingSteps:  # fmt: skip
-    """Route one token and keep what every step made."""
+    """Route one token and keep the result of every step."""
     routing = route(logits[None], expert_bias, config)
     scores, ids, gates = routing.scores[0], routing.expert_ids[0], routing.gates[0]
     biased = scores if expert_bias is None else scores + expert_bias
@@ -65,18 +65,18 @@ def routing_steps(
 
 
 def token_steps(trace: RoutingTrace, token: int, layer: int | None, model: Any) -> RoutingSteps:
-    """The steps of one token of a trace, from the recorded logits of the router."""
+    """Return the steps of one token of a trace, from the router's recorded logits."""
     place = layer_place(trace, layer)
     bias = model.layers[trace.layers[place]].mlp.gate.e_score_correction_bias
     return routing_steps(trace.router_logits[place, token].float(), bias, trace.config)
 
 
 def step_titles(config: ModelConfig) -> list[str]:
-    """What happens in each step, with the configuration's numbers."""
+    """Describe what happens in each step, with the configuration's numbers."""
     titles = list(STEPS)
     normalised = ", divided by their sum" if config.norm_topk_prob else ""
     if config.n_expert_groups == 1:
-        titles[3] = "One group only: every expert may be chosen"
+        titles[3] = "Only one group: every expert may be chosen"
     fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
     return [title.format(normalised=normalised, **fields) for title in titles]
 
@@ -86,11 +86,11 @@ def step_routing(
     mixed: Float[Tensor, "experts"] | None = None, shared: float | None = None,
     before: str = "", font: int = 13,
 ) -> Html:  # fmt: skip
-    """A table of the first `step` steps: experts as rows, the newest column marked.
+    """Show a table of the first `step` steps: experts as rows, the newest column marked.
 
-    Experts that fell out are grey, chosen ones bold. With `mixed`, the length of each expert's
-    contribution, there is an eighth step; `shared` is the shared experts' length. `before` is said
-    first; `font` is the size of the numbers in pixels.
+    Excluded experts are grey, chosen ones bold. `mixed`, the length of each expert's
+    contribution, adds an eighth step; `shared` is the length of the shared experts' contribution.
+    The text starts with `before`; `font` is the font size in pixels.
     Raises: ValueError for a step that does not exist.
     """
     last = len(STEPS) + (mixed is not None)
@@ -132,7 +132,7 @@ def _step_text(steps: RoutingSteps, config: ModelConfig, step: int, last: int) -
 
 
 def _chosen(steps: RoutingSteps) -> list[int]:
-    """Chosen experts, best first."""
+    """Return the chosen experts, best first."""
     order = [(int(rank), expert) for expert, rank in enumerate(steps.rank) if rank]
     return [expert for _, expert in sorted(order)]
 
@@ -160,9 +160,9 @@ def _shown(value: Tensor) -> str:
 
 
 class RoutingStepper:
-    """A slider that walks through the steps of one token (`view`), forwards and backwards.
+    """A slider that walks through the steps of one token, forwards and backwards (`view`).
 
-    With `drag`, an expert's number, a second slider moves that expert's bias.
+    If `drag` is an expert's number, a second slider moves that expert's bias.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class RoutingStepper:
 
     @property
     def steps(self) -> RoutingSteps:
-        """Every number on the way, with the dragged bias where the slider stands."""
+        """Every number from logits to gates, with the bias set by the slider."""
         bias = self.expert_bias
         if self.drag is not None:
             bias = torch.zeros(len(self.logits)) if bias is None else bias.clone()
@@ -208,6 +208,6 @@ class RoutingStepper:
         return moved + self._still(self.slider.value).text
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
-        """The widgets, and for readers without them every step taken."""
+        """Return the widgets, with the table after all steps for readers without them."""
         bundle = self.view._repr_mimebundle_(**named) or {}
         return bundle | {"text/html": self._still(len(STEPS)).html, "text/plain": repr(self)}

@@ -1,4 +1,4 @@
-"""One look for every figure, its summary in words, and callbacks whose errors can be seen."""
+"""A common look for every figure, summaries in words, and callbacks that show their errors."""
 
 import functools
 import html
@@ -35,31 +35,31 @@ TEMPLATE = go.layout.Template(
         "yaxis": _AXIS,
         "margin": {"l": 60, "r": 30, "t": 60, "b": 50},
         "hoverlabel": {"font": {"family": FONT, "size": 13}},
-        # plotly 7 offers to upload every chart; a lesson about the reader's data must not.
+        # plotly 7 offers to upload every chart; lessons must not offer that for the reader's data.
         "modebar": {"remove": ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d"]},
     }
 )
 
 
 def new_figure(summary: str, *, width: int = 760, height: int = 420, **layout: Any) -> go.Figure:
-    """An empty figure in the house's look; `summary` says in one sentence what it shows."""
+    """Create an empty figure in the house style; `summary` says in one sentence what it shows."""
     fixed = {"template": TEMPLATE, "width": width, "height": height, "meta": {"summary": summary}}
     return go.Figure(layout={**fixed, **layout})
 
 
 def summary_of(figure: BaseFigure) -> str:
-    """The sentence that says what a figure shows."""
+    """Return the sentence that says what a figure shows."""
     return (figure.layout.meta or {}).get("summary", "")
 
 
 def set_summary(figure: BaseFigure, summary: str) -> None:
-    """Replace the sentence of a figure that was redrawn."""
+    """Replace a figure's summary, e.g. after redrawing it."""
     figure.layout.meta = {"summary": summary}
 
 
 def table(figure: BaseFigure) -> list[dict[str, Any]]:
-    """The numbers of a figure, one row a mark: {"series", "x", "y"}; in heatmaps "value" as well,
-    and "text" where something is written in the cells."""
+    """Return a figure's numbers, one row per mark: {"series", "x", "y"}; heatmaps add "value",
+    and "text" if their cells have text."""
     rows: list[dict[str, Any]] = []
     for trace in figure.data:
         if trace.type == "heatmap":
@@ -93,7 +93,7 @@ def _heatmap_rows(trace: go.Heatmap) -> list[dict[str, Any]]:
 
 
 class Shown:
-    """A figure for Jupyter, followed by its summary in words; in a terminal the summary alone."""
+    """A figure for Jupyter, followed by its summary; in a terminal, only the summary."""
 
     def __init__(self, figure: BaseFigure) -> None:
         self.figure = figure
@@ -112,12 +112,12 @@ class Shown:
 
 
 def show(figure: BaseFigure) -> Shown:
-    """Write this as the last line of a cell: the figure, and under it what it shows in words."""
+    """Show the figure and its summary below it; call this on the last line of a cell."""
     return Shown(figure)
 
 
 class Html:
-    """HTML for Jupyter with the same in plain words for a terminal and for screen readers."""
+    """HTML for Jupyter, with the same content as plain text for terminals and screen readers."""
 
     def __init__(self, html: str, text: str) -> None:
         self.html, self.text = html, text
@@ -130,9 +130,9 @@ class Html:
 
 
 def as_widget(figure: BaseFigure, buttons: bool = True) -> Any:
-    """The figure as a widget that Python can update: at most two in a notebook.
+    """Return the figure as a widget that Python can update; use at most two per notebook.
 
-    `buttons`: whether plotly's own appear over the figure, to zoom and to save a picture.
+    `buttons`: whether plotly's own buttons (zoom, save as image) appear over the figure.
     """
     widget = go.FigureWidget(figure)
     widget._config = CONFIG | ({} if buttons else {"displayModeBar": False})
@@ -142,7 +142,7 @@ def as_widget(figure: BaseFigure, buttons: bool = True) -> Any:
 def safe_callback(box: Any) -> Callable:
     """Decorate a widget's callback so that its exceptions appear in `box`, an ipywidgets.HTML.
 
-    Without it Jupyter drops them silently and the view just stops moving.
+    Without it, Jupyter silently drops them and the view simply stops updating.
     """
 
     def decorate(callback: Callable) -> Callable:
@@ -160,7 +160,7 @@ def safe_callback(box: Any) -> Callable:
 
 
 def error_html(error: BaseException) -> str:
-    """A visible box with the exception and the last line of its traceback."""
+    """Return a visible box with the exception and the last line of its traceback."""
     last = traceback.extract_tb(error.__traceback__)
     where = f" ({last[-1].name}, line {last[-1].lineno})" if last else ""
     text = html.escape(f"{type(error).__name__}: {error}{where}")
@@ -171,7 +171,7 @@ def error_html(error: BaseException) -> str:
 
 
 def readable_on(background: str) -> str:
-    """Black or white: the one with more contrast on a colour "#RRGGBB"."""
+    """Return black or white, whichever contrasts more with a colour "#RRGGBB"."""
     return (
         "#FFFFFF"
         if contrast("#FFFFFF", background) >= contrast("#000000", background)
@@ -180,7 +180,7 @@ def readable_on(background: str) -> str:
 
 
 def contrast(first: str, second: str) -> float:
-    """Contrast ratio of two colours, 1 to 21; text needs 4.5. Source: WCAG 2.1 §1.4.3."""
+    """Return the contrast ratio of two colours, 1 to 21; text needs 4.5 (WCAG 2.1 §1.4.3)."""
     bright, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 

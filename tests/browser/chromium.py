@@ -1,4 +1,4 @@
-"""Finds the Chromium that the browser tests drive and that draws stored figures."""
+"""Find the Chromium that runs the browser tests and draws stored figures."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import shutil
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MISSING = f"no Chromium found: install one ({', '.join(NAMES)}) or name it in $CHROMIUM"
 
-# It runs on closed machines and as root; it never has to call anyone.
+# It must run as root and on machines without a network; it never needs to call out.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

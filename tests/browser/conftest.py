@@ -1,4 +1,4 @@
-"""Fixtures of the browser tests; without a Chromium they are skipped, and say so."""
+"""Fixtures for the browser tests, which are skipped with a message if there is no Chromium."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ outcome_key = pytest.StashKey[pytest.TestReport]()
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A headless browser with a fresh profile."""
+    """Start a headless browser with a fresh profile."""
     path = find_chromium()
     if path is None:
         pytest.skip(MISSING)
@@ -31,7 +31,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def lab(chromium, tmp_path_factory):
-    """A JupyterLab with copies of the notebooks, for the whole run."""
+    """Start a JupyterLab with copies of the notebooks, for the whole run."""
     server = start_lab(tmp_path_factory.mktemp("lab"), NOTEBOOKS)
     yield server
     server.stop()
@@ -39,7 +39,7 @@ def lab(chromium, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def open_page(chromium, lab):
-    """A function that opens a fresh tab for a `with` block; what fails inside leaves a picture."""
+    """Return a context manager that opens a fresh tab; a failure inside leaves a screenshot."""
 
     @contextmanager
     def opened(name):
@@ -59,7 +59,7 @@ def open_page(chromium, lab):
 
 @pytest.fixture
 def page(open_page, request):
-    """A fresh tab; a failing test leaves its picture in tests/browser/failures/."""
+    """Open a fresh tab; a failing test leaves its screenshot in tests/browser/failures/."""
     with open_page(request.node.name) as lab_page:
         yield lab_page
         report = request.node.stash.get(outcome_key, None)

@@ -1,4 +1,4 @@
-"""One browser tab on JupyterLab: open a notebook, run it, and say what went wrong."""
+"""One browser tab with JupyterLab: open a notebook, run it and report what went wrong."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from tests.browser.lab_server import LabServer
 READY_MS = 90_000
 SHARE_BUTTON = ".modebar-btn[data-title^='Share chart']"
 
-# Each script races against a clock: an evaluated promise has no time limit of its own.
+# Each script races against a timer: an evaluated promise has no time limit of its own.
 RACE = """async milliseconds => {
   const late = new Promise(resolve => setTimeout(() => resolve('late'), milliseconds));
   return await Promise.race([(%s)().then(() => 'done'), late]);
 }"""
 
-# Without this gate a first run can stall: cells sent before the kernel is connected are lost.
+# Without this wait, a first run can stall: cells sent before the kernel connects are lost.
 WAIT_FOR_NOTEBOOK = """async () => {
   const app = window.jupyterapp;
   await app.restored;
@@ -40,7 +40,7 @@ OUTPUTS = """() => {
 
 @dataclass
 class LabPage:
-    """A tab and everything suspicious that it did."""
+    """A tab, with everything suspicious it did."""
 
     tab: Page
     server: LabServer
@@ -63,7 +63,7 @@ class LabPage:
         assert outcome == "done", f"{path} had no idle kernel within {READY_MS / 1000:.0f} s"
 
     def run_all(self, seconds: float = 180) -> None:
-        """Run every cell; fail when the time is over or a cell raised."""
+        """Run every cell; fail on a timeout or if a cell raised."""
         outcome = self.tab.evaluate(RACE % RUN_ALL, seconds * 1000)
         assert outcome == "done", f"Run All did not end within {seconds} s"
         errors = self.cell_errors()
@@ -83,7 +83,7 @@ class LabPage:
         ]
 
     def assert_clean(self) -> None:
-        """Nothing left the machine, nothing failed, and no figure offers an upload."""
+        """Assert that nothing left the machine, nothing failed and no figure offers an upload."""
         assert not self.outside_requests, f"requests to the outside: {self.outside_requests}"
         assert not self.console_errors, f"errors in the console: {self.console_errors}"
         share_buttons = self.tab.locator(SHARE_BUTTON).count()

@@ -1,4 +1,4 @@
-"""A JupyterLab of its own for the tests: own folders, own token, copies of the notebooks."""
+"""A private JupyterLab for the tests: its own folders, its own token, copies of the notebooks."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ START_SECONDS = 90
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on at this moment."""
+    """Return a port of 127.0.0.1 that nothing is listening on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 @dataclass
 class LabServer:
-    """A running JupyterLab; `folder` is its root, `log` what it printed."""
+    """A running JupyterLab; `folder` is its root, `log` its output."""
 
     folder: Path
     port: int
@@ -38,7 +38,7 @@ class LabServer:
         return f"http://127.0.0.1:{self.port}"
 
     def notebook_url(self, path: str) -> str:
-        # reset: a fresh workspace, so that no notebook of an earlier test is open.
+        # reset: a fresh workspace, so that no notebook from an earlier test is open.
         return f"{self.origin}/lab/tree/{path}?token={self.token}&reset"
 
     def request(self, method: str, path: str) -> bytes:
@@ -58,7 +58,7 @@ class LabServer:
 
 
 def start_lab(base: Path, notebooks: Path) -> LabServer:
-    """Start JupyterLab on copies of `notebooks` below `base`; return once it answers."""
+    """Start JupyterLab on copies of `notebooks` under `base`; return once it answers."""
     folder = base / "root"
     if notebooks.is_dir():
         ignore = shutil.ignore_patterns(".ipynb_checkpoints")
@@ -82,7 +82,7 @@ def start_lab(base: Path, notebooks: Path) -> LabServer:
 
 
 def _environment(base: Path) -> dict[str, str]:
-    """Point every folder that Jupyter and IPython write to below `base`."""
+    """Put every folder that Jupyter and IPython write to under `base`."""
     folders = {
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_DATA_DIR": "data",

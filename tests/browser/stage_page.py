@@ -1,4 +1,4 @@
-"""Drives the stage of `11_live_demo` in a browser: its controls, what is drawn, what it costs."""
+"""Drive the stage of `11_live_demo` in a browser: its controls, drawings, time and memory."""
 
 import json
 import random
@@ -13,8 +13,8 @@ NOTEBOOK = "notebooks/11_live_demo.ipynb"
 SETTLED_MS = 60_000
 SIXTY_FOUR = "Anna found a small key under the old tree. 12 + 30 = 42. "
 
-# What widgets send is answered in a thread of its own, so a round trip of a cell proves nothing:
-# count the messages that were sent and not yet answered.
+# Widget messages are answered in a separate thread, so a cell's round trip proves nothing:
+# count the messages sent but not yet answered.
 COUNT = """() => {
   const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
   const pending = window.stagePending = new Set();
@@ -27,7 +27,7 @@ COUNT = """() => {
   });
 }"""
 
-# Nothing pending, three times in a row: a control sends its next value once the last is answered.
+# Nothing pending three times in a row: a control sends its next value once the last is answered.
 SETTLE = """async () => {
   const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
   const pause = () => new Promise(resolve => setTimeout(resolve, 30));
@@ -59,7 +59,7 @@ DRAWN = """() => {
   }));
 }"""
 
-# Milliseconds from the last key or click to the first drawing whose data differ.
+# Milliseconds from the last key press or click to the first drawing with different data.
 WATCH = """() => {
   const plots = [...document.querySelectorAll('.moe-stage .js-plotly-plot')];
   const look = () => JSON.stringify(plots.map(plot => plot.data.map(t =>
@@ -77,7 +77,7 @@ WATCH = """() => {
 
 
 class StagePage:
-    """The stage in an open notebook that was run."""
+    """The stage in an open notebook that has been run."""
 
     def __init__(self, page: LabPage) -> None:
         self.page, self.tab = page, page.tab
@@ -89,12 +89,12 @@ class StagePage:
         return self.stage.get_by_role("button", name=name)
 
     def slider(self, label: str) -> Locator:
-        """The handle of a slider, to be moved by keys."""
+        """Return a slider's handle, to be moved with keys."""
         named = self.tab.get_by_text(label, exact=False)
         return self.stage.locator(".widget-slider", has=named).locator(".noUi-handle").first
 
     def chips(self, number: int) -> Locator:
-        """0: the experts, 1: the tokens."""
+        """Return a row of chips. 0: the experts, 1: the tokens."""
         return self.stage.locator(".moe-chips").nth(number)
 
     def press(self, place: Locator, *keys: str) -> None:
@@ -107,23 +107,23 @@ class StagePage:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until everything that was sent has been answered and drawn."""
+        """Wait until everything sent has been answered and drawn."""
         assert self.tab.evaluate(RACE % SETTLE, SETTLED_MS) == "done", "the kernel did not answer"
 
     def ask(self, code: str) -> str:
-        """What the kernel prints for a line of Python."""
+        """Return what the kernel prints for a line of Python."""
         return self.tab.evaluate(ASK, code)
 
     def drawn(self) -> list[dict]:
-        """Title, scores and lines of the picture and of the replay."""
+        """Return title, scores and lines of the picture and the replay."""
         return self.tab.evaluate(DRAWN)
 
     def state(self) -> dict:
-        """What the stage in the kernel holds: its selection, its changes, its numbers."""
+        """Return the state of the stage in the kernel: its selection, changes and numbers."""
         return json.loads(self.ask(_STATE))
 
     def heap_megabytes(self) -> float:
-        """The page's JavaScript objects after a collection."""
+        """Return the size of the page's JavaScript heap after garbage collection."""
         session = self.tab.context.new_cdp_session(self.tab)
         session.send("HeapProfiler.enable")
         session.send("HeapProfiler.collectGarbage")
@@ -134,7 +134,7 @@ class StagePage:
         return used / 1e6
 
     def kernel_megabytes(self) -> float:
-        """Resident memory of the notebook's kernel."""
+        """Return the resident memory of the notebook's kernel."""
         sessions = json.loads(self.page.server.request("GET", "/api/sessions"))
         kernel = sessions[0]["kernel"]["id"]
         for process in psutil.Process(self.page.server.process.pid).children(recursive=True):
@@ -143,7 +143,7 @@ class StagePage:
         raise RuntimeError(f"no process runs kernel {kernel}")
 
     def latencies(self, rounds: int = 4) -> dict[str, list[float]]:
-        """Milliseconds from a key or click to changed data on the screen, 64 tokens, by control."""
+        """Measure milliseconds from input to changed data on screen, per control (64 tokens)."""
         self.ask(f"stage.reset(); stage.select(model.tokenizer.decode(model.tokenizer.encode("
                  f"{SIXTY_FOUR * 4!r})[:62]), layer=1, expert=6)")  # fmt: skip
         self.settle()
@@ -175,7 +175,7 @@ class StagePage:
         return self.tab.evaluate("window.stageWatch.took")
 
     def random_events(self, count: int, seed: int) -> None:
-        """Keys, clicks and texts at random, none waiting for the one before."""
+        """Send random keys, clicks and texts, without waiting for the previous one."""
         draw = random.Random(seed)
         actions = self._actions(draw)
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""The balance laboratory in a browser: γ dragged while it trains is used, then the run replays."""
+"""The balance lab in a browser: dragging γ during training works, then the run replays."""
 
 import pytest
 
@@ -20,7 +20,7 @@ TRAINS = "/step [1-9]\\d* of 3000/.test(document.body.innerText)"
 USED = "[...document.querySelectorAll('td')].some(cell => cell.innerText === '%s')"
 STOPPED = "/rates used: \\[0.01, 0.03, 0.1\\]/.test(document.body.innerText)"
 MARK = "[...document.querySelector('.js-plotly-plot').data[4].x].join() === '1,1'"
-RATE, STEP = 0, 3  # places of the sliders
+RATE, STEP = 0, 3  # indices of the sliders
 
 
 def test_a_slider_acts_while_it_trains_and_the_run_replays(page, lab):
@@ -33,7 +33,7 @@ def test_a_slider_acts_while_it_trains_and_the_run_replays(page, lab):
     for rate in ("0.03", "0.1"):  # the second only arrives if the first was answered
         page.tab.keyboard.press("ArrowRight")
         page.tab.wait_for_function(USED % rate)
-    page.tab.locator("button[title*='End the training']").click()
+    page.tab.locator("button[title*='Stop training']").click()
     page.tab.wait_for_function(STOPPED)
     sliders.nth(STEP).focus()
     page.tab.keyboard.press("Home")

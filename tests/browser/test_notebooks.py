@@ -8,7 +8,7 @@ pytestmark = pytest.mark.browser
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 TOUR = "00_tour.ipynb"
-STAGE = "11_live_demo.ipynb"  # opened in test_stage
+STAGE = "11_live_demo.ipynb"  # covered by test_stage
 FIGURE = ".js-plotly-plot"
 
 

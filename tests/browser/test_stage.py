@@ -1,4 +1,4 @@
-"""The stage in a real browser: what is typed, stepped, dragged and switched off is drawn."""
+"""The stage in a real browser: typing, stepping, dragging and switching off update the picture."""
 
 import statistics
 
@@ -21,7 +21,7 @@ IN_SIGHT = """() => {
   const [outer, inner] = [box, chip].map(node => node.getBoundingClientRect());
   return outer.top <= inner.top && inner.bottom <= outer.bottom;
 }"""
-GENEROUS_MS = 3_000  # a busy test machine; the benchmark measures on a quiet one
+GENEROUS_MS = 3_000  # for a busy test machine; the benchmark uses a quiet one
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def opened(open_page):
-    """The notebook, run once for all tests of this file."""
+    """Run the notebook once for all tests in this file."""
     with open_page("test_stage") as page:
         page.open_notebook(NOTEBOOK)
         page.run_all(seconds=300)
@@ -41,7 +41,7 @@ def opened(open_page):
 
 @pytest.fixture
 def stage(opened):
-    """The stage, its model as trained and its text short."""
+    """Return the stage with its model reset and a short text."""
     opened.ask(
         "stage.enlarge(False); stage.reset(); stage.select('Once upon a', layer=3, expert=0)"
     )
@@ -52,7 +52,7 @@ def stage(opened):
 
 
 def assert_drawn(stage, trace, layer, first=0):
-    """The browser's picture holds a trace's scores and load."""
+    """Assert that the browser's picture shows a trace's scores and load."""
     picture = stage.drawn()[0]
     place = trace.layers.index(layer)
     scores = trace.scores[place, first : first + 22].T
@@ -157,7 +157,7 @@ def test_presentation_size_is_larger_and_nothing_is_cut(stage, request):
 
 
 def take_picture(stage, path):
-    """The stage from its first control to the end of its picture, an expert switched off."""
+    """Take a screenshot of the stage, from the controls to the picture, with an expert off."""
     carry = "Compute 487 + 356.\\nones: 7 + 6 = 1"
     stage.ask(f"stage.enlarge(False); stage.select('{carry}'); stage.switch(3, 14)")
     stage.settle()

@@ -26,7 +26,7 @@ def test_a_run_that_a_cell_awaits_can_be_stopped(page, lab, by):
     page.tab.evaluate(RUN)
     page.tab.wait_for_function(IN_THE_MIDDLE)
     if by == "the Stop button":
-        page.tab.locator("button[title*='End the training']").click()
+        page.tab.locator("button[title*='Stop training']").click()
     else:
         page.tab.evaluate(INTERRUPT)
     page.tab.wait_for_function(STOPPED)

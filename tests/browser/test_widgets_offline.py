@@ -1,4 +1,4 @@
-"""Plotly figures and ipywidgets work in JupyterLab without any network: the harness's proof."""
+"""Plotly figures and ipywidgets work in JupyterLab offline, and the harness notices faults."""
 
 import nbformat
 import pytest
@@ -30,7 +30,7 @@ BAR_HEIGHTS = """() => [...document.querySelectorAll('.js-plotly-plot')]
   .map(plot => Array.from(plot.data[0].y))"""
 
 
-# Without a kernel's name JupyterLab stops and asks for one.
+# Without a kernel name, JupyterLab stops and asks for one.
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}}
 
 

@@ -42,7 +42,7 @@ def test_a_full_cache_is_refused_and_unchanged():
     model = small_model()
     cache = KeyValueCache()
     model(random_tokens(model.config, seq=64), cache=cache)
-    with pytest.raises(ValueError, match="position 65, max_seq_len=64"):
+    with pytest.raises(ValueError, match="position 65, but max_seq_len=64"):
         model(random_tokens(model.config, seq=1), cache=cache)
     assert len(cache) == 64
 

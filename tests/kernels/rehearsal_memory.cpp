@@ -29,6 +29,8 @@ void copy(void* to, const void* from, size_t bytes) {
   memcpy(to, from, bytes);
 }
 
+void copy_shared(void* to, const void* from, size_t bytes) { copy(to, from, bytes); }
+
 void update(void* p, size_t, void (*change)(void*, void*), void* operands) { change(p, operands); }
 
 void copy_later(void* to, const void* from, size_t bytes) {

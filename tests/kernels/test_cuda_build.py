@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mini_moe.ops import compiled, describe
+from mini_moe.ops.seal import seal
 from tests.kernels.cpu import needs_library
 
 CUDA = compiled.SOURCES / "cuda"
@@ -38,7 +39,8 @@ def library(build):
 
     def write(stamp: str, cuda: str):
         marks = [compiled.MARK + stamp.encode(), compiled.CUDA_MARK + cuda.encode()]
-        build.LIBRARY.write_bytes(b"\0".join([b"ELF", *marks, b""]))
+        body = b"\0".join([b"ELF", *marks, b""])
+        build.LIBRARY.write_bytes(body + seal(body))
 
     return write
 

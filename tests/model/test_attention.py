@@ -1,4 +1,4 @@
-"""Latent attention: what it caches, and that the cached form is the full one."""
+"""Latent attention: what it caches, and that caching doesn't change the result."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 class GrowingCache:
-    """The plainest cache: concatenate what each layer sends."""
+    """The simplest cache: concatenate what each layer appends."""
 
     def __init__(self):
         self.held = {}
@@ -39,7 +39,7 @@ def random_attention(**changes):
 
 
 def by_hand(config, attention, x, rotation):
-    """One head and one query at a time, keys and values rebuilt from the latent, in float64."""
+    """Attend with one head and one query at a time, in the absorbed form, in float64."""
     attention, x = attention.double(), x.double()
     query = attention.query(x, rotation.double()).transpose(1, 2)
     latent, key_rope = attention.compress(x, rotation.double())
@@ -50,7 +50,7 @@ def by_hand(config, attention, x, rotation):
         up_key, up_value = rows.split([config.qk_nope_head_dim, config.v_head_dim])
         outputs = []
         for i in range(x.shape[1]):
-            # absorbed: the query goes down to the latent, and values come up after mixing
+            # absorbed: project the query down to the latent, and values up after mixing
             absorbed = query[:, head, i, : config.qk_nope_head_dim] @ up_key
             scores = torch.einsum("bc,bjc->bj", absorbed, latent[:, : i + 1])
             turned = query[:, head, i, config.qk_nope_head_dim :]
@@ -62,7 +62,7 @@ def by_hand(config, attention, x, rotation):
 
 
 @pytest.mark.parametrize("q_lora_rank", [None, 12])
-def test_rebuilt_keys_and_values_give_what_absorption_gives(q_lora_rank):
+def test_rebuilt_keys_and_values_match_absorption(q_lora_rank):
     config, attention, x, rotation = random_attention(q_lora_rank=q_lora_rank)
     output = attention(x, rotation)
     assert (
@@ -72,7 +72,7 @@ def test_rebuilt_keys_and_values_give_what_absorption_gives(q_lora_rank):
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
-def test_cached_positions_give_what_the_whole_sequence_gives(step):
+def test_cached_positions_match_the_whole_sequence(step):
     config, attention, x, rotation = random_attention()
     cache, parts = GrowingCache(), []
     for start in range(0, 9, step):

@@ -34,12 +34,12 @@ def test_norm_of_zero_is_zero_with_finite_gradient():
 
 
 def test_norm_squares_in_single_precision():
-    """300² overflows float16 and 256 + 1 vanishes in bfloat16; neither may happen inside."""
+    """300² overflows float16 and 256 + 1 rounds to 256 in bfloat16; neither may happen inside."""
     x = torch.full((1, 1024), 300.0, dtype=torch.float16)
     assert torch.equal(RMSNorm(1024, 1e-6).half()(x), torch.ones_like(x))
 
 
-def test_norm_slopes_are_those_of_its_output():
+def test_norm_gradients_match_finite_differences():
     norm = RMSNorm(6, 1e-6).double()
     x = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(norm, x)

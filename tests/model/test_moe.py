@@ -1,4 +1,4 @@
-"""MoE layers of other families are configurations: DeepSeek-V2 and Mixtral as oracles."""
+"""MoE layers of other families are just configurations: DeepSeek-V2 and Mixtral as oracles."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ MIXTRAL_ROUTER = {
 
 
 def copy_weights(theirs, ours):
-    """Both stack experts; ours keeps gate and up apart."""
+    """Copy their weights; both stack the experts, but ours keeps gate and up apart."""
     given = dict(theirs.named_parameters())
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
@@ -34,7 +34,7 @@ def copy_weights(theirs, ours):
 
 
 def assert_same_layer(theirs, config):
-    """Outputs and all gradients agree."""
+    """Assert that outputs and all gradients agree."""
     torch.manual_seed(0)
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -55,7 +55,7 @@ def assert_same_layer(theirs, config):
 
 
 @pytest.mark.parametrize(("groups", "kept"), [(1, 1), (4, 2), (8, 3)])
-def test_layer_is_deepseek_v2s(groups, kept):
+def test_layer_matches_deepseek_v2(groups, kept):
     theirs = DeepseekV2Config(
         hidden_size=32,
         moe_intermediate_size=16,
@@ -80,7 +80,7 @@ def test_layer_is_deepseek_v2s(groups, kept):
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 8])
-def test_layer_is_mixtrals(top_k):
+def test_layer_matches_mixtral(top_k):
     theirs = MixtralConfig(
         hidden_size=32, intermediate_size=16, num_local_experts=8, num_experts_per_tok=top_k
     )
@@ -88,7 +88,7 @@ def test_layer_is_mixtrals(top_k):
     assert_same_layer(MixtralSparseMoeBlock(theirs), config)
 
 
-def test_one_expert_that_everyone_takes_is_a_dense_network():
+def test_one_expert_that_gets_every_token_is_a_dense_network():
     config = small_config(
         n_routed_experts=1, n_shared_experts=0, top_k=1, route_scale=1.0, d_expert=48
     )

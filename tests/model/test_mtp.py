@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensor
 
 
 def their_mtp(theirs, ours):
-    """transformers' MTP module holding our weights; its checkpoint names are for 61 layers only."""
+    """Build transformers' MTP module with our weights; its checkpoint names assume 61 layers."""
     mtp = MtpModel(theirs, num_mtp_layers=1).eval()
     state = mtp.state_dict()
     for name, tensor in ours.mtp[0].state_dict().items():
@@ -26,7 +26,7 @@ def their_mtp(theirs, ours):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_hidden_vectors_are_those_of_transformers(seed, tmp_path):
+def test_hidden_vectors_match_transformers(seed, tmp_path):
     theirs = random_hf_model(seed, num_mtp_layers=1, n_shared_experts=1)
     theirs.save_pretrained(tmp_path)
     plain = load_hf(tmp_path)
@@ -46,7 +46,7 @@ def test_hidden_vectors_are_those_of_transformers(seed, tmp_path):
 
 
 def with_mtp_module(plain):
-    """The same model with one MTP module of random weights."""
+    """Return the same model with one randomly initialised MTP module."""
     model = Transformer(dataclasses.replace(plain.config, n_mtp_layers=1)).eval()
     model.load_state_dict(plain.state_dict(), strict=False)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def with_mtp_module(plain):
     return model
 
 
-def test_module_is_loaded_where_the_files_have_it(tmp_path):
+def test_module_is_loaded_if_the_files_have_it(tmp_path):
     model = small_model(n_mtp_layers=2)
     save_hf(model, tmp_path)
     loaded = load_hf(tmp_path, mtp=True)

@@ -1,4 +1,4 @@
-"""RoPE and YaRN: published numbers, and the property they exist for."""
+"""RoPE and YaRN: the published numbers, and the property that RoPE is designed for."""
 
 import math
 
@@ -28,7 +28,7 @@ def rotation_at(position, width=8, **changes):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2000), st.integers(0, 2000), st.integers(0, 2000))
-def test_dot_product_depends_on_the_distance_only(first, second, shift):
+def test_dot_product_depends_only_on_the_distance(first, second, shift):
     draw = torch.Generator().manual_seed(first)
     query, key = torch.randn(2, 1, 8, generator=draw)
 
@@ -45,13 +45,13 @@ def test_rotation_keeps_lengths_and_is_undone_by_the_opposite_angle():
     rotation = rope_rotation(small_config(qk_rope_head_dim=8), 0, 10, CPU)
     turned = apply_rope(x, rotation)
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
-    assert torch.equal(turned[:, :, 0], x[:, :, 0]), "position 0 is not turned"
+    assert torch.equal(turned[:, :, 0], x[:, :, 0]), "position 0 is not rotated"
     back = apply_rope(turned, rotation * torch.tensor([1.0, -1.0]))
     assert torch.allclose(back, x, atol=1e-5)
 
 
 def test_neighbouring_channels_form_a_pair():
-    """As complex numbers x[2i] + i·x[2i+1], which is DeepSeek's own form."""
+    """Compare with complex numbers x[2i] + i·x[2i+1], the form used in DeepSeek's code."""
     x = torch.randn(10, 8)
     rotation = rope_rotation(small_config(qk_rope_head_dim=8), 0, 10, CPU)
     angles = torch.arange(10.0)[:, None] / 10_000 ** (torch.arange(4.0) / 4)
@@ -72,15 +72,15 @@ def test_later_start_is_a_slice_of_the_whole():
     assert torch.equal(rope_rotation(config, 13, 7, CPU), whole[13:])
 
 
-def test_first_pair_turns_one_radian_a_position_and_the_last_hardly():
+def test_first_pair_turns_one_radian_per_position_and_the_last_hardly_at_all():
     frequencies = rope_frequencies(64, 10_000.0)
     assert frequencies[0] == 1
     assert frequencies[-1].item() == pytest.approx(10_000 ** (-62 / 64))
     assert len(frequencies) == 32
 
 
-def test_yarn_of_deepseek_v3_keeps_ten_pairs_and_divides_the_last_nine():
-    """Ramp from pair 10 to pair 23 of 32."""
+def test_yarn_of_deepseek_v3_keeps_eleven_pairs_and_divides_the_last_nine():
+    """The ramp runs from pair 10 to pair 23 of 32."""
     config = presets.deepseek_v3()
     plain = rope_frequencies(64, 10_000.0)
     ratio = yarn_frequencies(config) / plain
@@ -90,7 +90,7 @@ def test_yarn_of_deepseek_v3_keeps_ten_pairs_and_divides_the_last_nine():
     assert torch.allclose(ratio[10:24], 1 - ramp * (1 - 1 / 40), atol=1e-6)
 
 
-def test_yarn_temperature_and_softmax_scale_are_the_published():
+def test_yarn_temperature_and_softmax_scale_have_the_published_values():
     assert yarn_temperature(40.0, 1.0) == pytest.approx(1.36889, abs=5e-6)
     assert softmax_scale(presets.deepseek_v3()) == pytest.approx(0.135234, abs=5e-7)
     assert softmax_scale(presets.deepseek_v2()) == pytest.approx(

@@ -1,4 +1,4 @@
-"""The router's rules: what chooses, what weighs, who wins a tie, how far a token travels."""
+"""The router's rules: the choice, the gates, ties, and the limit on groups."""
 
 import math
 
@@ -14,7 +14,7 @@ from tests.helpers import small_config
 
 @st.composite
 def routed(draw):
-    """A valid router config, its decisions for random logits with many ties, and the bias."""
+    """Draw a valid router config, its decisions for random logits with many ties, and the bias."""
     config = small_config(**draw(expert_fields()))
     draws = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     shape = (draw(st.integers(1, 12)), config.n_routed_experts)
@@ -26,7 +26,7 @@ def routed(draw):
 
 
 def brute_force(scores, bias, config):
-    """One token's experts by the paper's rules, with sorting by (−value, index) only."""
+    """Choose one token's experts by the paper's rules, using only sorts by (−value, index)."""
     choice = [s + (bias[i] if bias is not None else 0) for i, s in enumerate(scores)]
     size = len(choice) // config.n_expert_groups
     groups = [choice[g * size : (g + 1) * size] for g in range(config.n_expert_groups)]
@@ -39,17 +39,17 @@ def brute_force(scores, bias, config):
 
 @settings(max_examples=200, deadline=None)
 @given(routed())
-def test_choice_is_that_of_the_rules_applied_by_hand(case):
+def test_choice_follows_the_rules_applied_by_hand(case):
     config, routing, bias = case
     for scores, ids in zip(routing.scores, routing.expert_ids, strict=True):
-        # in fp32, as the router adds: rounding decides ties
+        # added in fp32, as in the router, because rounding decides ties
         given_bias = None if bias is None else list(bias)
         assert ids.tolist() == brute_force(list(scores), given_bias, config)
 
 
 @settings(max_examples=100, deadline=None)
 @given(routed())
-def test_token_never_leaves_its_groups_and_no_expert_comes_twice(case):
+def test_token_never_leaves_its_groups_and_no_expert_is_repeated(case):
     config, routing, _ = case
     size = config.n_routed_experts // config.n_expert_groups
     for ids in routing.expert_ids.tolist():
@@ -59,7 +59,7 @@ def test_token_never_leaves_its_groups_and_no_expert_comes_twice(case):
 
 @settings(max_examples=100, deadline=None)
 @given(routed())
-def test_gates_are_the_bare_scores_of_the_chosen(case):
+def test_gates_are_the_raw_scores_of_the_chosen(case):
     config, routing, _ = case
     chosen = routing.scores.gather(-1, routing.expert_ids).double()
     if config.norm_topk_prob:
@@ -88,7 +88,7 @@ def test_bias_changes_choice_but_not_gates():
     assert torch.equal(pushed.scores, plain.scores)
 
 
-def test_bias_reaches_no_gradient():
+def test_bias_receives_no_gradient():
     logits = torch.randn(5, 8, requires_grad=True)
     bias = torch.zeros(8, requires_grad=True)
     routing = route(logits, bias, small_config())
@@ -100,7 +100,7 @@ def test_bias_reaches_no_gradient():
     ("top_k", "norm", "reaches"), [(1, True, False), (1, False, True), (2, True, True)]
 )
 def test_one_renormalised_gate_gives_the_router_no_gradient(top_k, norm, reaches):
-    """Why top_k = 1 needs norm_topk_prob = False: a number divided by itself is 1."""
+    """This is why top_k = 1 needs norm_topk_prob = False: a number divided by itself is 1."""
     logits = torch.randn(50, 8, requires_grad=True)
     routing = route(logits, torch.zeros(8), small_config(top_k=top_k, norm_topk_prob=norm))
     weighted = routing.gates * torch.randn(50, top_k)
@@ -108,14 +108,14 @@ def test_one_renormalised_gate_gives_the_router_no_gradient(top_k, norm, reaches
     assert bool(gradient.abs().max() > 1e-4) is reaches
 
 
-def test_lower_id_wins_a_tie():
+def test_ties_go_to_the_lower_id():
     config = small_config(n_routed_experts=64, top_k=8)
     routing = route(torch.zeros(3, 64), torch.zeros(64), config)
     assert routing.expert_ids.tolist() == 3 * [list(range(8))]
 
 
 def test_excluded_group_stays_out_even_when_all_kept_scores_are_negative():
-    """Scores .9 .2 .3 .1, bias −.5 on the second: 0.0 for excluded groups would choose {0, 2}."""
+    """Scores .9 .2 .3 .1, bias −.5 on the second: masking with 0.0 would choose {0, 2}."""
     logits = torch.tensor([[0.9, 0.2, 0.3, 0.1]]).logit()
     bias = torch.tensor([0.0, -0.5, 0.0, 0.0])
     config = small_config(n_routed_experts=4, n_expert_groups=2, top_k_groups=1, top_k=2)
@@ -141,7 +141,7 @@ def test_extreme_logits_give_finite_gates():
 
 
 @pytest.mark.parametrize("d_model", [64, 128, 256, 512, 1024])
-def test_fresh_router_spreads_its_logits_as_deepseek_v3s_does(d_model):
+def test_fresh_router_logits_spread_like_those_of_deepseek_v3(d_model):
     """0.006·√7168 = 0.508 for normalised inputs of any width."""
     torch.manual_seed(0)
     config = small_config(d_model=d_model, n_routed_experts=64)

@@ -1,4 +1,4 @@
-"""Turns what a notebook shows into what can be stored: figures and widgets as static pictures."""
+"""Turn a notebook's outputs into storable ones: figures and widgets become static pictures."""
 
 import base64
 import json
@@ -26,10 +26,10 @@ SCALES = (1.5, 1.25, 1.0, 0.85, 0.7, 0.6, 0.5)  # pixels per unit of the figure,
 
 
 def widget_parts(model_ids):
-    """Return, for each displayed widget, what it shows: a list of {kind, content} in its order.
+    """Return, for each displayed widget, what it shows: an ordered list of {kind, content}.
 
     Runs inside the notebook's kernel after the last cell, so it sees what a reader would see and
-    must import all it needs.
+    must import everything it needs.
     """
     import ipywidgets
     import plotly.graph_objects as go
@@ -80,7 +80,7 @@ def widget_parts(model_ids):
 
 @contextmanager
 def drawing(chromium: str) -> Iterator[None]:
-    """Keep a browser that turns figures into pictures; it calls no one."""
+    """Keep a browser running that turns figures into pictures, without network access."""
     with tempfile.TemporaryDirectory() as folder:
         starter = Path(folder) / "chromium"
         starter.write_text(f'#!/bin/sh\nexec "{chromium}" {" ".join(FLAGS)} "$@"\n')
@@ -110,7 +110,7 @@ def make_static(notebook: NotebookNode, parts: dict[str, list[dict]]) -> None:
 
 
 def static_outputs(output: NotebookNode, parts: dict[str, list[dict]]) -> list[NotebookNode]:
-    """What is stored in place of one output; most are stored as they are."""
+    """Return what to store for one output; most outputs are stored unchanged."""
     data = output.get("data", {})
     if PLOTLY in data:
         return [picture(data[PLOTLY])]
@@ -121,7 +121,7 @@ def static_outputs(output: NotebookNode, parts: dict[str, list[dict]]) -> list[N
 
 
 def part_outputs(part: dict, parts: dict[str, list[dict]]) -> list[NotebookNode]:
-    """One piece of a widget as outputs."""
+    """Return one part of a widget as outputs."""
     kind, content = part["kind"], part["content"]
     if kind == "output":
         return static_outputs(nbformat.from_dict(content), parts)
@@ -132,12 +132,12 @@ def part_outputs(part: dict, parts: dict[str, list[dict]]) -> list[NotebookNode]
 
 
 def words(html: str) -> str:
-    """The text of a piece of HTML."""
+    """Return the text of some HTML."""
     return " ".join(unescape(re.sub(r"(?s)<style.*?</style>|<[^>]*>", " ", html)).split())
 
 
 def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join neighbouring pieces of the same stream: how a kernel cuts its prints is chance."""
+    """Join neighbouring pieces of the same stream, since kernels split prints arbitrarily."""
     joined: list[NotebookNode] = []
     for output in outputs:
         last = joined[-1] if joined else {}

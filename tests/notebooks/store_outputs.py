@@ -1,11 +1,11 @@
-"""Executes the notebooks and stores their outputs: text as it is, figures as static pictures.
+"""Execute the notebooks and store their outputs: text as is, figures as static pictures.
 
-    python -m tests.notebooks.store_outputs [NAME ...]      # all without a NAME; 03_experts for one
+    python -m tests.notebooks.store_outputs [NAME ...]      # all of them, or e.g. 03_experts
 
-Each plotly figure and each FigureWidget becomes a PNG of at most 60 KB in place of its
-interactive payload; what a container of widgets shows becomes pictures, HTML and text in its
-order. Progress bars vanish, and so does all widget state. A notebook is replaced in one step,
-and only if every cell ran.
+Each plotly figure and each FigureWidget becomes a PNG of at most 60 KB instead of its interactive
+payload; the contents of a widget container become pictures, HTML and text, in order. Progress
+bars and all widget state are removed. A notebook is replaced atomically, and only if every cell
+ran.
 """
 
 import inspect
@@ -34,7 +34,7 @@ FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError, ValueError)
 
 
 def main(names: list[str]) -> int:
-    """Store the named notebooks, or all; return 1 if any failed."""
+    """Store the named notebooks, or all of them; return 1 if any failed."""
     chromium = find_chromium()
     if chromium is None:
         print(f"{MISSING}; the figures cannot be drawn, so nothing is stored", file=sys.stderr)
@@ -50,7 +50,7 @@ def main(names: list[str]) -> int:
 
 
 def store(path: Path) -> bool:
-    """Execute one notebook and replace it; on a failure say which cell and leave it as it was."""
+    """Execute one notebook and replace it; on failure, name the cell and leave the file alone."""
     started = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
     try:
@@ -83,10 +83,10 @@ def execute(notebook: NotebookNode, folder: Path) -> dict[str, list[dict]]:
 
 
 def poll_in_slices(channel) -> None:
-    """Look for a reply every second.
+    """Poll for a reply every second.
 
-    An Output widget makes nbclient send on the channel that it waits on; now and then that uses
-    up the event of a reply that has just come, and one long wait then lasts to its end.
+    An Output widget makes nbclient send on the channel it is waiting on; occasionally that
+    consumes the event of a reply that just arrived, and one long wait would then time out.
     """
     wait = channel.get_msg
 
@@ -103,7 +103,7 @@ def poll_in_slices(channel) -> None:
 
 
 def run_cell(client: NotebookClient, cell: NotebookNode, index: int) -> None:
-    """Run one cell; a failure names it."""
+    """Run one cell; errors name the cell."""
     try:
         client.execute_cell(cell, index)
     except CellExecutionError as error:
@@ -113,14 +113,14 @@ def run_cell(client: NotebookClient, cell: NotebookNode, index: int) -> None:
 
 
 def displayed_widgets(notebook: NotebookNode) -> list[str]:
-    """The model ids of all widgets that some cell shows."""
+    """Return the model ids of all widgets displayed by any cell."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     views = [output.data[WIDGET] for output in outputs if WIDGET in output.get("data", {})]
     return [view["model_id"] for view in views]
 
 
 def ask_kernel(client: NotebookClient, model_ids: list[str]) -> dict[str, list[dict]]:
-    """Run `widget_parts` in the kernel."""
+    """Run `widget_parts` in the kernel and return its result."""
     if not model_ids:
         return {}
     source = inspect.getsource(widget_parts)
@@ -133,7 +133,7 @@ def ask_kernel(client: NotebookClient, model_ids: list[str]) -> dict[str, list[d
 
 
 def write(notebook: NotebookNode, path: Path) -> int:
-    """Replace the file in one step; return its size in bytes."""
+    """Replace the file atomically; return its size in bytes."""
     text = nbformat.writes(notebook, version=4) + "\n"
     size = len(text.encode())
     if size > MAX_NOTEBOOK_BYTES:

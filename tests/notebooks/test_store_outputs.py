@@ -1,4 +1,4 @@
-"""What `make notebooks` stores, on small notebooks written here."""
+"""Check what `make notebooks` stores, on small notebooks written here."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The committed notebooks carry what nbval compares, and nothing that bloats them."""
+"""The committed notebooks contain what nbval compares, and nothing that bloats them."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ CHECKED = "nbval-check-output"
 SKIPPING = ("nbval-skip", "nbval-raises-exception", "raises-exception")
 INTERACTIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json")
 
-# The fewest code cells nbval must collect. Raise a number with its notebook; never lower it
-# without saying in the commit which lesson went where.
+# The minimum number of code cells nbval must collect. Raise a number with its notebook; never
+# lower it without saying in the commit where the lesson went.
 FEWEST_CODE_CELLS = {
     "00_tour": 17,
     "01_data": 26,
@@ -38,7 +38,7 @@ FEWEST_CODE_CELLS = {
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
-    """Each committed notebook; its name is notebook.metadata.name."""
+    """Return each committed notebook; its name is in notebook.metadata.name."""
     content = nbformat.read(request.param, as_version=4)
     content.metadata.name = request.param.stem
     return content
@@ -106,7 +106,7 @@ def test_no_lesson_loses_cells(notebook):
     assert count >= FEWEST_CODE_CELLS[name]
 
 
-def test_no_entry_stands_for_a_notebook_that_is_gone():
+def test_no_entry_is_for_a_missing_notebook():
     assert set(FEWEST_CODE_CELLS) <= {path.stem for path in NOTEBOOKS}
 
 

@@ -1,4 +1,4 @@
-"""nbval alone lets a cell pass that swallows its time limit; with the plugin it fails."""
+"""A cell that swallows its timeout passes with nbval alone; with the plugin, it fails."""
 
 import subprocess
 import sys

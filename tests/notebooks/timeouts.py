@@ -1,7 +1,7 @@
-"""A pytest plugin: a notebook whose cell ran into nbval's time limit fails.
+"""A pytest plugin that fails a notebook if one of its cells ran into nbval's time limit.
 
 nbval interrupts such a cell and expects the cells after it to fail. A cell that handles the
-interrupt, as waiting for a training run does, would pass unseen, and so would the rest.
+interrupt, such as one waiting for a training run, would otherwise pass, and so would the rest.
 """
 
 import pytest

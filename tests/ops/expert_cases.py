@@ -1,4 +1,4 @@
-"""Inputs of the experts operation, and the slowest, plainest oracle: one token at a time."""
+"""Inputs for the experts operation, and the simplest oracle: one token at a time."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from mini_moe.ops import reference
 
 
 class Case(NamedTuple):
-    """Arguments of `moe_experts`, in its order."""
+    """The arguments of `moe_experts`, in order."""
 
     x: Tensor
     expert_ids: Tensor
@@ -19,11 +19,11 @@ class Case(NamedTuple):
 
     @property
     def leaves(self) -> list[Tensor]:
-        """What gradients reach."""
+        """The tensors that gradients reach."""
         return [self.x, self.gates, self.gate_up_proj, self.down_proj]
 
     def copy(self, dtype: torch.dtype | None = None) -> "Case":
-        """The same numbers as fresh leaves."""
+        """Return the same numbers as fresh leaves."""
         return Case(
             *(
                 t.clone() if t is self.expert_ids else t.detach().to(dtype).clone().requires_grad_()
@@ -41,7 +41,7 @@ def random_case(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Case:
-    """Each token's experts differ, as top-k makes them."""
+    """Draw a random case; each token's experts are distinct, as after top-k."""
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -60,12 +60,12 @@ def random_case(
 
 
 def with_ids(case: Case, expert_ids: Tensor) -> Case:
-    """The same case, routed differently."""
+    """Return the same case, routed differently."""
     return case._replace(expert_ids=expert_ids)
 
 
 def dumb_forward(case: Case) -> Tensor:
-    """Token by token, choice by choice, written from the paper's formula alone."""
+    """Compute token by token, choice by choice, using only the paper's formula."""
     outputs = []
     for t, token in enumerate(case.x):
         mixed = torch.zeros_like(token)
@@ -79,7 +79,7 @@ def dumb_forward(case: Case) -> Tensor:
 
 
 def exact(case: Case, grad: Tensor) -> list[Tensor]:
-    """The definition's output and its four gradients, in float64 on the CPU."""
+    """Return the definition's output and its four gradients, in float64 on the CPU."""
     wide = Case(*(tensor.cpu() for tensor in case)).copy(torch.float64)
     output = reference.moe_experts(*wide)
     grads = torch.autograd.grad(output, wide.leaves, grad.cpu().double(), materialize_grads=True)

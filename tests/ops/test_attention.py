@@ -1,4 +1,4 @@
-"""Causal attention against the softmax written out."""
+"""Causal attention compared with a softmax written out in full."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def random_case(widths, lengths, dtype=torch.float32):
 
 
 def explicit(query, key, value, scale):
-    """Every weight in float64; a query sees keys up to its own position."""
+    """Compute every weight in float64; a query sees keys up to its own position."""
     query, key, value = query.double(), key.double(), value.double()
     scores = torch.einsum("bhqd,bhkd->bhqk", query, key) * scale
     position = torch.arange(key.shape[2])
@@ -29,7 +29,7 @@ def explicit(query, key, value, scale):
 
 @pytest.fixture(params=["explicit", "flash"])
 def path(request, monkeypatch):
-    """Both ways that lengths choose between."""
+    """Run both code paths, which normally depend on the length."""
     longest = 10**9 if request.param == "explicit" else 0
     monkeypatch.setattr(attention, "LONGEST_EXPLICIT", longest)
 
@@ -46,17 +46,17 @@ def test_attention_is_the_softmax_written_out(widths, lengths, dtype, path):
     ours = torch.autograd.grad((output * weights).sum(), inputs)
     theirs = torch.autograd.grad((expected * weights).sum(), inputs)
     for one, two in zip(ours, theirs, strict=True):
-        # of one key the weight is 1 whatever the query, so that gradient is exactly zero
+        # with a single key its weight is always 1, so the query's gradient is exactly zero
         assert relative_error(one, two) <= 2 * TOLERANCE[dtype] or not two.any()
 
 
 @pytest.mark.parametrize("lengths", [(4, 4), (2, 5)], ids=str)
-def test_gradients_are_the_slopes_of_the_output(lengths, path):
+def test_gradients_match_finite_differences(lengths, path):
     inputs = random_case((4, 3), lengths, torch.float64)
     assert torch.autograd.gradcheck(lambda *qkv: causal_attention(*qkv, 0.5), inputs)
 
 
-def test_later_keys_change_no_earlier_output(path):
+def test_later_keys_do_not_change_earlier_outputs(path):
     query, key, value = random_case((8, 4), (140, 140))
     before = causal_attention(query, key, value, 0.3)
     key, value = key.detach().clone(), value.detach().clone()

@@ -1,4 +1,4 @@
-"""What torch knows of the operations on CUDA without one: shapes, types, devices, who serves."""
+"""The operations on CUDA without a GPU: shapes, dtypes, devices, and which form runs."""
 
 from types import SimpleNamespace
 
@@ -18,21 +18,21 @@ OPS = torch.ops.mini_moe
 
 @pytest.fixture(autouse=True)
 def fake():
-    """Tensors without memory, whatever their device."""
+    """Use tensors without memory on any device."""
     with FakeTensorMode(), without_shape_hook():
         yield
 
 
 @pytest.fixture(params=["compiled", "PyTorch"])
 def served(request, monkeypatch):
-    """With CUDA kernels and without, whatever was built here."""
+    """Pretend that CUDA kernels were built, or that they were not."""
     reason = "" if request.param == "compiled" else "no nvcc here"
     monkeypatch.setattr(compiled, "CUDA_WHY_NOT", reason)
     return request.param == "compiled"
 
 
 def arguments(dtype=torch.bfloat16, gates=torch.float32, device=GPU, experts=E):
-    """x, expert_ids, gates, gate_up_proj, down_proj"""
+    """Return x, expert_ids, gates, gate_up_proj and down_proj."""
     return (
         torch.empty(T, D, dtype=dtype, device=device),
         torch.empty(T, K, dtype=torch.long, device=device),
@@ -65,8 +65,8 @@ def test_layer_knows_its_shapes_on_cuda(served, dtype):
 
 
 @pytest.mark.parametrize("queries", [1, 40, 2000])
-def test_attention_on_cuda_is_one_call_of_torchs(monkeypatch, queries):
-    """No loop over blocks of queries: the GPU's own attention, for training and for decoding."""
+def test_attention_on_cuda_is_a_single_call_to_torch(monkeypatch, queries):
+    """There is no loop over blocks of queries, neither for training nor for decoding."""
     calls = []
     monkeypatch.setattr(attention, "_fused", lambda *given: calls.append(given))
     query = torch.empty(2, 3, queries, 12, device=GPU)
@@ -88,7 +88,7 @@ def test_attention_on_cuda_is_one_call_of_torchs(monkeypatch, queries):
         (lambda: arguments(device="meta"), False),
     ],
 )
-def test_compiled_kernels_serve_what_they_can(monkeypatch, case, expected):
+def test_compiled_kernels_accept_what_they_support(monkeypatch, case, expected):
     monkeypatch.setattr(compiled, "CUDA_WHY_NOT", "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     compiled.has_tensor_cores_for_bf16.cache_clear()
@@ -99,7 +99,7 @@ def test_compiled_kernels_serve_what_they_can(monkeypatch, case, expected):
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True)])
-def test_gpu_that_is_too_old_is_left_to_pytorch(monkeypatch, capability, expected):
+def test_old_gpu_falls_back_to_pytorch(monkeypatch, capability, expected):
     monkeypatch.setattr(compiled, "CUDA_WHY_NOT", "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -112,7 +112,7 @@ def test_gpu_that_is_too_old_is_left_to_pytorch(monkeypatch, capability, expecte
 
 
 @needs_library
-def test_steps_know_their_shapes_on_cuda():
+def test_stages_know_their_shapes_on_cuda():
     x, ids, gates, gate_up, down = arguments()
     token, place, counts, offsets = OPS.sort_rows(ids, E)
     shapes = [t.shape for t in (token, place, counts, offsets)]
@@ -127,7 +127,7 @@ def test_steps_know_their_shapes_on_cuda():
 
 
 class Context(SimpleNamespace):
-    """What autograd passes from forward to backward; without a GPU it can't make one on CUDA."""
+    """A stand-in for autograd's context, which can't be created for CUDA without a GPU."""
 
     def save_for_backward(self, *tensors):
         self.saved_tensors = tensors

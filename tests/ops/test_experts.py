@@ -1,4 +1,4 @@
-"""The registered operation: it agrees with the token-by-token oracle, on every path."""
+"""The registered operation agrees with the token-by-token oracle on every path."""
 
 import pytest
 import torch
@@ -17,20 +17,20 @@ SHAPES = [(1, 1, 1), (1, 8, 8), (7, 1, 5), (9, 3, 7), (16, 5, 6), (33, 8, 13), (
 
 @pytest.fixture(params=["compiled", "pytorch", "definition"])
 def form(request):
-    """All three forms behind the name."""
+    """Run all three forms of the operation."""
     with use(request.param):
         yield request.param
 
 
 def gradients(case: Case, output: torch.Tensor) -> list[torch.Tensor]:
-    """Of a loss in which every output element counts differently."""
+    """Return the gradients of a loss that weights every output element differently."""
     weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
     found = torch.autograd.grad((output * weights).sum(), case.leaves, materialize_grads=True)
     return list(found)
 
 
 def assert_same(case: Case, dtype: torch.dtype = torch.float32) -> None:
-    """Output and all four gradients, against the oracle in float64."""
+    """Compare the output and all four gradients with the oracle in float64."""
     exact = case.copy(torch.float64)
     output, expected = moe_experts(*case), dumb_forward(exact)
     assert relative_error(output, expected) <= TOLERANCE[dtype]
@@ -40,7 +40,7 @@ def assert_same(case: Case, dtype: torch.dtype = torch.float32) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_output_and_gradients_are_those_of_one_token_at_a_time(shape, dtype, form):
+def test_output_and_gradients_match_one_token_at_a_time(shape, dtype, form):
     assert_same(random_case(*shape, dtype=dtype), dtype)
 
 
@@ -80,7 +80,7 @@ def test_memory_layout_of_inputs_and_gradient_does_not_matter(form):
     written = torch.autograd.grad(plain, case.leaves, torch.ones_like(plain), retain_graph=True)
     transposed = torch.autograd.grad(plain, case.leaves, torch.ones(12, 9).T)
     for one, two, three in zip(expanded, written, transposed, strict=True):
-        if form == "definition":  # torch's products may add up in another order
+        if form == "definition":  # torch's products may sum in a different order
             assert max(relative_error(one, two), relative_error(two, three)) < 1e-6
         else:
             assert torch.equal(one, two) and torch.equal(two, three)
@@ -98,7 +98,7 @@ def test_the_same_input_gives_the_same_bits(form):
 
 
 @pytest.mark.parametrize("shape", [(5, 2, 3), (4, 1, 5), (40, 2, 1)], ids=str)
-def test_gradients_are_the_slopes_of_the_output(shape, form):
+def test_gradients_match_finite_differences(shape, form):
     tokens, top_k, experts = shape
     case = random_case(tokens, min(top_k, experts), experts, 3, 2, dtype=torch.float64)
 
@@ -116,7 +116,7 @@ if not compiled.WHY_NOT:
 
 @pytest.mark.parametrize(("forward", "backward"), OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("shape", [(9, 3, 7), (64, 2, 2), (1, 1, 4)], ids=str)
-def test_operation_keeps_the_rules_of_custom_operations(forward, backward, shape):
+def test_operation_follows_the_rules_of_custom_operations(forward, backward, shape):
     case = random_case(*shape)
     with torch.no_grad():
         mixed, saved = forward(*case, True)
@@ -126,7 +126,7 @@ def test_operation_keeps_the_rules_of_custom_operations(forward, backward, shape
         opcheck(backward, backward_inputs)
 
 
-def test_the_definition_runs_when_it_is_asked_for():
+def test_the_definition_runs_on_request():
     case = random_case(40, 2, 6)
     with use("definition"):
         assert torch.equal(moe_experts(*case), reference.moe_experts(*case))
@@ -137,14 +137,14 @@ def test_the_backward_pass_takes_the_form_of_its_forward_pass():
     for form in ("compiled", "pytorch", "definition"):
         with use(form):
             output = moe_experts(*case)
-        found[form] = gradients(case, output)  # outside of the block
+        found[form] = gradients(case, output)  # outside the block
     for form in ("pytorch", "definition"):
         for ours, theirs in zip(found["compiled"], found[form], strict=True):
             assert relative_error(ours, theirs) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("wanted", range(4))
-def test_gradients_come_for_any_one_input_alone(wanted, form):
+def test_gradients_can_be_taken_for_any_single_input(wanted, form):
     case = random_case(8, 2, 4)
     everything = gradients(case, moe_experts(*case))[wanted]
     for index, leaf in enumerate(case.leaves):
@@ -165,7 +165,7 @@ def test_second_derivatives_are_refused_not_wrong(asked):
         torch.autograd.grad(slope.sum(), case.x)
 
 
-def test_autocast_multiplies_in_its_type_and_returns_gradients_in_theirs(form):
+def test_autocast_multiplies_in_its_dtype_but_keeps_the_dtypes_of_gradients(form):
     case = random_case(30, 2, 4)
     with torch.autocast("cpu", torch.bfloat16):
         output = moe_experts(*case)

@@ -1,4 +1,4 @@
-"""Sorting rows by expert: properties over random routings."""
+"""Sorting rows by expert: properties that hold for random routings."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from mini_moe.ops import sort_rows
 
 @st.composite
 def routings(draw):
-    """Any ids at all: unused experts, repeated choices, no tokens."""
+    """Draw any valid ids, including unused experts, repeated choices and no tokens."""
     experts = draw(st.integers(1, 13))
     shape = (draw(st.integers(0, 30)), draw(st.integers(1, 8)))
     ids = draw(arrays.arrays("int64", shape, elements=st.integers(0, experts - 1)))

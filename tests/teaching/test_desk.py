@@ -1,4 +1,4 @@
-"""What the student meets: verdicts, hints, solutions, predictions."""
+"""The student's interface: verdicts, hints, solutions, predictions."""
 
 import pytest
 import torch
@@ -31,13 +31,13 @@ def test_an_exception_becomes_a_line_of_the_cell(capsys):
     ("answer", "words"),
     [
         (gives_nothing_back, "is a `return` missing?"),
-        (never_ends, "without end"),
+        (never_ends, "itself endlessly"),
         (lambda x: x, "raised TypeError"),
         (7, "A function is expected"),
         (lambda x, w, e: "text", "is 'text'; a tensor [1, 2] expected"),
         (lambda x, w, e: x * float("nan"), "is nan; 0.8485 expected"),
-        (lambda x, w, e: x[0], "has the shape [2]; [1, 2] expected"),
-        (lambda x, w, e: rms_norm(x, w, e).double(), "holds torch.float64"),
+        (lambda x, w, e: x[0], "has shape [2]; [1, 2] expected"),
+        (lambda x, w, e: rms_norm(x, w, e).double(), "has dtype torch.float64"),
     ],
 )
 def test_nonsense_is_described_not_raised(answer, words, capsys):
@@ -62,16 +62,16 @@ def test_a_stub_without_readable_source_is_not_attempted(body, capsys):
     assert "not attempted" in capsys.readouterr().out
 
 
-def test_dots_in_an_index_are_no_placeholder(capsys):
+def test_dots_in_an_index_are_not_a_placeholder(capsys):
     def first_channels(x, weight, eps):
         part = x[..., :1]
         return part
 
     check.rms_norm(first_channels)
-    assert "has the shape" in capsys.readouterr().out
+    assert "has shape" in capsys.readouterr().out
 
 
-def test_a_left_placeholder_is_pointed_at(capsys):
+def test_a_remaining_placeholder_is_pointed_out(capsys):
     def half_done(x, weight, eps):
         square = x.pow(2)
         mean = ...
@@ -81,7 +81,7 @@ def test_a_left_placeholder_is_pointed_at(capsys):
     assert "line 3 of your function is still `mean = ...`" in capsys.readouterr().out
 
 
-def test_a_function_that_changes_its_input_is_told(capsys):
+def test_a_function_that_changes_its_input_is_wrong(capsys):
     def spoils(x, weight, eps):
         result = rms_norm(x, weight, eps)
         x.zero_()
@@ -92,7 +92,7 @@ def test_a_function_that_changes_its_input_is_told(capsys):
 
 
 def test_unknown_names_list_what_exists():
-    with pytest.raises(AttributeError, match=r"Did you mean 'rms_norm'\? There are: .*route"):
+    with pytest.raises(AttributeError, match=r"mean 'rms_norm'\? The exercises are: .*route"):
         _ = check.rmsnorm
     with pytest.raises(AttributeError, match="there is no exercise 'nothing'"):
         hint("nothing")
@@ -111,7 +111,7 @@ def test_hints_come_one_by_one(capsys):
 def test_the_solution_is_the_packages_source():
     shown = solution("rms_norm")
     assert "torch.rsqrt" in repr(shown)
-    assert shown._repr_markdown_().startswith("`mini_moe/ops/rms_norm.py, line ")
+    assert shown._repr_markdown_().startswith("`mini_moe/ops/reference.py, line ")
     assert "61 layers" in repr(solution("kv_bytes"))
 
 
@@ -126,7 +126,7 @@ def test_names_are_registered_once_and_fields_checked():
 @pytest.mark.parametrize(
     ("value", "state"), [(torch.tensor(70_272), "✓"), (70_272.0, "✓"), (True, "✗"), ("70,272", "✗")]
 )
-def test_numbers_are_read_from_what_holds_them(value, state, capsys):
+def test_numbers_are_read_from_tensors_and_scalars(value, state, capsys):
     check.kv_bytes(value)
     assert capsys.readouterr().out.startswith(state)
 

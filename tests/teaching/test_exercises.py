@@ -1,6 +1,6 @@
-"""Every registered exercise accepts the package's answer, knows a stub, and rejects wrong answers.
+"""Every exercise accepts the package's answer, recognizes a stub and rejects wrong answers.
 
-Wrong answers stand in tests/teaching/wrong_answers/, one file a notebook, as
+Wrong answers are in tests/teaching/wrong_answers/, one file per notebook, as
 `WRONG = {"exercise": {"what is wrong with it": (answer, "words of the verdict")}}`.
 """
 
@@ -27,7 +27,7 @@ EVERY = pytest.mark.parametrize("name", sorted(EXERCISES))
 
 @pytest.fixture(autouse=True)
 def compiler(request):
-    """Kernels can only be judged where there is a compiler."""
+    """Skip kernel exercises if there is no compiler."""
     name = request.node.callspec.params.get("name") if hasattr(request.node, "callspec") else None
     if name and EXERCISES[name].kind == "kernel" and why_not():
         pytest.skip(why_not())
@@ -69,7 +69,7 @@ STUBS = [only_docstring, dots, passes, gives_none, gives_dots, not_implemented, 
 
 
 @EVERY
-def test_the_packages_own_answer_is_correct(name, capsys):
+def test_the_packages_own_answer_is_accepted(name, capsys):
     own = EXERCISES[name].answer
     assert getattr(check, name)(own) is own
     assert capsys.readouterr().out.startswith(f"✓ {name}: correct")
@@ -86,7 +86,7 @@ def test_an_untouched_stub_is_not_attempted(name, capsys):
 
 @EVERY
 def test_three_wrong_answers_are_named(name):
-    assert len(WRONG.get(name, {})) >= 3, f"name wrong answers to {name} in wrong_answers/"
+    assert len(WRONG.get(name, {})) >= 3, f"add wrong answers to {name} in wrong_answers/"
 
 
 @EVERY

@@ -1,4 +1,4 @@
-"""Notebooks and exercises agree: names that exist, and the line that says how hard they are."""
+"""Notebooks and exercises agree: the names exist, and the difficulty lines match."""
 
 import json
 import re

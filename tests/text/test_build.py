@@ -8,6 +8,7 @@ import pytest
 
 from mini_moe.text import DOMAINS, build, default_tokenizer, load_corpus, split_of
 from mini_moe.text.build import build_corpus, gather, manifest_table, train_tokenizer
+from tests.windows import refuse_like_windows
 
 SCALE = 0.03
 
@@ -66,6 +67,7 @@ def test_a_label_changes_only_between_documents(built):
 def test_the_same_seed_gives_the_same_files(built, tmp_path):
     build_corpus(tmp_path / "again", scale=SCALE)
     assert content(tmp_path / "again") == content(built[0])
+    assert load_corpus(tmp_path / "again").fingerprint == load_corpus(built[0]).fingerprint
     build_corpus(tmp_path / "other", scale=SCALE, seed=1)
     assert content(tmp_path / "other") != content(built[0])
 
@@ -92,12 +94,12 @@ def test_what_is_out_of_date_is_built_again(built, tmp_path, change):
     folder = tmp_path / "corpus"
     build_corpus(folder, scale=0.001)
     path = folder / "manifest.json"
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text("utf-8"))
     if change == "damage":
         (folder / "train.tokens.npy").write_bytes(b"half")
     else:
         changed = before | {"recipe": before["recipe"] | {change: "old"}}
-        path.write_text(json.dumps(changed))
+        path.write_text(json.dumps(changed), "utf-8")
     manifest = build_corpus(folder, scale=0.001)
     assert manifest["recipe"] == before["recipe"] and load_corpus(folder)
 
@@ -127,6 +129,37 @@ def test_a_half_built_corpus_is_never_taken_for_a_whole_one(tmp_path, monkeypatc
     assert not (tmp_path / "corpus").exists()
     with pytest.raises(FileNotFoundError):
         load_corpus(tmp_path / "corpus")
+
+
+def test_a_corpus_in_use_is_named_and_stays(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    build_corpus(folder, scale=0.001)
+    before, corpus = content(folder), load_corpus(folder)
+    refuse_like_windows(monkeypatch)
+    with pytest.raises(PermissionError, match="close the notebooks"):
+        build_corpus(folder, scale=0.001, seed=5)
+    del corpus
+    assert content(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    build_corpus(folder, scale=0.001, seed=5)
+    assert content(folder) != before
+
+
+def test_a_new_corpus_that_cannot_be_put_in_place_leaves_the_old(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    build_corpus(folder, scale=0.001)
+    before, real = content(folder), os.replace
+
+    def refuse(source, target):
+        if target == folder and not source.parent.name.startswith(".corpus-old"):
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(build.os, "replace", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        build_corpus(folder, scale=0.001, seed=5)
+    assert content(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_others_may_read_the_corpus(built):

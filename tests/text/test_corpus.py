@@ -2,13 +2,22 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mini_moe.text import Corpus, default_tokenizer, load_corpus, sample_batch, split_of, windows
+from mini_moe.text import (
+    Corpus,
+    Split,
+    default_tokenizer,
+    load_corpus,
+    sample_batch,
+    split_of,
+    windows,
+)
 from mini_moe.text.build import build_text
 from mini_moe.text.corpus import read_manifest, read_text, token_stream
 
@@ -118,7 +127,7 @@ def test_an_unknown_kind_of_tokenizer_is_refused(text_file):
 
 
 def test_a_text_shorter_than_a_row_names_both_lengths(tmp_path):
-    (tmp_path / "short.txt").write_text("short text")
+    (tmp_path / "short.txt").write_text("short text", "utf-8")
     corpus = Corpus.from_text(tmp_path / "short.txt")
     with pytest.raises(ValueError, match="needs 65 tokens, but the text has only 9"):
         sample_batch(corpus.train, batch=1, length=65, seed=0, step=0)
@@ -133,6 +142,32 @@ def test_a_stored_corpus_is_the_one_in_memory(folder, text_file):
         assert np.array_equal(one.tokens, other.tokens) and one.n_bytes == other.n_bytes
     assert windows(stored.validation, 9).counted.sum() == stored.validation.n_tokens - 1
     assert stored.tokenizer.encode("König") == fresh.tokenizer.encode("König")
+
+
+def test_the_fingerprint_is_of_the_content_alone(folder, text_file, tmp_path):
+    stored, fresh = load_corpus(folder), Corpus.from_text(text_file)
+    assert stored.fingerprint == fresh.fingerprint
+    renamed = text_file.rename(tmp_path / "other name.txt")
+    assert Corpus.from_text(renamed).fingerprint == fresh.fingerprint
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"seconds": 9}), "utf-8")
+    assert load_corpus(folder).fingerprint == fresh.fingerprint
+
+
+def test_the_fingerprint_changes_with_the_content(text_file):
+    corpus = Corpus.from_text(text_file)
+    tokens, domains = corpus.train.tokens.copy(), corpus.train.domains.copy()
+    tokens[5] += 1
+    domains[5] += 1
+    n_bytes = corpus.train.n_bytes
+    others = [
+        replace(corpus, train=Split(tokens, corpus.train.domains, n_bytes)),
+        replace(corpus, train=Split(corpus.train.tokens, domains, n_bytes)),
+        replace(corpus, train=corpus.validation, validation=corpus.train),
+        replace(corpus, domain_names=("other",)),
+        replace(corpus, tokenizer=default_tokenizer()),
+    ]
+    assert len({corpus.fingerprint, *(other.fingerprint for other in others)}) == 6
 
 
 def test_domains_have_their_own_counts(folder):
@@ -166,15 +201,15 @@ def test_a_corpus_with_a_missing_or_cut_file_is_refused(folder, name):
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}', '{"files": {"x": "y"}}'])
 def test_a_broken_manifest_is_refused(folder, content):
-    (folder / "manifest.json").write_text(content)
+    (folder / "manifest.json").write_text(content, "utf-8")
     with pytest.raises(ValueError, match="manifest"):
         load_corpus(folder)
 
 
 def test_a_manifest_of_other_tokens_is_refused(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest["domains"]["text"]["train"]["tokens"] += 1
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(ValueError, match="its manifest says"):
         load_corpus(folder)
 

@@ -54,5 +54,5 @@ def test_the_datasheet_adds_up():
 
 
 def test_built_files_are_ignored_by_git():
-    ignored = (data_folder() / ".gitignore").read_text().split()
+    ignored = (data_folder() / ".gitignore").read_text("utf-8").split()
     assert {"corpus/", "downloads/", ".corpus-*"} <= set(ignored)

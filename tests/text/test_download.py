@@ -73,7 +73,7 @@ def test_what_is_there_is_not_fetched_again(url, server, tmp_path):
 
 
 def test_a_stale_file_is_replaced(url, tmp_path):
-    (tmp_path / "t").write_text("old")
+    (tmp_path / "t").write_text("old", "utf-8")
     assert download(f"{url}/text", SHA256, tmp_path / "t").read_bytes() == TEXT
 
 
@@ -84,10 +84,10 @@ def test_a_wrong_checksum_keeps_nothing(url, tmp_path):
 
 
 def test_a_wrong_checksum_keeps_the_old_file(url, tmp_path):
-    (tmp_path / "t").write_text("old")
+    (tmp_path / "t").write_text("old", "utf-8")
     with pytest.raises(ValueError):
         download(f"{url}/text", "0" * 64, tmp_path / "t")
-    assert (tmp_path / "t").read_text() == "old"
+    assert (tmp_path / "t").read_text("utf-8") == "old"
 
 
 @pytest.mark.parametrize(

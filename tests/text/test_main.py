@@ -13,7 +13,7 @@ TEXT = "To be, or not to be, that is the question.\n" * 30
 
 @pytest.fixture
 def text_file(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
     return tmp_path / "text.txt"
 
 

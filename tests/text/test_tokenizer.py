@@ -120,7 +120,7 @@ def test_a_corrupt_file_is_named(content, tmp_path):
 def test_a_truncated_file_is_refused(tmp_path):
     whole = TOKENIZER.to_json()
     path = tmp_path / "half.json"
-    path.write_text(whole[: len(whole) // 2])
+    path.write_text(whole[: len(whole) // 2], "utf-8")
     with pytest.raises(ValueError, match="half.json is not a tokenizer file"):
         Tokenizer.load(path)
 
@@ -128,7 +128,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 def test_a_foreign_tokenizer_is_refused(tmp_path):
     content = json.loads(character_tokenizer("ab").to_json())
     content["model"]["vocab"] = {"a": 0, "b": 1}
-    (tmp_path / "foreign.json").write_text(json.dumps(content))
+    (tmp_path / "foreign.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(ValueError, match="expected id 0 to be '<|endoftext|>', got 'a'"):
         Tokenizer.load(tmp_path / "foreign.json")
 

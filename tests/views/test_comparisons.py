@@ -1,4 +1,4 @@
-"""Curves, timings and bytes keep their numbers."""
+"""Curves, timings and cache sizes show the right numbers."""
 
 import pytest
 
@@ -59,7 +59,8 @@ def test_timings_refuse_what_they_cannot_draw(seconds, unit):
 
 def test_cache_bytes_are_compared_with_the_smallest():
     figure = cache_bars({"MHA": 3_997_696, "MLA": 70_272})
-    assert summary_of(figure) == ("MHA keeps 3,997,696 bytes a token, MLA 70,272: 56.9 times less.")
+    words = "MHA keeps 3,997,696 bytes per token, MLA 70,272: a factor of 56.9."
+    assert summary_of(figure) == words
     with pytest.raises(ValueError, match="bytes_per_token"):
         cache_bars({"none": 0})
 
@@ -67,7 +68,7 @@ def test_cache_bytes_are_compared_with_the_smallest():
 def test_long_names_fit_beside_their_curves():
     short, long = (
         compare_curves({name: ([0, 1], [1, 2])}, x_title="x", y_title="y")
-        for name in ("a", "a name that says a great deal")
+        for name in ("a", "a name with a lot of words in it")
     )
     assert short.layout.margin.r == 150
-    assert long.layout.margin.r > 8 * len("a name that says a great deal 2")
+    assert long.layout.margin.r > 8 * len("a name with a lot of words in it 2")

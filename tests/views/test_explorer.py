@@ -1,4 +1,4 @@
-"""The explorer answers every text, and shows what the trace holds."""
+"""The explorer accepts any text and shows what the trace contains."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_the_slider_changes_the_layer(explorer):
     assert explorer.figure.layout.title.text.startswith("Layer 3")
 
 
-def test_an_empty_text_keeps_the_picture_and_asks_for_one(explorer):
+def test_an_empty_text_keeps_the_picture_and_prompts_for_input(explorer):
     before = explorer.sentence.value
     explorer.text.value = ""
     assert explorer.remark.value == "Type at least one character."

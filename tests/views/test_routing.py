@@ -1,4 +1,4 @@
-"""What the routing figures draw is what the trace recorded."""
+"""The routing figures draw exactly what the trace recorded."""
 
 import dataclasses
 import re
@@ -21,12 +21,10 @@ def test_the_sentence_carries_each_tokens_heaviest_expert(trace, layer):
     html = coloured_sentence(trace, layer).html
     numbers = re.findall(r'font-size:11px">(\d+)<', html)
     assert [int(number) for number in numbers] == heaviest_experts(trace, layer - 1)
-    assert f"Layer {layer} sends {len(trace.pieces)} tokens" in repr(
-        coloured_sentence(trace, layer)
-    )
+    assert f"In layer {layer}, {len(trace.pieces)} tokens" in repr(coloured_sentence(trace, layer))
 
 
-def test_pointing_at_a_token_names_all_its_gates(trace):
+def test_hovering_over_a_token_shows_all_its_gates(trace):
     titles = re.findall(r'title="([^"]*)"', coloured_sentence(trace, 2).html)
     for title, ids, gates in zip(titles, trace.expert_ids[1], trace.gates[1], strict=True):
         for expert, gate in zip(ids.tolist(), gates.tolist(), strict=True):

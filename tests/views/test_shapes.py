@@ -1,4 +1,4 @@
-"""Pictures of the model count what the model counts."""
+"""Pictures of the model agree with the model's own counts."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_bars_show_total_and_active():
 @pytest.mark.parametrize(
     ("count", "words"), [(671e9, "671 billion"), (15_360, "15.4 thousand"), (7, "7")]
 )
-def test_large_numbers_are_said_in_words(count, words):
+def test_large_numbers_are_written_in_words(count, words):
     assert short(count) == words
 
 
@@ -53,9 +53,8 @@ def test_masked_places_are_left_out_of_a_matrix():
     figure = matrix_heatmap(values, rows=["a", "b"], columns=["a", "b"])
     assert figure.data[0].z[0][1] is None
     assert figure.data[0].texttemplate == "%{z:.2f}"
-    assert (
-        "2 × 2 values from 0.25 to 1, the largest at (a, a); places that are masked: 1"
-        in summary_of(figure)
+    assert "2 × 2 values from 0.25 to 1, the largest at (a, a); masked entries: 1" in summary_of(
+        figure
     )
     assert matrix_heatmap(torch.rand(20, 20)).data[0].texttemplate is None
     with pytest.raises(ValueError, match="names: 2 expected, got 1"):

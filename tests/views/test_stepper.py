@@ -1,4 +1,4 @@
-"""The stepper's numbers are the router's."""
+"""The stepper shows the router's numbers."""
 
 import dataclasses
 import re
@@ -34,11 +34,11 @@ def test_a_group_is_worth_its_two_best_biased_scores():
     assert torch.allclose(steps.groups[::2], biased.view(4, 2).sum(-1))
 
 
-def test_one_group_has_no_worth_and_says_so():
+def test_a_single_group_has_no_score_and_says_so():
     steps = routing_steps(torch.randn(16), None, presets.tiny())
     assert steps.groups.isnan().all()
     assert steps.allowed.all()
-    assert "One group only" in repr(step_routing(steps, presets.tiny(), 4))
+    assert "Only one group" in repr(step_routing(steps, presets.tiny(), 4))
 
 
 @pytest.mark.parametrize("step", range(1, 8))

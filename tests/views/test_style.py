@@ -1,4 +1,4 @@
-"""One look, words beside every figure, and errors that can be seen."""
+"""A common look, a summary for every figure, and visible errors."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from mini_moe.views.style import (
 
 
 def displayed(thing, monkeypatch):
-    """The mime bundles that a cell ending in `thing` displays."""
+    """Return the mime bundles displayed by a cell ending in `thing`."""
     import IPython.display
 
     shown = []
@@ -96,7 +96,7 @@ def test_contrast_is_that_of_the_standard():
     assert contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
 
 
-def test_html_has_words_for_those_who_do_not_see_it():
+def test_html_has_a_text_alternative():
     assert repr(Html("<b>x</b>", "a bold x")) == "a bold x"
 
 

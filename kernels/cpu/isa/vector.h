@@ -31,7 +31,7 @@ typedef float VecAt __attribute__((vector_size(4 * kLanes), aligned(4), may_alia
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IntsAt __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
-typedef uint32_t BitsAt __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef uint32_t BitsAt __attribute__((vector_size(4 * kLanes), aligned(2), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 typedef uint16_t HalvesAt __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 

@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <atomic>
+#include <exception>
 #include <initializer_list>
 #include <sstream>
 #include <stdexcept>
@@ -87,23 +89,39 @@ struct TinyIsZero {
   TinyIsZero() { __builtin_ia32_ldmxcsr(before | 0x8040); }
   ~TinyIsZero() { __builtin_ia32_ldmxcsr(before); }
 #elif defined(__aarch64__)
-  uint64_t before = __builtin_aarch64_get_fpcr64();
-  TinyIsZero() { __builtin_aarch64_set_fpcr64(before | 1 << 24); }
-  ~TinyIsZero() { __builtin_aarch64_set_fpcr64(before); }
+  uint64_t before = control();
+  TinyIsZero() { set_control(before | 1 << 24); }
+  ~TinyIsZero() { set_control(before); }
+
+ private:
+  static uint64_t control() {
+    uint64_t bits;
+    asm volatile("mrs %0, fpcr" : "=r"(bits));
+    return bits;
+  }
+  static void set_control(uint64_t bits) { asm volatile("msr fpcr, %0" ::"r"(bits)); }
 #endif
 };
 
-// Runs task(part, parts) for every part, one part a thread; a single part runs right here.
+// Runs task(part, parts) for every part, one part a thread; a single part runs right here. What a
+// part throws arrives here as it was; the other parts run to their ends.
 template <class Task>
 void in_parts(int64_t parts, const Task& task) {
   if (parts <= 1) {
     TinyIsZero mode;
     return task(0, 1);
   }
+  std::exception_ptr error;
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     TinyIsZero mode;
-    for (int64_t part = begin; part < end; part++) task(part, parts);
+    try {
+      for (int64_t part = begin; part < end; part++) task(part, parts);
+    } catch (...) {
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
   });
+  if (error) std::rethrow_exception(error);
 }
 
 // Threads worth waking for this much work, in multiply-adds or elements moved.

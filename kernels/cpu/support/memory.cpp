@@ -1,8 +1,8 @@
 // Memory that threads keep between calls, and memory of results.
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdint>
-#include <new>
 
 #include "../kernels.h"
 #include "checks.h"
@@ -30,7 +30,9 @@ struct Buffer {
     size_t wanted = (bytes + page - 1) / page * page;
     void* memory =
         mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
+    if (memory == MAP_FAILED)
+      throw std::runtime_error("the compiled kernels have no memory: a thread's scratch buffer of " +
+                               std::to_string(wanted) + " bytes was refused");
 #ifdef MADV_HUGEPAGE
     if (page == kHugePage) madvise(memory, wanted, MADV_HUGEPAGE);
 #endif
@@ -44,6 +46,17 @@ thread_local Buffer buffers[kSlots];
 }  // namespace
 
 void* scratch(Slot slot, size_t bytes) { return buffers[slot].at_least(bytes ? bytes : 1); }
+
+int64_t release_scratch() {
+  std::atomic<int64_t> released{0};
+  in_parts(torch::stable::get_num_threads(), [&](int64_t, int64_t) {
+    for (Buffer& buffer : buffers) {
+      released += buffer.size;
+      buffer.free();
+    }
+  });
+  return released;
+}
 
 Tensor empty(std::initializer_list<int64_t> shape, ScalarType type) {
   std::vector<int64_t> sizes(shape);

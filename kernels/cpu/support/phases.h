@@ -8,6 +8,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <utility>
 #include <vector>
 
 namespace mini_moe {
@@ -17,28 +19,44 @@ class Phases {
   explicit Phases(int64_t number) : phases_(number) {}
 
   // piece(i) for every i < pieces, shared among threads; whoever finishes the last one then does
-  // `after`, before any thread goes on. Neither may throw.
+  // `after`, before any thread goes on. What either throws, every thread throws, now or in a later
+  // phase: nobody waits for a phase that cannot end.
   template <class Piece, class After>
   void run(int64_t number, int64_t pieces, const Piece& piece, const After& after) {
     Phase& phase = phases_[number];
     for (int64_t i; (i = phase.next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
-      piece(i);
-      if (phase.done.fetch_add(1, std::memory_order_acq_rel) + 1 < pieces) continue;
-      after();
+      try {
+        piece(i);
+        if (phase.done.fetch_add(1, std::memory_order_acq_rel) + 1 < pieces) continue;
+        after();
+      } catch (...) {
+        fail(std::current_exception());
+        break;
+      }
       phase.over.store(true, std::memory_order_release);
     }
     for (int64_t turn = 0; !phase.over.load(std::memory_order_acquire); turn++)
-      if (turn % kTurns == kTurns - 1) sched_yield();  // the thread waited for may need this core
+      if (failed_.load(std::memory_order_acquire)) std::rethrow_exception(error_);
+      else if (turn % kTurns == kTurns - 1) sched_yield();  // the other may need this core
       else pause();
   }
 
  private:
+  void fail(std::exception_ptr error) {
+    if (failing_.test_and_set()) return;
+    error_ = std::move(error);
+    failed_.store(true, std::memory_order_release);
+  }
+
   static constexpr int64_t kTurns = 2048;
   struct alignas(64) Phase {
     std::atomic<int64_t> next{0}, done{0};
     std::atomic<bool> over{false};
   };
   std::vector<Phase> phases_;
+  std::atomic_flag failing_ = ATOMIC_FLAG_INIT;
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;
 
   static void pause() {
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-"""The clinic of notebook 08: models that train well and are ill all the same."""
+"""The clinic of notebook 08: models that train well and are sick nevertheless."""
 
 from mini_moe.teaching.clinic.clinic import Clinic
 

@@ -1,4 +1,4 @@
-"""The ward: patients under letters, instruments to order, and the file of each disease."""
+"""The clinic: patients named by letters, instruments to order, and their readings."""
 
 import dataclasses
 import functools
@@ -16,35 +16,35 @@ from mini_moe.text import Corpus, load_corpus, sample_batch
 from mini_moe.views.style import Html
 
 HEALTHY = "healthy"
-ORDER = (3, 6, 7, 0, 4, 1, 8, 5, 2, 9)  # which disease lies under A, B, …; the last is X
+ORDER = (3, 6, 7, 0, 4, 1, 8, 5, 2, 9)  # index of the disease of A, B, …; the last is X
 LETTERS = "ABCDEFGHIX"
 
 
 class Clinic:
-    """Ten patients and their healthy twin: the same model, text and order of batches.
+    """Ten patients and their healthy twin, with the same model, text and order of batches.
 
-    Patients are trained when they are admitted, or at their first measurement.
+    Patients are trained on admission, or at their first measurement.
     """
 
     def __init__(self, seed: int = 0, steps: int = STEPS) -> None:
         self.seed, self.steps = seed, steps
 
     def admit(self, *letters: str) -> None:
-        """Train these patients, or all of them and the healthy twin; shows the progress."""
+        """Train these patients, by default all and the healthy twin, and show progress."""
         with tqdm(letters or (HEALTHY, *LETTERS), leave=False) as waiting:
             for letter in waiting:
                 waiting.set_postfix(patient=letter)
                 self.patient(letter)
 
     def patient(self, letter: str) -> Patient:
-        """A trained patient, or the "healthy" twin.
+        """Return a trained patient, or the "healthy" twin.
 
-        Raises: ValueError for a letter that nobody has.
+        Raises: ValueError for an unknown letter.
         """
         return admitted(letter, self.seed, self.steps)
 
     def order(self, letter: str, *instruments: str) -> Report:
-        """Readings of a patient beside those of its healthy twin; without names, all of them.
+        """Return a patient's readings next to its healthy twin's; by default, of all instruments.
 
         Raises: ValueError for a letter or an instrument that does not exist.
         """
@@ -56,7 +56,7 @@ class Clinic:
         )
 
     def reading(self, letter: str, instrument: str, row: str) -> int | float:
-        """One number of one instrument.
+        """Return one number from one instrument.
 
         Raises: ValueError for a letter, an instrument or a row that does not exist.
         """
@@ -66,9 +66,9 @@ class Clinic:
         return rows[row]
 
     def treat(self, letter: str, *instruments: str, **repair: Any) -> Report:
-        """Train a patient once more with a part replaced, and read it before and after.
+        """Retrain a patient with a part replaced, and report readings before and after.
 
-        `repair` names the part: config=, training=, route= or balance_loss=, see `Lesion`.
+        `repair` names the part: config=, training=, route= or balance_loss=; see `Lesion`.
         Raises: ValueError for a letter, a part or an instrument that does not exist.
         """
         parts = {field.name for field in dataclasses.fields(Lesion)}
@@ -90,7 +90,7 @@ class Clinic:
         return {name: readings(letter, name, self.seed, self.steps) for name in names}
 
     def decisions(self) -> Html:
-        """Who has what, and the readings that say so: the end of the lesson, folded."""
+        """Return each patient's disease and the readings that show it, folded: the lesson's end."""
         rows = []
         for letter in LETTERS:
             disease = disease_of(letter)
@@ -99,10 +99,11 @@ class Clinic:
                 named = ("", "") if n else (letter, disease.name)
                 rows.append([*named, sign.instrument, sign.row, *map(readable, values)])
         head = ("patient", "disease", "instrument", "reading", "patient's", "healthy twin's")
-        return folded_table("Solution: who has what, and the reading that says so", head, rows)
+        title = "Solution: each patient's disease, and the readings that show it"
+        return folded_table(title, head, rows)
 
     def curves(self, smooth: int = 8) -> dict[str, tuple[range, list[float]]]:
-        """Each patient's training loss, averaged over the last steps, for `compare_curves`."""
+        """Return each patient's training loss, as a running mean of `smooth` steps."""
         found = {}
         for letter in (HEALTHY, *LETTERS):
             losses = self.patient(letter).losses
@@ -118,9 +119,9 @@ class Clinic:
 
 
 def disease_of(letter: str) -> Disease:
-    """What a patient has: the files of the clinic, not for its students.
+    """Return a patient's disease: for the clinic's files, not for its students.
 
-    Raises: ValueError for a letter that nobody has.
+    Raises: ValueError for an unknown letter.
     """
     if len(letter) != 1 or letter not in LETTERS:
         raise ValueError(f"letter={letter!r}: one of {', '.join(LETTERS)} or healthy expected")
@@ -129,31 +130,31 @@ def disease_of(letter: str) -> Disease:
 
 @functools.lru_cache(maxsize=64)
 def admitted(letter: str, seed: int = 0, steps: int = STEPS) -> Patient:
-    """A patient trained on the course's corpus; asked again, the same one comes back."""
+    """Train a patient on the course's corpus; later calls return the same one."""
     lesion = Lesion() if letter == HEALTHY else disease_of(letter).lesion
     return train_patient(letter, lesion, load_corpus(), steps, seed)
 
 
 @functools.lru_cache(maxsize=1024)
 def readings(letter: str, instrument: str, seed: int = 0, steps: int = STEPS) -> tuple[Row, ...]:
-    """One instrument's rows for a patient, measured on text that training did not see."""
+    """Return one instrument's rows for a patient, measured on text not seen in training."""
     return tuple(measure(admitted(letter, seed, steps), instrument, unseen_tokens(load_corpus())))
 
 
 def unseen_tokens(corpus: Corpus) -> Int[Tensor, "batch length"]:
-    """Sixteen rows of 65 tokens of the held-out text: the same for everyone."""
+    """Return sixteen rows of 65 tokens of held-out text, the same for all patients."""
     return sample_batch(corpus.validation, batch=16, length=65, seed=0, step=0).tokens
 
 
 def contradiction(
     letter: str, name: str, seed: int = 0, steps: int = STEPS, numbers: bool = True
 ) -> str:
-    """What speaks against a diagnosis, with or without its numbers: "" where nothing does."""
+    """Return what contradicts a diagnosis, with or without its numbers, or "" if nothing does."""
     for sign in find(name).signs:
         for row in readings(letter, sign.instrument, seed, steps):
             if row.what == sign.row and not sign.shows(row.value):
                 if not numbers:
-                    return f"the instrument {sign.instrument!r} speaks against it: order it"
+                    return f"the instrument {sign.instrument!r} contradicts that: order it"
                 return (
                     f"with {name!r} the instrument {sign.instrument!r} would read “{sign.row}”: "
                     f"{sign.expected}. For patient {letter} it reads {readable(row.value)}"

@@ -1,4 +1,4 @@
-"""What a patient's code has that the healthy code has not, line by line."""
+"""How a patient's code differs from the healthy code, line by line."""
 
 import ast
 import dataclasses
@@ -17,17 +17,17 @@ GITHUB = "https://github.com/"
 
 
 def file_of(disease: Disease) -> str:
-    """What it is, the lines that differ from the healthy code, where it bit, what pins it."""
+    """Describe a disease: what it is, the lines that differ, where it occurred, its test."""
     threads = "\n".join(f"- {GITHUB}{thread}" for thread in disease.threads)
     changed = "\n".join([*difference(disease.lesion), *(f" {line}" for line in disease.beside)])
     return (
         f"{disease.name}: {disease.what}\n\nHealthy (−) and sick (+):\n```diff\n{changed}\n```\n"
-        f"Where it bit:\n{threads}\n\nThe test that notices it: `{disease.pinned_by}`"
+        f"Where it occurred:\n{threads}\n\nThe test that catches it: `{disease.pinned_by}`"
     )
 
 
 def difference(lesion: Lesion) -> list[str]:
-    """The lines of a patient's configuration and code that are not the healthy ones, + and −."""
+    """Return the + and − lines between healthy and sick configuration and code."""
     pairs = (
         (settings(model_config(), {}), settings(model_config(), lesion.config)),
         (settings(train_config(), {}), settings(train_config(), lesion.training)),
@@ -38,19 +38,19 @@ def difference(lesion: Lesion) -> list[str]:
 
 
 def changed_lines(healthy: list[str], sick: list[str]) -> list[str]:
-    """The − and + lines of a diff, without its headers and its context."""
+    """Return the − and + lines of a diff, without headers and context."""
     diff = difflib.unified_diff(healthy, sick, n=0, lineterm="")
     return [line for line in diff if line[0] in "+-" and not line.startswith(("+++", "---"))]
 
 
 def settings(config: ModelConfig | TrainConfig, changes: dict) -> list[str]:
-    """One line a field."""
+    """Return one line per field."""
     fields = dataclasses.asdict(dataclasses.replace(config, **changes))
     return [f"{name} = {value!r}" for name, value in fields.items()]
 
 
 def statements(function: Callable) -> list[str]:
-    """The lines of a function's body, without docstring and comments, constants as numbers."""
+    """Return the lines of a function's body, without docstring and comments, constants inlined."""
     function = inspect.unwrap(function)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     body = tree.body[ast.get_docstring(tree) is not None :]
@@ -60,7 +60,7 @@ def statements(function: Callable) -> list[str]:
 
 
 class _Numbers(ast.NodeTransformer):
-    """Puts a number in the place of a name that stands for it."""
+    """Replaces names of numeric constants by their values."""
 
     def __init__(self, names: dict[str, object]) -> None:
         self.names = names

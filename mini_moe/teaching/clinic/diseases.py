@@ -1,4 +1,4 @@
-"""Ten diseases that let a model train: where each sits, what gives it away, where it bit."""
+"""Ten diseases that don't stop a model from training: location, symptoms, known cases."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Sign:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """The one place in which a patient is built differently; nothing given: healthy."""
+    """The one place in which a patient is built differently; the default is healthy."""
 
     config: dict = field(default_factory=dict)  # fields of ModelConfig
     training: dict = field(default_factory=dict)  # fields of TrainConfig
@@ -35,10 +35,10 @@ class Disease:
     name: str
     what: str  # what goes wrong, in two sentences
     lesion: Lesion
-    signs: tuple[Sign, ...]  # all of them, and no other patient shows all
-    threads: tuple[str, ...]  # where it bit, on GitHub
-    pinned_by: str  # the test of this repository that would notice
-    beside: tuple[str, ...] = ()  # healthy lines that belong to the picture
+    signs: tuple[Sign, ...]  # shown together by no other patient
+    threads: tuple[str, ...]  # known cases on GitHub
+    pinned_by: str  # the test in this repository that would catch it
+    beside: tuple[str, ...] = ()  # healthy lines needed to understand the case
 
     @property
     def is_setting(self) -> bool:
@@ -61,8 +61,8 @@ DISEASES = (
     ),
     Disease(
         name="bias in the gate",
-        what="The bias should only choose. Here the gates are made from the scores with the bias "
-        "in them, so that keeping the experts busy changes what the model computes.",
+        what="The bias should only affect the choice. Here the gates are computed from the biased "
+        "scores, so that keeping the experts busy changes what the model computes.",
         lesion=Lesion(route=sick_code.route_with_biased_gates),
         signs=(
             Sign(
@@ -81,9 +81,8 @@ DISEASES = (
     ),
     Disease(
         name="softmax for sigmoid",
-        what="DeepSeek-V2 scores with a softmax, V3 with sigmoids. With a softmax the experts "
-        "share one unit of score: a bias step made for scores near 0.5 is huge for scores near "
-        "1/16.",
+        what="DeepSeek-V2 scores with a softmax, V3 with sigmoids. With a softmax the "
+        "scores sum to 1: a bias step sized for scores near 0.5 is huge for scores near 1/16.",
         lesion=Lesion(config={"score_function": "softmax"}),
         signs=(
             Sign(
@@ -96,8 +95,8 @@ DISEASES = (
     ),
     Disease(
         name="gates not normalised",
-        what="The gates of a token do not sum to one. How loud the experts are then depends on how "
-        "sure the router is; weights from another implementation stop fitting.",
+        what="The gates of a token do not sum to one. The experts' total weight then depends on "
+        "how sure the router is, and weights from another implementation no longer fit.",
         lesion=Lesion(config={"norm_topk_prob": False}),
         signs=(Sign("gates", "largest sum of a token", "not 1", lambda s: abs(s - 1) > 1e-2),),
         threads=("pytorch/torchtitan/issues/1448", "pytorch/torchtitan/issues/1418"),
@@ -106,7 +105,7 @@ DISEASES = (
     ),
     Disease(
         name="double softmax in the balance loss",
-        what="The loss applies a softmax to what are scores already. That flattens them: a "
+        what="The loss applies a softmax to what are already scores. That flattens them: a "
         "collapsed router looks nearly even, and the loss hardly objects.",
         lesion=Lesion(balance_loss=sick_code.balance_loss_with_two_softmaxes),
         signs=(
@@ -118,8 +117,8 @@ DISEASES = (
     ),
     Disease(
         name="P over the top k only",
-        what="P must be the mean share of every expert, chosen or not. Taken over the chosen "
-        "alone it pushes favourites down and never lifts an idle expert up.",
+        what="P must be the mean share of every expert, chosen or not. Computed over the "
+        "chosen experts only, it pushes favourites down and never lifts an idle expert up.",
         lesion=Lesion(balance_loss=sick_code.balance_loss_of_the_chosen),
         signs=(
             Sign(
@@ -138,7 +137,7 @@ DISEASES = (
     ),
     Disease(
         name="balance gradient dropped",
-        what="The loss is computed, added and logged, and its way back to the router is cut. The "
+        what="The loss is computed, added and logged, but its path back to the router is cut. The "
         "number on the dashboard looks right and does nothing.",
         lesion=Lesion(balance_loss=sick_code.balance_loss_cut_off),
         signs=(Sign("gradients", "of the balance loss", "0", lambda norm: norm == 0),),
@@ -147,9 +146,9 @@ DISEASES = (
     ),
     Disease(
         name="bias drifts in evaluation",
-        what="The bias moves inside the routing function, which nobody told whether it is "
-        "training. Every text that the model only reads changes it. The update was moved, not "
-        "doubled: the trainer's own is off.",
+        what="The bias is updated inside the routing function, which doesn't know whether the "
+        "model is training. Every text the model merely reads changes it. The update was moved, "
+        "not duplicated: the trainer's own is off.",
         lesion=Lesion(route=sick_code.route_that_balances, training={"bias_update_rate": 0.0}),
         signs=(Sign("evaluation", "biases move by", "above 0", lambda moved: moved > 0),),
         threads=("casinca/LLM-quest/blob/main/llm_quest/moe/deepseek_moe.py",),
@@ -158,9 +157,9 @@ DISEASES = (
     ),
     Disease(
         name="noise in evaluation",
-        what="Noise on the router's logits may help in training. Left on afterwards it makes the "
-        "same text go to other experts each time, and every evaluation a throw of dice. Right "
-        "would be `if training:`; the twin has no noise at all.",
+        what="Noise on the router's logits may help in training. Left on afterwards, it sends the "
+        "same text to different experts each time, and every evaluation is a throw of the dice. "
+        "The right code is `if training:`; the twin has no noise at all.",
         lesion=Lesion(route=sick_code.route_with_noise),
         signs=(
             Sign("evaluation", "logits of two runs differ by", "above 0", lambda d: d > 0),
@@ -175,8 +174,8 @@ DISEASES = (
     ),
     Disease(
         name="router collapse",
-        what="Nobody balances: no bias moves and the balance loss has no weight. The favourites "
-        "learn fastest and become more of favourites.",
+        what="Nothing balances the load: no bias moves and the balance loss has no weight. The "
+        "favourites learn fastest and are favoured even more.",
         lesion=Lesion(training={"bias_update_rate": 0.0, "balance_loss_weight": 0.0}),
         signs=(Sign("bias", "largest bias", "0", lambda size: size == 0),),
         threads=("pytorch/torchtitan/issues/1246",),
@@ -187,5 +186,5 @@ NAMES = tuple(disease.name for disease in DISEASES)
 
 
 def find(name: str) -> Disease:
-    """The disease of that name."""
+    """Return the disease of that name."""
     return DISEASES[NAMES.index(name)]

@@ -1,4 +1,4 @@
-"""What a doctor can measure on a patient without reading its code. Measuring changes nothing."""
+"""What you can measure on a patient without reading its code. Measuring changes nothing."""
 
 import copy
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from mini_moe.routing.intervene import intervene, moe_layers
 from mini_moe.routing.metrics import dead_experts, load_entropy
 from mini_moe.teaching.clinic.patient import Patient, both_losses
 
-PULLED = 1e-10  # a smaller gradient on one score is what rounding leaves
+PULLED = 1e-10  # a smaller gradient on one score is rounding error
 
 
 class Row(NamedTuple):
-    """One number of one instrument, and what it must be where that is known beforehand."""
+    """One number from one instrument, and what it must be, if that is known in advance."""
 
     what: str
     value: int | float
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def measure(patient: Patient, instrument: str, tokens: Int[Tensor, "batch length"]) -> list[Row]:
-    """Apply one instrument to a copy of the patient, on rows of tokens, always in evaluation mode.
+    """Apply one instrument to a copy of the patient, on rows of tokens, in evaluation mode.
 
     Raises: ValueError for an instrument that does not exist.
     """
@@ -40,14 +40,14 @@ def measure(patient: Patient, instrument: str, tokens: Int[Tensor, "batch length
 
 
 def loss(patient: Patient, tokens: Tensor) -> list[Row]:
-    """Nats a token: in training, and on text it has not seen."""
+    """Measure nats per token in training and on unseen text."""
     last = patient.losses[-10:]
     unseen = both_losses(patient, tokens)[0].item()
     return [Row("training, last ten steps", sum(last) / len(last)), Row("unseen text", unseen)]
 
 
 def load(patient: Patient, tokens: Tensor) -> list[Row]:
-    """How evenly the experts are used, and how even chance alone would be."""
+    """Measure how evenly the experts are used, compared with chance."""
     routing = _routing(patient, tokens)
     share = expert_load(routing.expert_ids, routing.scores.shape[-1])
     floor = noise_floor(len(share), routing.expert_ids.numel() / len(share))
@@ -59,7 +59,7 @@ def load(patient: Patient, tokens: Tensor) -> list[Row]:
 
 
 def gradients(patient: Patient, tokens: Tensor) -> list[Row]:
-    """Norm of the gradient on the router's weights, of each loss alone (α left out)."""
+    """Measure each loss's gradient norm on the router's weights (without the factor α)."""
     language, balance, _ = both_losses(patient, tokens)
     weight = _router(patient).weight
     return [
@@ -69,10 +69,10 @@ def gradients(patient: Patient, tokens: Tensor) -> list[Row]:
 
 
 def reach(patient: Patient, tokens: Tensor) -> list[Row]:
-    """Of all tokens × experts scores, how many each loss pulls up or down.
+    """Measure what share of all tokens × experts scores each loss pulls up or down.
 
-    The language loss sees the chosen experts only. The balance loss must see all: that is how an
-    expert nobody chose comes back.
+    The language loss sees only the chosen experts. The balance loss must see them all, or an
+    expert that no token chooses could never recover.
     """
     language, balance, (routing, *_) = both_losses(patient, tokens)
     chosen = 100 * routing.expert_ids.shape[-1] / routing.scores.shape[-1]
@@ -86,7 +86,7 @@ def reach(patient: Patient, tokens: Tensor) -> list[Row]:
 
 
 def gates(patient: Patient, tokens: Tensor) -> list[Row]:
-    """The weights that the chosen experts' outputs are multiplied by."""
+    """Measure the weights that the chosen experts' outputs are multiplied by."""
     weights = _routing(patient, tokens).gates
     total, scale = weights.sum(dim=-1), f"{patient.model.config.route_scale:g}"
     return [
@@ -98,7 +98,7 @@ def gates(patient: Patient, tokens: Tensor) -> list[Row]:
 
 
 def scores(patient: Patient, tokens: Tensor) -> list[Row]:
-    """What the router gives every expert before it chooses."""
+    """Measure the scores that the router gives every expert before choosing."""
     given = _routing(patient, tokens).scores
     total, rule = given.sum(dim=-1), "sigmoids: no fixed sum"
     return [
@@ -109,7 +109,7 @@ def scores(patient: Patient, tokens: Tensor) -> list[Row]:
 
 
 def balance_loss(patient: Patient, tokens: Tensor) -> list[Row]:
-    """Its value for this text, and for two routings that we make up and know the answer for."""
+    """Evaluate the balance loss on this text and on two synthetic routings with known values."""
     top_k, experts = patient.model.config.top_k, patient.model.config.n_routed_experts
     turns = torch.arange(experts)[:, None] + torch.arange(top_k)
     even = torch.full((experts, experts), 1e-6).scatter(-1, turns % experts, 0.9)
@@ -124,9 +124,9 @@ def balance_loss(patient: Patient, tokens: Tensor) -> list[Row]:
 
 
 def bias(patient: Patient, tokens: Tensor) -> list[Row]:
-    """How large the biases are, and what happens when all of them rise by the same.
+    """Measure the size of the biases, and what happens when all rise by the same amount.
 
-    Then every expert is as attractive as before, compared with the others: nothing may change.
+    Relative to the others, every expert is then as attractive as before: nothing may change.
     """
     (layer,) = moe_layers(patient.model)
     experts = patient.model.config.n_routed_experts
@@ -144,7 +144,7 @@ def bias(patient: Patient, tokens: Tensor) -> list[Row]:
 
 
 def evaluation(patient: Patient, tokens: Tensor) -> list[Row]:
-    """The same text read twice in evaluation mode."""
+    """Read the same text twice in evaluation mode and compare."""
     router = _router(patient)
     before = router.e_score_correction_bias.clone()
     with torch.no_grad():
@@ -170,14 +170,14 @@ INSTRUMENTS: dict[str, Callable[[Patient, Tensor], list[Row]]] = {
 
 
 def _router(patient: Patient) -> Router:
-    """The router of the one layer with experts."""
+    """Return the router of the only layer with experts."""
     (moe,) = moe_layers(patient.model).values()
     return moe.gate
 
 
 @torch.no_grad()
 def _routing(patient: Patient, tokens: Tensor) -> Routing:
-    """The decisions of that layer; chance, where a patient needs it, is the same at every call."""
+    """Return that layer's decisions; the seed is fixed, so noise is the same at every call."""
     routings: list[Routing] = []
     with OwnRandomNumbers(0):
         patient.model.hidden(tokens[:, :-1], routings=routings)
@@ -185,7 +185,7 @@ def _routing(patient: Patient, tokens: Tensor) -> Routing:
 
 
 def _gradient(value: Tensor, of: Tensor) -> Tensor:
-    """The gradient; zeros where the value does not depend on it."""
+    """Return the gradient, or zeros if the value doesn't depend on `of`."""
     if not value.requires_grad:
         return torch.zeros_like(of)
     (found,) = torch.autograd.grad(value, [of], retain_graph=True, allow_unused=True)

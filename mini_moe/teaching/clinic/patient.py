@@ -1,4 +1,4 @@
-"""Train one patient: the package's pieces, put together so that each of them can be replaced."""
+"""Train one patient: the package's parts, assembled so that each of them can be replaced."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,18 +23,18 @@ from mini_moe.training.losses import cross_entropy
 from mini_moe.training.optimizer import build_optimizers
 from mini_moe.training.step import optimizer_step
 
-STEPS = 60  # enough to see every disease, about three seconds a patient
+STEPS = 60  # enough to see every disease; about three seconds per patient
 
 
 def model_config() -> ModelConfig:
-    """A laboratory model at half its width, one dense layer and one with experts."""
+    """Return the lab model at half its width, with one dense layer and one with experts."""
     small = {"d_model": 64, "d_ff": 128, "d_expert": 32, "n_layers": 2, "max_seq_len": 128}
     heads = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "v_head_dim": 8, "route_scale": 1.0}
     return dataclasses.replace(presets.lab(), **small, **heads)
 
 
 def train_config(steps: int = STEPS, seed: int = 0) -> TrainConfig:
-    """Both ways of balancing at once, as in DeepSeek-V3; α is larger, so that it shows soon."""
+    """Return a config with both ways of balancing, as in DeepSeek-V3; a larger α acts sooner."""
     sizes = {"batch_size": 8, "seq_len": 64, "warmup_steps": steps // 6}
     balance = {"bias_update_rate": GAMMA, "bias_freeze_fraction": 0.0, "balance_loss_weight": 0.02}
     return TrainConfig(steps=steps, seed=seed, **sizes, **balance)
@@ -42,21 +42,21 @@ def train_config(steps: int = STEPS, seed: int = 0) -> TrainConfig:
 
 @dataclass(frozen=True, repr=False)
 class Patient:
-    """A trained model and what its training logged. What is wrong with it stays private."""
+    """A trained model and its training log. What is wrong with it stays private."""
 
     letter: str
     model: Transformer
-    losses: list[float]  # of each step, nats a token
+    losses: list[float]  # one per step, nats per token
     _lesion: Lesion
     _train_config: TrainConfig
 
     def copied(self, model: Transformer) -> "Patient":
-        """The same patient with another copy of its model, which a measurement may spoil."""
+        """Return the same patient with a copy of its model, which a measurement may modify."""
         return dataclasses.replace(self, model=model)
 
     @property
     def balance_loss(self) -> Callable[[Tensor, int, int], Tensor]:
-        """What its training adds, times α: (scores, top_k, n_sequences) → one number."""
+        """The loss that training adds, times α: (scores, top_k, n_sequences) → one number."""
         return self._lesion.balance_loss
 
     def __repr__(self) -> str:
@@ -64,7 +64,7 @@ class Patient:
 
 
 class SickRouter(Router):
-    """A router that decides step by step, by a function that is given to it."""
+    """A router that uses a given routing function, without the compiled gate."""
 
     def __init__(self, config: ModelConfig, route: Callable) -> None:
         super().__init__(config)
@@ -78,7 +78,7 @@ class SickRouter(Router):
 def train_patient(
     letter: str, lesion: Lesion, corpus: Corpus, steps: int = STEPS, seed: int = 0
 ) -> Patient:
-    """Train a model with a lesion from scratch; every patient sees the same batches."""
+    """Train a model that has a lesion from scratch; every patient sees the same batches."""
     config = dataclasses.replace(train_config(steps, seed), **lesion.training)
     with OwnRandomNumbers(seed):  # also of the noise that one lesion adds in every step
         model = Transformer(dataclasses.replace(model_config(), **lesion.config))
@@ -94,9 +94,9 @@ def train_patient(
 
 
 def operate(model: Transformer, lesion: Lesion) -> None:
-    """Routers that decide by the lesion's function, or by the healthy `route`, step by step.
+    """Install routers that use the lesion's function, or the healthy `route`, uncompiled.
 
-    The compiled gate rounds otherwise; twins that differ in nothing else must have the same bits.
+    The compiled gate rounds differently, and otherwise identical twins must match bit for bit.
     """
     for moe in moe_layers(model).values():
         sick = SickRouter(model.config, lesion.route)
@@ -117,7 +117,7 @@ def train_step(
     optimizers: list[torch.optim.Optimizer],
     step: int,
 ) -> float:
-    """One step as in every training, on the patient's own losses; gives the language loss."""
+    """Take one training step on the patient's own losses; return the language loss."""
     config = patient._train_config
 
     def losses(routings: list[Routing]) -> PatientLosses:
@@ -131,7 +131,7 @@ def train_step(
 def both_losses(
     patient: Patient, tokens: Int[Tensor, "batch length"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], list[Routing]]:
-    """The language loss and the balance loss apart, and what the routers decided."""
+    """Return the language loss, the balance loss and the routers' decisions."""
     model, routings = patient.model, []
     hidden = model.hidden(tokens[:, :-1], routings=routings)
     language = cross_entropy(model, hidden, tokens[:, 1:])

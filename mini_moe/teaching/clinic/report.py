@@ -1,4 +1,4 @@
-"""Readings as tables: a patient beside its healthy twin, or anything, folded."""
+"""Readings as tables: a patient next to its healthy twin, and folded tables of anything."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ NUMBER = 'style="text-align:right;padding:2px 14px 2px 0;font-variant-numeric:ta
 
 
 class Report(Html):
-    """Readings of one or more models side by side, with what each must be."""
+    """Readings of one or more models side by side, with their expected values."""
 
     def __init__(self, columns: Mapping[str, Mapping[str, Sequence[Row]]]) -> None:
         """`columns`: heading → instrument → its rows; the rules are those of the first column."""
@@ -43,7 +43,7 @@ class Report(Html):
         )
 
     def _with_names(self) -> list[tuple[tuple[str, ...], bool]]:
-        """Each row, and whether its instrument was not named in the row above."""
+        """Return each row, and whether it is the first one of its instrument."""
         above = ["", *(row[0] for row in self.rows)]
         return [(row, row[0] != name) for row, name in zip(self.rows, above, strict=False)]
 
@@ -57,14 +57,14 @@ class Report(Html):
 
 
 def readable(value: int | float) -> str:
-    """Three significant digits; very small and very large numbers with an exponent."""
+    """Format with three significant digits; very small and very large numbers get an exponent."""
     if value == 0 or isinstance(value, int):
         return str(int(value))
     return f"{value:.2e}" if abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def folded_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    """A table that opens with a click on its title."""
+    """Return a table that opens with a click on its title."""
     lines = [
         f"<tr>{''.join(f'<{tag} {CELL}>{html.escape(text)}</{tag}>' for text in row)}</tr>"
         for row, tag in ((head, "th"), *((row, "td") for row in rows))

@@ -1,7 +1,7 @@
-"""The healthy code with one thing wrong each: of model/router.py and training/losses.py.
+"""Copies of code from model/router.py and training/losses.py, each with one thing wrong.
 
-These are copies on purpose: a copy with one changed line is what such a bug looks like in real
-code. A test counts the lines in which a copy differs from the original.
+They are copies on purpose: in real code, such a bug looks like a copy with one changed line. A
+test counts the lines in which each copy differs from the original.
 """
 
 import torch
@@ -14,7 +14,7 @@ from mini_moe.model import Routing
 from mini_moe.model.router import allowed_experts, choose, gate_weights
 from mini_moe.training.balance import update_expert_bias
 
-GAMMA = 0.003  # step of the bias, in the clinic's training and in `route_that_balances`
+GAMMA = 0.003  # update rate of the bias, in the clinic's training and in `route_that_balances`
 
 
 def route_with_biased_gates(
@@ -22,7 +22,7 @@ def route_with_biased_gates(
     expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> Routing:
-    """Gates from the scores with the bias in them."""
+    """Compute the gates from the biased scores."""
     scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
     choice_scores = scores
     if expert_bias is not None:
@@ -40,7 +40,7 @@ def route_with_noise(
     expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> Routing:
-    """Noise on the logits, in training and out of it."""
+    """Add noise to the logits, in training and in evaluation."""
     logits = logits + 0.5 * torch.randn_like(logits)
     scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
     choice_scores = scores.detach()
@@ -59,7 +59,7 @@ def route_that_balances(
     expert_bias: Float[Tensor, "experts"] | None,
     config: ModelConfig,
 ) -> Routing:
-    """Moves the bias whenever it routes."""
+    """Update the bias on every call."""
     scores = logits.sigmoid() if config.score_function == "sigmoid" else logits.softmax(dim=-1)
     choice_scores = scores.detach()
     if expert_bias is not None:
@@ -77,7 +77,7 @@ def route_that_balances(
 def balance_loss_with_two_softmaxes(
     scores: Float[Tensor, "tokens experts"], top_k: int, n_sequences: int
 ) -> Float[Tensor, ""]:
-    """Shares by a softmax of what are scores already."""
+    """Compute shares by a softmax of what are already scores."""
     experts = scores.shape[-1]
     chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
     share = scores.softmax(dim=-1)
@@ -90,7 +90,7 @@ def balance_loss_with_two_softmaxes(
 def balance_loss_of_the_chosen(
     scores: Float[Tensor, "tokens experts"], top_k: int, n_sequences: int
 ) -> Float[Tensor, ""]:
-    """Shares of the chosen experts only."""
+    """Compute shares among the chosen experts only."""
     experts = scores.shape[-1]
     chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
     share = scores * chosen / (scores * chosen).sum(dim=-1, keepdim=True)
@@ -103,7 +103,7 @@ def balance_loss_of_the_chosen(
 def balance_loss_cut_off(
     scores: Float[Tensor, "tokens experts"], top_k: int, n_sequences: int
 ) -> Float[Tensor, ""]:
-    """Shares without their gradient."""
+    """Compute shares without their gradient."""
     experts = scores.shape[-1]
     chosen = torch.zeros_like(scores).scatter(-1, choose(scores.detach(), top_k), 1.0)
     share = (scores / scores.sum(dim=-1, keepdim=True)).detach()

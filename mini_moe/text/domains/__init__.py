@@ -1,5 +1,6 @@
 """Where the corpus comes from: one module for each origin."""
 
-from mini_moe.text.domains.document import DOMAINS, Document, data_folder
+from mini_moe.folders import data_folder
+from mini_moe.text.domains.document import DOMAINS, Document
 
 __all__ = ["DOMAINS", "Document", "data_folder"]

@@ -5,7 +5,8 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-from mini_moe.text.domains.document import Document, data_folder, fill, random_for
+from mini_moe.folders import data_folder
+from mini_moe.text.domains.document import Document, fill, random_for
 
 COLUMNS = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands")
 

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 DOMAINS = ("code", "docs", "stories_en", "stories_de", "math", "tables")
 
@@ -20,11 +19,6 @@ class Document:
     def n_bytes(self) -> int:
         """Size in UTF-8."""
         return len(self.text.encode())
-
-
-def data_folder() -> Path:
-    """The repository's `data/` folder: sources of the generated domains, tokenizer, prompts."""
-    return Path(__file__).resolve().parents[3] / "data"
 
 
 def random_for(*key: object) -> random.Random:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from mini_moe.text.domains.document import Document, data_folder, fill, random_for
+from mini_moe.folders import data_folder
+from mini_moe.text.domains.document import Document, fill, random_for
 from mini_moe.text.domains.grammar import Noun, Person, Verbs
 
 LANGUAGES = ("en", "de")

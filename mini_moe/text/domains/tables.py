@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from mini_moe.text.domains.document import Document, data_folder, fill, random_for
+from mini_moe.folders import data_folder
+from mini_moe.text.domains.document import Document, fill, random_for
 from mini_moe.text.domains.grammar import article
 
 

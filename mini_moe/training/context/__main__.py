@@ -11,13 +11,13 @@ import torch
 
 from mini_moe import presets
 from mini_moe.config import TrainConfig
+from mini_moe.console import command_line
 from mini_moe.device import as_device
 from mini_moe.files import replace_files
 from mini_moe.huggingface import load_hf, save_hf
 from mini_moe.model import Transformer
 from mini_moe.random_numbers import OwnRandomNumbers
 from mini_moe.text import Corpus, load_corpus
-from mini_moe.training.checkpoint import TrainingDiverged
 from mini_moe.training.context.extend import extend
 from mini_moe.training.context.recall import Phase, train_recall
 from mini_moe.training.run import LOG, only_writer
@@ -33,24 +33,21 @@ LONGER = (
 )
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Train the base model at 256 tokens, or extend it to 4,096; 0 where all went well."""
     options = parser().parse_args(arguments)
-    try:
-        config = TrainConfig(
-            learning_rate=options.learning_rate,
-            adamw_learning_rate=0.3 * options.learning_rate,
-            seed=options.seed,
-        )
-        options.device = as_device(options.device)
-        with only_writer(options.save):  # a folder that can't be written fails before training
-            model, log = options.run(options, config, load_corpus())
-            save_hf(model, options.save, dtype=torch.bfloat16)
-            lines = "".join(json.dumps(record) + "\n" for record in log if kept(record))
-            replace_files(options.save, {LOG: lines})
-    except (ValueError, OSError, TrainingDiverged) as error:
-        print(f"error: {error}".splitlines()[0], file=sys.stderr)
-        return 1
+    config = TrainConfig(
+        learning_rate=options.learning_rate,
+        adamw_learning_rate=0.3 * options.learning_rate,
+        seed=options.seed,
+    )
+    options.device = as_device(options.device)
+    with only_writer(options.save):  # a folder that can't be written fails before training
+        model, log = options.run(options, config, load_corpus())
+        save_hf(model, options.save, dtype=torch.bfloat16)
+        lines = "".join(json.dumps(record) + "\n" for record in log if kept(record))
+        replace_files(options.save, {LOG: lines})
     print("  ".join(f"{name} {loss:.3f}" for name, loss in log[-1]["validation"].items()))
     return 0
 

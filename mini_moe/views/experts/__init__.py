@@ -1,4 +1,4 @@
-"""What experts do, drawn: every figure carries its chance level or its noise."""
+"""Pictures of what experts do: every figure shows its chance level or its noise."""
 
 from mini_moe.views.experts.dots import (  # noqa: I001
     cause_scatter, overlap_dots, saturation_curves,

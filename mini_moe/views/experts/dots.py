@@ -1,4 +1,4 @@
-"""Values beside their chance: overlaps, saturation over training, use against effect."""
+"""Values against chance: overlaps, saturation over training, use against effect."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,14 +17,14 @@ def overlap_dots(
     layers: Sequence[int] | None = None, errors: Mapping[str, Sequence[Any] | Tensor] | None = None,
     title: str = "", x_title: str = "share of the experts in common", chance_name: str = "chance",
 ) -> go.Figure:  # fmt: skip
-    """One line a name, one dot a layer, and what chance gives (or `chance_name`) as a dashed line.
+    """Draw a row per name, a dot per layer, and chance (or `chance_name`) as a dashed line.
 
-    `errors` are standard errors of the same shape, drawn as bars of twice their length.
+    `errors` are standard errors of the same shape; error bars show twice the standard error.
     """
     rows = {name: [float(v) for v in line] for name, line in values.items()}
     counts = {len(line) for line in rows.values()}
     if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"values: as many numbers for every name expected, got {sorted(counts)}")
+        raise ValueError(f"values: equally many for every name expected, got {sorted(counts)}")
     n_layers = counts.pop()
     numbers = list(layers) if layers is not None else list(range(n_layers))
     means = {name: sum(line) / n_layers for name, line in rows.items()}
@@ -34,7 +34,7 @@ def overlap_dots(
         f"Mean over the layers: {best} {means[best]:.0%}, {least} {means[least]:.0%}; "
         f"{chance_name}: {chance:.0%}.",
         width=820, height=190 + 40 * len(rows), title_text=title, scattermode="group",
-        legend={**LEGEND, "y": 1 + 20 / (40 * len(rows) + 30)},  # above the word on the line
+        legend={**LEGEND, "y": 1 + 20 / (40 * len(rows) + 30)},  # above the line's label
         margin={"l": 60, "r": 40, "t": 100 if title else 50, "b": 60},
     )  # fmt: skip
     figure.update_layout(title={"yref": "container", "y": 0.95, "yanchor": "top"})
@@ -65,12 +65,12 @@ def saturation_curves(
     steps: Sequence[int], values: Float[Tensor, "checkpoints layers"], chance: float | Tensor, *,
     layers: Sequence[int] | None = None, title: str = "",
 ) -> go.Figure:  # fmt: skip
-    """Share of the final experts that each checkpoint chose already, one curve a layer.
+    """Draw the share of final expert choices that each checkpoint already makes, a curve per layer.
 
-    `chance` is k / N. The last checkpoint is the final one: 100 % by definition.
+    `chance` is k / N. The last checkpoint is at 100 % by definition.
     """
     if len(steps) != len(values) or not len(steps):
-        raise ValueError(f"steps: one for each of {len(values)} checkpoints, got {len(steps)}")
+        raise ValueError(f"steps: one per checkpoint ({len(values)}) expected, got {len(steps)}")
     numbers = list(layers) if layers is not None else list(range(values.shape[1]))
     chance, last = float(chance), steps[-1]
     early = steps[1 if len(steps) > 2 else 0]
@@ -78,8 +78,8 @@ def saturation_curves(
     halfway = next(s for s, v in zip(steps, means, strict=True) if v >= (1 + chance) / 2)
     figure = new_figure(
         f"After {early} of {last} steps {float(means[steps.index(early)]):.0%} of the final "
-        f"choices are made (chance {chance:.0%}); half of the way from chance to the end is passed "
-        f"by step {halfway}.",
+        f"choices are made (chance {chance:.0%}); by step {halfway} the share is at least halfway "
+        "from chance to 100 %.",
         title_text=title, legend={"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom"},
         margin={"l": 70, "r": 30, "t": 60 if title else 20, "b": 60},
     )  # fmt: skip
@@ -104,9 +104,9 @@ def cause_scatter(
     error: Float[Tensor, "experts"], *, label: str = "", chance: float | None = None,
     title: str = "",
 ) -> go.Figure:  # fmt: skip
-    """Each expert by how many of a label's tokens choose it, and by what its absence costs.
+    """Draw each expert by the share of a label's tokens that choose it and by its knock-out cost.
 
-    Bars are two standard errors. If use told the cost, all experts would lie on one line.
+    Error bars are two standard errors. If use predicted cost, all experts would be on one line.
     """
     used, cost = shares.tolist(), change.tolist()
     most, worst = int(shares.argmax()), int(change.argmax())
@@ -114,7 +114,7 @@ def cause_scatter(
     dearest = f"that of expert {worst}, used by {used[worst]:.0%}" if worst != most else "its own"
     figure = new_figure(
         f"Expert {most} is used most by {label} ({used[most]:.0%} of its tokens); its absence "
-        f"costs {cost[most]:+.3f} nats a token. The greatest cost, {cost[worst]:+.3f}, is "
+        f"costs {cost[most]:+.3f} nats per token. The highest cost, {cost[worst]:+.3f}, is "
         f"{dearest}.",
         title_text=title, showlegend=False,
         margin={"l": 70, "r": 30, "t": 60 if title else 20, "b": 60},
@@ -136,5 +136,5 @@ def cause_scatter(
     )  # fmt: skip
     figure.update_xaxes(title_text=f"share of {label} tokens that choose it", tickformat=".0%")
     figure.update_xaxes(range=[-0.02, max(used) * 1.1])
-    figure.update_yaxes(title_text="change of loss without it, nats a token")
+    figure.update_yaxes(title_text="change in loss without it (nats per token)")
     return figure

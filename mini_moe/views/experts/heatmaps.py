@@ -1,4 +1,4 @@
-"""Matrices with an expected value in the middle of their colours: white is chance."""
+"""Matrices with colours centred on an expected value: white is chance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from mini_moe.views.style import new_figure
 
 
 def around(middle: float) -> list[list[Any]]:
-    """Colours from 0 to 1 that are white at `middle`: blue below, vermilion above.
+    """Return a colour scale from 0 to 1 that is white at `middle`: blue below, vermilion above.
 
-    All kinds of colour vision tell these two apart.
+    These two can be told apart with every kind of colour vision.
     """
     stops = [[0.0, "#0072B2"], [middle / 2, "#7FB8D8"], [middle, "#FFFFFF"]]
     return [*stops, [(1 + middle) / 2, "#F0AE7F"], [1.0, "#D55E00"]]
@@ -24,10 +24,10 @@ def around(middle: float) -> list[list[Any]]:
 def specialisation_heatmap(
     counts: LabelCounts, names: Sequence[str], layer: int = 0, title: str = ""
 ) -> go.Figure:
-    """Of each label's tokens (row), the percentage that chooses an expert (column).
+    """Draw the percentage of each label's tokens (row) that choose an expert (column).
 
-    White is chance, k / N. Experts stand in the order of the label that uses them most. `layer`
-    counts the layers of `counts`, from 0.
+    White is chance, k / N. Experts are sorted by the label that uses them most. `layer` indexes
+    the layers of `counts`, from 0.
     """
     shares = 100 * counts.shares[layer].float()
     _check_names(names, len(shares), "label")
@@ -51,10 +51,10 @@ def coactivation_heatmap(
     together: Float[Tensor, "experts experts"], chance: Float[Tensor, "experts experts"],
     title: str = "",
 ) -> go.Figure:  # fmt: skip
-    """How much more often than by chance the tokens of expert i (row) choose j as well.
+    """Draw how many times more often than by chance the tokens of expert i (row) also choose j.
 
-    `together` is `coactivation`, `chance` is `coactivation_chance`; 2.0 is twice as often as
-    chance, white is 1, the diagonal stays empty.
+    `together` is `coactivation`, `chance` is `coactivation_chance`; 2.0 means twice as often as
+    by chance, white is 1, the diagonal is left empty.
     """
     lift = (together / chance).float()
     lift = lift.masked_fill(torch.eye(len(lift), dtype=torch.bool), torch.nan)
@@ -62,16 +62,16 @@ def coactivation_heatmap(
     seldom = divmod(int(lift.nan_to_num(torch.inf).argmin()), len(lift))
     summary = (
         f"Tokens of expert {row} choose expert {column} {float(lift[row, column]):.1f} times as "
-        f"often as chance would ({100 * float(together[row, column]):.0f} % of them); experts "
+        f"often as by chance ({100 * float(together[row, column]):.0f} % of them); experts "
         f"{seldom[0]} and {seldom[1]} avoid each other most, {float(lift[seldom]):.1f} times."
     )
     figure = _heatmap(
         lift, 1.0, 2.5, "{:.1f}", summary, title,
-        hover="tokens of %{y} choose %{x} %{z:.2f} times as often as chance",
+        hover="tokens of %{y} choose %{x} %{z:.2f} times as often as by chance",
         bar={"title": {"text": "× chance"}},
     )  # fmt: skip
     numbers = [str(e) for e in range(len(lift))]
-    _label(figure, numbers, numbers, "… choose this expert as well")
+    _label(figure, numbers, numbers, "… also choose this expert")
     figure.update_yaxes(title_text="tokens of this expert …")
     return figure
 
@@ -79,9 +79,9 @@ def coactivation_heatmap(
 def knock_out_heatmap(
     effects: Effects, names: Sequence[str], experts: Sequence[str] | None = None, title: str = ""
 ) -> go.Figure:
-    """What switching an expert off (column) does to the loss of each label (row), in 1/1000 nats.
+    """Draw how switching off an expert (column) changes each label's loss (row), in 1/1000 nats.
 
-    Changes within two standard errors show a dot instead of a number.
+    Changes within two standard errors are shown as a dot instead of a number.
     """
     change = 1000 * effects.loss_change.T.float()
     noise = 1000 * effects.error.T.float()
@@ -108,9 +108,9 @@ def _heatmap(
     values: Float[Tensor, "rows columns"], middle: float, top: float, digits: str, summary: str,
     title: str, *, hover: str, bar: dict[str, Any], hidden: Tensor | None = None,
 ) -> go.Figure:  # fmt: skip
-    """Numbers on colours that are white at `middle`: from 0 to `top`, or ±`top` around 0."""
+    """Draw numbers on colours that are white at `middle`: from 0 to `top`, or ±`top` around 0."""
     n_rows, n_columns = values.shape
-    cell = max(26, min(44, 610 // n_columns))  # a page of JupyterLab holds 840 pixels
+    cell = max(26, min(44, 610 // n_columns))  # JupyterLab shows about 840 pixels
     figure = new_figure(
         summary, width=215 + cell * n_columns, height=150 + 34 * n_rows, title_text=title,
         plot_bgcolor="#DDDDDD", margin={"l": 60, "r": 30, "t": 60 if title else 20, "b": 60},
@@ -142,14 +142,14 @@ def _texts(values: Tensor, digits: str, hidden: Tensor | None) -> list[list[str]
 
 
 def _label(figure: go.Figure, rows: list[str], columns: list[str], x_title: str) -> None:
-    """Names instead of numbers, on the axes and in the table of the figure."""
+    """Replace numbers by names, on the axes and in the figure's table."""
     figure.update_traces(x=columns, y=rows)
     figure.update_xaxes(type="category", title_text=x_title, tickangle=0)
     figure.update_yaxes(type="category")
 
 
 def _by_strongest(shares: Float[Tensor, "labels experts"]) -> list[int]:
-    """Experts grouped by the label that uses each most, the most used first."""
+    """Return the experts grouped by the label that uses each most, most used first."""
     filled = shares.nan_to_num()
     best = filled.argmax(dim=0).tolist()
     return sorted(range(len(best)), key=lambda e: (best[e], -float(filled[best[e], e])))
@@ -157,4 +157,4 @@ def _by_strongest(shares: Float[Tensor, "labels experts"]) -> list[int]:
 
 def _check_names(names: Sequence[str], count: int, what: str) -> None:
     if len(names) != count:
-        raise ValueError(f"names: one for each {what}, {count}, expected, got {len(names)}")
+        raise ValueError(f"names: one per {what} ({count}) expected, got {len(names)}")

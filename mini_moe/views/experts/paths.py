@@ -1,4 +1,4 @@
-"""From one layer's experts to the next one's: the ways that tokens take more often than chance."""
+"""Paths from one layer's experts to the next layer's that are taken more often than by chance."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ def path_lines(
     paths: Int[Tensor, "steps experts experts"], top_k: int, *,
     layers: Sequence[int] | None = None, title: str = "", at_least: float = 1.5,
 ) -> go.Figure:  # fmt: skip
-    """A column of experts for each layer; lines join experts that follow each other.
+    """Draw a column of experts per layer; lines connect experts that follow each other.
 
-    Drawn is the strongest way out of each expert, where it is taken at least `at_least` times as
-    often as independent layers would; the wider, the more of its tokens take it.
+    Each expert's strongest successor is drawn if its tokens choose it at least `at_least` times as
+    often as if layers were independent; wider lines carry a larger share of the expert's tokens.
     """
     shares = path_shares(paths, top_k)
     chance = path_chance(paths, top_k)
@@ -42,8 +42,8 @@ def path_lines(
     strongest = f"; the strongest (layer.expert): {best[1]}" if drawn else ""
     set_summary(
         figure,
-        f"Of {n_steps * n_experts} experts {drawn} have a favourite successor that follows at "
-        f"least {at_least:g} times as often as if layers chose independently{strongest}.",
+        f"{drawn} of {n_steps * n_experts} experts have a favourite successor that follows at "
+        f"least {at_least:g} times as often as if layers were independent{strongest}.",
     )
     figure.update_xaxes(
         tickvals=list(range(n_steps + 1)), ticktext=[f"layer {n}" for n in numbers],

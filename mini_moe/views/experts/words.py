@@ -1,4 +1,4 @@
-"""The tokens that an expert gets most reliably."""
+"""The tokens that choose each expert most reliably."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ def word_map(
     counts: LabelCounts, pieces: Sequence[str], layer: int = 0, *, at_least: int = 10,
     count: int = 8, title: str = "",
 ) -> go.Figure:  # fmt: skip
-    """For each expert (row) the tokens that choose it most reliably, best first.
+    """Draw, for each expert (row), the tokens that choose it most reliably, best first.
 
-    `counts` are labelled by token, `pieces` is the text of each. Tokens seen fewer than
-    `at_least` times are left out; of equals the more frequent stands first. Colour is the share of
-    a token's occurrences; white is chance.
+    `counts` are labelled by token; `pieces` is the text of each. Tokens seen fewer than `at_least`
+    times are left out; ties go to the more frequent token. Colour is the share of a token's
+    occurrences that choose the expert; white is chance.
     """
     if len(pieces) != len(counts.tokens):
-        raise ValueError(f"pieces: one a token, {len(counts.tokens)}, expected, got {len(pieces)}")
+        raise ValueError(f"pieces: {len(counts.tokens)} expected, one per token, got {len(pieces)}")
     frequent = (counts.tokens >= at_least).nonzero().flatten()
     if not len(frequent):
         raise ValueError(f"at_least={at_least}: no token occurs that often; read more text")
@@ -51,6 +51,6 @@ def word_map(
 
 
 def _shown(piece: str) -> str:
-    """At most ten characters, and never read as markup."""
+    """Shorten a token to ten characters and escape it so that it isn't read as markup."""
     piece = piece if len(piece) <= 10 else piece[:9] + "…"
     return piece.replace("&", "&amp;").replace("<", "&lt;")

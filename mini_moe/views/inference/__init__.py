@@ -1,4 +1,4 @@
-"""Pictures of a model that writes: its cache, its passes, its choices, its proposals."""
+"""Pictures of a model generating text: its cache, passes, choices and proposals."""
 
 from mini_moe.views.inference.acceptance import acceptance_bars, tokens_curves
 from mini_moe.views.inference.choices import SamplingLab, sampling_bars

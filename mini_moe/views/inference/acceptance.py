@@ -1,4 +1,4 @@
-"""How often proposals stand, and how many tokens a pass that makes."""
+"""How often proposals are accepted, and how many tokens per pass that yields."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,23 +14,23 @@ def acceptance_bars(
     title: str = "",
     published: Mapping[str, tuple[float, float]] | None = None,
 ) -> go.Figure:
-    """Share of accepted proposals for every name, with 95 % intervals, counts, and tokens a pass.
+    """Draw each name's acceptance rate, with 95 % intervals, counts and tokens per pass.
 
-    `published` are shares of others, from and to, drawn as bands with their names.
+    `published` maps names to (low, high) rates reported elsewhere, drawn as labelled bands.
 
-    Intervals are Wilson's and take proposals as independent draws, which tokens of one text are
-    not quite: the truth is somewhat wider.
-    Raises: ValueError without names, or where nothing was proposed.
+    Intervals are Wilson's and treat proposals as independent draws. Tokens of one text are not
+    quite independent, so the true intervals are somewhat wider.
+    Raises: ValueError without names, or if nothing was proposed.
     """
     counts = {name: counted(speculation) for name, speculation in told.items()}
     if not counts or not all(proposed for _, proposed in counts.values()):
-        raise ValueError("told: at least one name, and proposals under each, expected")
+        raise ValueError("told: at least one name, each with proposals, expected")
     rates = {name: accepted / proposed for name, (accepted, proposed) in counts.items()}
     best, worst = max(rates, key=rates.__getitem__), min(rates, key=rates.__getitem__)
     everything = Speculation([one for each in told.values() for one in each.rounds])
     figure = new_figure(
         f"Accepted: {best} {rates[best]:.0%}, {worst} {rates[worst]:.0%}, all together "
-        f"{everything.acceptance:.0%} or {everything.tokens_per_pass:.2f} tokens a pass.",
+        f"{everything.acceptance:.0%} or {everything.tokens_per_pass:.2f} tokens per pass.",
         width=800, height=150 + 44 * len(rates), title_text=title, margin_r=230,
     )  # fmt: skip
     ends = {name: share_interval(*counts[name]) for name in rates}
@@ -47,7 +47,7 @@ def acceptance_bars(
         figure.add_annotation(
             x=1.01, xref="paper", xanchor="left", y=name, showarrow=False,
             text="{:,} of {:,}: ".format(*counts[name])
-            + f"{told[name].tokens_per_pass:.2f} tokens a pass",
+            + f"{told[name].tokens_per_pass:.2f} tokens per pass",
         )  # fmt: skip
     for name, (low, high) in (published or {}).items():
         figure.add_vrect(x0=low, x1=high, fillcolor=QUIET, opacity=0.25, line_width=0)
@@ -62,7 +62,7 @@ def acceptance_bars(
 
 
 def counted(told: Speculation) -> tuple[int, int]:
-    """Accepted and proposed tokens."""
+    """Count accepted and proposed tokens."""
     accepted = sum(one.accepted for one in told.rounds)
     return accepted, sum(len(one.proposed) for one in told.rounds)
 
@@ -73,7 +73,7 @@ def tokens_curves(
     *,
     title: str = "",
 ) -> go.Figure:
-    """Tokens a pass against proposals a pass, 0, 1, 2 …: lines of theory, points measured.
+    """Draw tokens per pass against proposals per pass, 0, 1, 2 …: theory as lines, data as points.
 
     Raises: ValueError without lines.
     """
@@ -101,6 +101,6 @@ def tokens_curves(
             textposition="bottom right",
             marker={"symbol": SYMBOLS[2], "size": 11, "color": "#222222"},
         )  # fmt: skip
-    figure.update_xaxes(title_text="proposals a pass", dtick=1, range=[-0.2, longest - 0.6])
-    figure.update_yaxes(title_text="tokens a pass", rangemode="tozero")
+    figure.update_xaxes(title_text="proposals per pass", dtick=1, range=[-0.2, longest - 0.6])
+    figure.update_yaxes(title_text="tokens per pass", rangemode="tozero")
     return figure

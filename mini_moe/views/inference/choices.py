@@ -1,4 +1,4 @@
-"""Which tokens may come next, and how temperature and filters change that."""
+"""Which tokens can come next, and how temperature and filters change that."""
 
 import threading
 from typing import Any, NamedTuple
@@ -15,20 +15,20 @@ from mini_moe.views.style import OKABE_ITO, QUIET, as_widget, new_figure, safe_c
 
 
 class Choices(NamedTuple):
-    """The likeliest tokens: what the model says, what temperature makes of it, what is drawn."""
+    """The likeliest tokens: probabilities by the model, with temperature, and when sampling."""
 
-    names: list[str]  # of the likeliest tokens by the model, best first
-    own: list[float]  # at temperature 1, nothing cut
-    warmed: list[float]  # at the chosen temperature, nothing cut
-    drawn: list[float]  # what a token is drawn from
-    n_left: int  # tokens of the whole vocabulary that may still come
-    beyond: float  # share that tokens not listed here have
+    names: list[str]  # the model's likeliest tokens, best first
+    own: list[float]  # probabilities at temperature 1, unfiltered
+    warmed: list[float]  # at the chosen temperature, unfiltered
+    drawn: list[float]  # the distribution that is sampled from
+    n_left: int  # tokens of the whole vocabulary that can still be drawn
+    beyond: float  # total probability of the tokens not listed
 
 
 def choices(
     logits: Float[Tensor, "vocab"], tokenizer: Tokenizer, sampling: Sampling, count: int = 12
 ) -> Choices:
-    """The `count` likeliest tokens and their shares. Raises: ValueError for logits not finite."""
+    """Return the `count` likeliest tokens. Raises: ValueError unless all logits are finite."""
     logits = logits.float()[: tokenizer.vocab_size]
     drawn = next_probabilities(logits, sampling)
     plain = Sampling(temperature=sampling.temperature, top_p=1.0)
@@ -44,14 +44,14 @@ def sampling_bars(
     logits: Float[Tensor, "vocab"], tokenizer: Tokenizer, sampling: Sampling, *,
     count: int = 12, title: str = "",
 ) -> go.Figure:  # fmt: skip
-    """Bars of what is drawn from; hatched where a filter cuts, a tick where the model itself is."""
+    """Draw the sampling distribution; hatched bars are filtered out, ticks mark the model's own."""
     found = choices(logits, tokenizer, sampling, count)
     figure = new_figure(
         "", width=760, height=150 + 24 * len(found.names), title_text=title, barmode="overlay",
         margin_t=90 if title else 50,
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
-    figure.add_bar(orientation="h", name="may be drawn", marker_color=OKABE_ITO[0])
+    figure.add_bar(orientation="h", name="can be drawn", marker_color=OKABE_ITO[0])
     hatch = {"shape": "/", "fgcolor": QUIET, "bgcolor": "#FFFFFF", "fillmode": "replace"}
     figure.add_bar(orientation="h", name="cut", marker={
         "color": QUIET, "pattern": hatch, "line": {"color": QUIET, "width": 1}})  # fmt: skip
@@ -66,7 +66,7 @@ def sampling_bars(
 
 
 def draw_choices(figure: BaseFigure, found: Choices, sampling: Sampling) -> None:
-    """Put other shares into a figure that `sampling_bars` made."""
+    """Update a figure made by `sampling_bars` with other probabilities."""
     pairs = list(zip(found.warmed, found.drawn, strict=True))
     kept = [drawn for _, drawn in pairs]
     cut = [0.0 if drawn else warmed for warmed, drawn in pairs]
@@ -78,32 +78,32 @@ def draw_choices(figure: BaseFigure, found: Choices, sampling: Sampling) -> None
 
 
 def percent(share: float) -> str:
-    """ "12%", and "< 1%" where rounding would leave nothing."""
+    """Format "12%", or "< 1%" if it would round to zero."""
     return f"{share:.0%}" if share >= 0.005 else "< 1%"
 
 
 def choices_summary(found: Choices, sampling: Sampling) -> str:
-    """ "Temperature 0.8, top-p 0.95, min-p 0: 7 tokens may come; the likeliest has 61%." """
+    """ "Temperature 0.8, top-p 0.95, min-p 0: 7 tokens possible; the likeliest has 61%." """
     beyond = f", tokens not shown {found.beyond:.0%}" if found.beyond > 0.005 else ""
     many = f"{found.n_left:,} tokens" if found.n_left > 1 else "one token"
     return (
         f"Temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, min-p "
-        f"{sampling.min_p:g}: {many} may come; the likeliest has {max(found.drawn):.0%}{beyond}."
+        f"{sampling.min_p:g}: {many} possible; the likeliest has {max(found.drawn):.0%}{beyond}."
     )
 
 
 class SamplingLab:
-    """Three sliders over the bars (`view`); one FigureWidget."""
+    """Three sliders above the bars (`view`); uses one FigureWidget."""
 
     def __init__(
         self, logits: Float[Tensor, "vocab"], tokenizer: Tokenizer,
         sampling: Sampling | None = None, count: int = 12,
     ) -> None:  # fmt: skip
-        import ipywidgets as widgets  # here, so that plain figures do not wait for it
+        import ipywidgets as widgets  # imported here to keep plain figures fast
 
         start = sampling or Sampling(temperature=1.0, top_p=1.0)
         self.logits, self.tokenizer, self.count = torch.as_tensor(logits), tokenizer, count
-        self._lock = threading.RLock()  # a front end may call back in several threads
+        self._lock = threading.RLock()  # a front end may call back from several threads
         self.figure = as_widget(sampling_bars(logits, tokenizer, start, count=count))
         wide = {"width": "420px"}
         named = {"style": {"description_width": "95px"}, "layout": wide}
@@ -126,7 +126,7 @@ class SamplingLab:
 
     @property
     def sampling(self) -> Sampling:
-        """The settings where the sliders stand."""
+        """The settings the sliders currently show."""
         return Sampling(
             temperature=round(self.temperature.value, 2), top_p=round(self.top_p.value, 2),
             min_p=round(self.min_p.value, 2),
@@ -142,6 +142,6 @@ class SamplingLab:
         return self.words.value
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
-        """The widgets, and for readers without them the sentence."""
+        """Return the widgets, with the summary for readers without them."""
         bundle = self.view._repr_mimebundle_(**named) or {}
         return bundle | {"text/plain": repr(self)}

@@ -1,4 +1,4 @@
-"""How a cache grows with the text, by what attention remembers of each token."""
+"""How a cache grows with the text, by what attention stores per token."""
 
 import math
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ GIGA = 1e9
 def cache_growth(
     bytes_per_token: Mapping[str, int], *, mark: int = 131_072, title: str = ""
 ) -> go.Figure:
-    """Gigabytes of cache against tokens, both by powers of two, and what they are at `mark`.
+    """Draw gigabytes of cache against tokens on log axes, with the sizes at `mark` tokens.
 
-    Raises: ValueError without names, for bytes not above 0, or a mark below 1,024 tokens.
+    Raises: ValueError without names, for bytes that are not above 0, or for a mark below 1,024.
     """
     if not bytes_per_token or min(bytes_per_token.values()) <= 0:
         raise ValueError("bytes_per_token: at least one name, and bytes above 0, expected")
@@ -27,7 +27,7 @@ def cache_growth(
     most, least = ordered[0], ordered[-1]
     figure = new_figure(
         f"{mark:,} tokens: {most} {at_mark[most]:.3g} GB, {least} {at_mark[least]:.3g} GB; "
-        "every line is straight, since each token adds the same.",
+        "every line is straight, since each token adds the same number of bytes.",
         width=800, height=430, title_text=title, margin_r=230, showlegend=False,
     )  # fmt: skip
     for n, (name, size) in enumerate(bytes_per_token.items()):
@@ -48,7 +48,7 @@ def cache_growth(
 
 
 def _name_lines(figure: go.Figure, at_mark: Mapping[str, float], names: list[str]) -> None:
-    """Names and gigabytes at the right, moved apart where they would overlap."""
+    """Write names and gigabytes on the right, moved apart where they would overlap."""
     heights = [math.log10(y) for trace in figure.data for y in trace.y]
     gap = 0.06 * (max(heights) - min(heights))
     at = -math.inf

@@ -1,4 +1,4 @@
-"""What a pass over some tokens costs: operations of both ways to attend, and measured time."""
+"""The cost of a pass over some tokens: FLOPs of naive and absorbed attention, measured time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ DOUBLING = {"type": "log"}
 
 
 def crossover_curves(config: ModelConfig, keys: int, *, title: str = "") -> go.Figure:
-    """Operations of one layer's heads, naive and absorbed, against the tokens read at once.
+    """Draw the FLOPs of one layer's heads, naive and absorbed, against the tokens read at once.
 
-    Raises: ValueError where keys are not above 1.
+    Raises: ValueError unless keys is at least 2.
     """
     if keys < 2:
         raise ValueError(f"keys={keys}: more than one cached token expected")
@@ -26,8 +26,8 @@ def crossover_curves(config: ModelConfig, keys: int, *, title: str = "") -> go.F
         "absorbed": [absorbed_flops(config, n, keys) / 1e9 for n in new],
     }
     figure = new_figure(
-        f"One new token with {keys:,} in the cache: naive {ways['naive'][0]:.3g} GFLOP a layer, "
-        f"absorbed {ways['absorbed'][0]:.3g}. They meet at {meeting:,.0f} new tokens.",
+        f"One new token with {keys:,} in the cache: naive {ways['naive'][0]:.3g} GFLOP per layer, "
+        f"absorbed {ways['absorbed'][0]:.3g}. They are equal at {meeting:,.0f} new tokens.",
         width=780, height=420, title_text=title, margin_r=120, showlegend=False,
     )  # fmt: skip
     for n, (name, flops) in enumerate(ways.items()):
@@ -47,7 +47,7 @@ def crossover_curves(config: ModelConfig, keys: int, *, title: str = "") -> go.F
             showarrow=False, xanchor="right", xshift=-6,
         )  # fmt: skip
     _by_doubling(figure, new, "new tokens in one pass")
-    figure.update_yaxes(title_text="GFLOP a layer", type="log", dtick=1, tickformat=",~g")
+    figure.update_yaxes(title_text="GFLOP per layer", type="log", dtick=1, tickformat=",~g")
     return figure
 
 
@@ -57,10 +57,10 @@ def pass_curve(
     *,
     title: str = "",
 ) -> go.Figure:
-    """Milliseconds of one pass against the tokens it reads, beside what each limit alone allows.
+    """Draw milliseconds per pass against the tokens it reads, with a lower bound for each limit.
 
-    `floors` holds, for every limit, seconds at each size; no pass can be faster than the highest.
-    Raises: ValueError without sizes, or floors of another length.
+    `floors` maps each limit to its least seconds at each size; no pass can beat the highest floor.
+    Raises: ValueError without sizes, or for floors of a different length.
     """
     if not seconds:
         raise ValueError("seconds: at least one size expected")
@@ -95,7 +95,7 @@ def pass_curve(
             font={"color": colour},
         )  # fmt: skip
     _by_doubling(figure, sizes, "tokens read in one pass")
-    figure.update_yaxes(title_text="ms a pass", type="log", dtick="D2", tickformat="~g")
+    figure.update_yaxes(title_text="ms per pass", type="log", dtick="D2", tickformat="~g")
     return figure
 
 

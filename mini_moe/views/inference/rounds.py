@@ -1,4 +1,4 @@
-"""Speculative decoding, pass by pass: what was proposed, what stood, what the model added."""
+"""Speculative decoding, pass by pass: what was proposed, accepted, and added by the model."""
 
 import html
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ def coloured_rounds(
     told: Speculation, tokenizer: Tokenizer, *, before: Sequence[int] = (),
     first: int | None = None, step: int | None = None,
 ) -> Html:  # fmt: skip
-    """The text with every token's fate, a thin line between passes.
+    """Show the text with each token's outcome, and a thin line between passes.
 
-    `before` is the prompt, `first` the token that reading it gave. Two steps are one pass, first
-    proposing, then judging; `step` shows the text after so many, None all of it.
+    `before` is the prompt, `first` the token produced by reading it. Each pass is two steps:
+    proposing, then verifying. `step` shows the text after that many steps, None all of it.
     Raises: ValueError for a step that does not exist.
     """
     last = 2 * len(told.rounds)
@@ -58,7 +58,7 @@ BAR = f'<span style="border-left:2px solid {QUIET};margin:0 4px;padding:3px 0"><
 
 
 def judged(one: Round, tokenizer: Tokenizer) -> str:
-    """A pass: accepted proposals, rejected ones, the model's own token."""
+    """Show one pass: accepted proposals, rejected ones, the model's own token."""
     kept, lost = one.proposed[: one.accepted], one.proposed[one.accepted :]
     return (
         f"{BAR}{chips(kept, KEPT, tokenizer)}{chips(lost, LOST, tokenizer)}"
@@ -67,7 +67,7 @@ def judged(one: Round, tokenizer: Tokenizer) -> str:
 
 
 def chips(ids: Sequence[int], look: Look, tokenizer: Tokenizer) -> str:
-    """Tokens on the colour of their kind, its sign below."""
+    """Show tokens on the colour of their kind, with its sign below."""
     return "".join(_chip(piece, look) for piece in tokenizer.pieces(ids))
 
 
@@ -83,7 +83,7 @@ def _chip(piece: str, look: Look) -> str:
 
 
 def legend(proposing: bool) -> str:
-    """What the colours and signs mean."""
+    """Explain the colours and signs."""
     looks = (PROMPT, OWN, KEPT, LOST, *((OPEN,) if proposing else ()))
     named = "".join(
         f'<span style="margin-right:14px"><span style="background:{look.colour};'
@@ -108,12 +108,12 @@ def rounds_summary(told: Speculation, step: int) -> str:
         count = len(told.rounds[passes].proposed)
         text += f" Now {count} more {'is' if count == 1 else 'are'} proposed."
     elif passes == total and passes:
-        text += f" {done.tokens_per_pass:.2f} tokens a pass."
+        text += f" {done.tokens_per_pass:.2f} tokens per pass."
     return text
 
 
 class RoundStepper:
-    """A slider that walks through the passes (`view`) in both directions, from the last one."""
+    """A slider that walks through the passes in both directions, starting at the end (`view`)."""
 
     def __init__(
         self, told: Speculation, tokenizer: Tokenizer, *, before: Sequence[int] = (),
@@ -134,7 +134,7 @@ class RoundStepper:
         self._draw()
 
     def still(self, step: int | None = None) -> Html:
-        """The text after a step; by default after the last one."""
+        """Return the text after a step; by default after the last one."""
         return coloured_rounds(
             self.told, self.tokenizer, before=self.before, first=self.first, step=step
         )
@@ -147,6 +147,6 @@ class RoundStepper:
         return self.still(self.slider.value).text
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
-        """The widgets, and for readers without them every pass."""
+        """Return the widgets, with all passes for readers without them."""
         bundle = self.view._repr_mimebundle_(**named) or {}
         return bundle | {"text/html": self.still().html, "text/plain": repr(self)}

@@ -1,4 +1,4 @@
-"""Kernels in pictures: what a warp touches, who waits, which lane holds what, the ladder."""
+"""Pictures of kernels: what a warp touches, who waits, which lane holds what, the ladder."""
 
 from mini_moe.views.kernels.addresses import touched
 from mini_moe.views.kernels.ladder import climb, gpu_results, ladder_table, published_ladder

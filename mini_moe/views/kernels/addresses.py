@@ -1,4 +1,4 @@
-"""Which addresses the lanes of a warp touch with one instruction: sectors, or banks."""
+"""Which addresses a warp's lanes touch in one instruction: sectors or banks."""
 
 from collections import defaultdict
 from typing import NamedTuple
@@ -14,7 +14,7 @@ MOST_ROWS = 32
 
 
 class Instruction(NamedTuple):
-    """One instruction of one warp: what its lanes touched together."""
+    """One instruction of one warp: everything its lanes touched."""
 
     kernel: str
     place: str  # "transpose.cu:6"
@@ -32,7 +32,7 @@ class Instruction(NamedTuple):
 
 
 def instructions(ran: Run) -> list[Instruction]:
-    """What the watched warp did, line by line; a line that was passed often, time by time."""
+    """List what the watched warp did, line by line; repeated lines in order of execution."""
     known = {(t.place, t.buffer): t for t in ran.traffic}
     together: dict[tuple, list[LaneAccess]] = defaultdict(list)
     for access in ran.trace:
@@ -47,28 +47,28 @@ def instructions(ran: Run) -> list[Instruction]:
 
 
 def instruction(ran: Run, buffer: str, access: str = "", time: int = 0) -> Instruction:
-    """The first instruction that touches the buffer; `access` is "read" or "write".
+    """Find the first instruction that touches the buffer; `access` is "read" or "write".
 
-    Raises: ValueError where there is none, naming what there is.
+    Raises: ValueError if there is none; the message lists those that exist.
     """
     there = instructions(ran)
     for one in there:
         if one.buffer == buffer and access in ("", one.access) and one.time == time:
             return one
     names = ", ".join(dict.fromkeys(f"{i.access} of {i.buffer}" for i in there))
-    raise ValueError(f"no {access or 'access'} of {buffer} at time={time}; there is {names}")
+    raise ValueError(f"no {access or 'access'} of {buffer} at time={time}; found: {names}")
 
 
 def sectors(lanes: list[LaneAccess]) -> set[int]:
-    """The sectors of 32 bytes that move."""
+    """Return the 32-byte sectors that are moved."""
     return {byte // SECTOR for a in lanes for byte in (a.offset, a.offset + a.bytes - 1)}
 
 
 def turns(lanes: list[LaneAccess]) -> dict[int, int]:
-    """In which turn (from 1) shared memory serves each 4-byte word that the lanes touch.
+    """Return the turn (from 1) in which shared memory serves each 4-byte word that lanes touch.
 
-    A bank serves one word a turn, and all lanes that want that word at once. Wide accesses go by
-    half warps (8 bytes a lane) or quarters (16).
+    A bank serves one word per turn, to all lanes that need it. Wide accesses are split into half
+    warps (8 bytes per lane) or quarter warps (16).
     """
     widest = max(a.bytes for a in lanes)
     parts = 1 if widest <= 4 else 2 if widest <= 8 else 4
@@ -89,22 +89,22 @@ def turns(lanes: list[LaneAccess]) -> dict[int, int]:
 
 
 def touched(ran: Run, buffer: str, access: str = "", time: int = 0) -> go.Figure:
-    """A map of memory: every cell an element, with the number of the lane that touches it.
+    """Draw a map of memory: one cell per element, with the number of the lane that touches it.
 
-    Global memory: 128 bytes a row, four sectors each; a pale cell moves without being asked for.
-    Shared memory: a bank a column; a cell that has to wait for another one is orange.
-    Raises: ValueError where the watched warp did no such thing.
+    Global memory: 128 bytes per row, four sectors each; pale cells are moved but not requested.
+    Shared memory: one bank per column; cells that have to wait for another one are orange.
+    Raises: ValueError if the watched warp made no such access.
     """
     return draw(instruction(ran, buffer, access, time))
 
 
 def draw(one: Instruction) -> go.Figure:
-    """The picture of one instruction."""
+    """Draw one instruction."""
     return _shared(one) if one.space == "shared" else _global(one)
 
 
 def _cells(lanes: list[LaneAccess], size: int) -> dict[int, list[int]]:
-    """Element → the lanes that touch it."""
+    """Map each element to the lanes that touch it."""
     found: dict[int, list[int]] = defaultdict(list)
     for a in lanes:
         for element in range(a.offset // size, (a.offset + a.bytes - 1) // size + 1):
@@ -135,17 +135,17 @@ def _global(one: Instruction) -> go.Figure:
     asked = sum(a.bytes for a in one.lanes)
     needed = -(-asked // SECTOR)
     summary = (
-        f"{one.kernel}, {one.title}: {len(one.lanes)} lanes ask for {asked} bytes; "
-        f"{len(moved)} sectors of 32 bytes move, {needed} would do."
+        f"{one.kernel}, {one.title}: {len(one.lanes)} lanes request {asked} bytes; "
+        f"{len(moved)} sectors of 32 bytes are moved, {needed} would suffice."
     )
     figure = _grid(summary, one.title, rows, text, colour, (NOTHING, MOVED, ASKED), per_row)
     for edge in range(4):
         figure.add_vline(x=edge * per_row / 4 - 0.5, line={"color": "#222222", "width": 1.5})
     figure.update_xaxes(
-        title_text=f"number in the line of 128 bytes ({size} bytes each); four sectors"
+        title_text=f"position in the 128-byte line ({size} bytes each); four sectors"
     )
     figure.update_yaxes(ticktext=[f"byte {row * LINE}" for row in rows])
-    return _legend(figure, [("asked for, by this lane", ASKED), ("moves as well", MOVED)])
+    return _legend(figure, [("requested by this lane", ASKED), ("moved as well", MOVED)])
 
 
 def _shared(one: Instruction) -> go.Figure:
@@ -159,12 +159,12 @@ def _shared(one: Instruction) -> go.Figure:
     banks = len({word % BANKS for word in cells})
     summary = (
         f"{one.kernel}, {one.title}: {len(one.lanes)} lanes touch {len(cells)} words in {banks} "
-        f"of 32 banks; {most} wavefront{'s' if most > 1 else ''}, {best} would do."
+        f"of 32 banks; {most} wavefront{'s' if most > 1 else ''}, {best} would suffice."
     )
     figure = _grid(summary, one.title, rows, text, colour, (NOTHING, ASKED, LATER), BANKS)
     figure.update_xaxes(title_text="bank")
     figure.update_yaxes(ticktext=[f"byte {row * LINE}" for row in rows])
-    return _legend(figure, [("served first", ASKED), ("has to wait: its bank is busy", LATER)])
+    return _legend(figure, [("served first", ASKED), ("has to wait: bank is busy", LATER)])
 
 
 def _grid(

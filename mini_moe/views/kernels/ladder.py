@@ -1,4 +1,4 @@
-"""The ladder of the grouped product: what each step moves, and what others measured on GPUs."""
+"""The grouped GEMM ladder: what each step moves, and what others measured on GPUs."""
 
 import html
 import json
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 import torch
 
-from mini_moe.checker import KERNELS, Run, output, run_file
+from mini_moe.checker import KERNELS, NoCompiler, Run, output, run_file, why_not
 from mini_moe.views.style import OKABE_ITO, Html, new_figure
 
 RESULTS = KERNELS.parent / "tests" / "benchmarks" / "results"
@@ -25,16 +25,16 @@ SGEMM_CUDA = {
 
 
 class Step(NamedTuple):
-    """One step of the ladder and what its lanes moved."""
+    """One step of the ladder, with the data its lanes moved."""
 
     number: int
     name: str
-    asked: int  # bytes of global memory that lanes asked for
-    moved: int  # bytes of the sectors that moved
+    asked: int  # bytes of global memory requested by lanes
+    moved: int  # bytes of the sectors moved
     flops: int
     wavefronts: int  # of shared memory
     best_wavefronts: int
-    correct: bool | None  # None where the run was only recalled
+    correct: bool | None  # None if the run was loaded from a recording
 
 
 def climb(rows: int = 128, width: int = 128) -> list[Step]:
@@ -45,8 +45,10 @@ def climb(rows: int = 128, width: int = 128) -> list[Step]:
     x = (torch.arange(rows * width) % 7 - 3).view(rows, width).bfloat16()
     w = (torch.arange(width * width) % 5 - 2).view(1, width, width).bfloat16()
     wanted = x.float() @ w[0].float().T
-    steps = []
-    for path in sorted((KERNELS / "ladder").glob("grouped_gemm_*.cu")):
+    steps, files = [], sorted((KERNELS / "ladder").glob("grouped_gemm_*.cu"))
+    if not files:
+        raise NoCompiler(why_not())
+    for path in files:
         number = int(re.findall(r"\d+", path.stem)[0])
         ran = run_file(
             path, f"grouped_gemm_{number}", x=x, w=w, offsets=torch.tensor([0, rows]),
@@ -61,8 +63,8 @@ def climb(rows: int = 128, width: int = 128) -> list[Step]:
 
 
 def title_of(path: Path) -> str:
-    """What the first line of a step's file says behind its number."""
-    first = path.read_text().partition("\n")[0]
+    """Return the title that follows the number in the first line of a step's file."""
+    first = path.read_text("utf-8").partition("\n")[0]
     return first.partition(": ")[2].rstrip(".") or path.stem
 
 
@@ -76,8 +78,9 @@ def _step(number: int, name: str, ran: Run, flops: int, correct: bool | None) ->
 
 
 def ladder_table(steps: list[Step]) -> Html:
-    """The ladder as a table: traffic as recorded on the CPU; no times."""
-    head = ("step", "idea", "asked, KB", "moved, KB", "FLOPs a byte moved", "wavefronts", "result")
+    """Show the ladder as a table: traffic as recorded on the CPU, without times."""
+    traffic = ("requested KB", "moved KB", "FLOPs per byte moved", "wavefronts")
+    head = ("step", "idea", *traffic, "result")
     rows = [
         (
             str(s.number), s.name, f"{s.asked / 1000:,.0f}", f"{s.moved / 1000:,.0f}",
@@ -106,7 +109,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], left: int) -> Htm
 
 
 def published_ladder() -> go.Figure:
-    """Another ladder, with times: S. Boehm's SGEMM on an A6000, step by step, in % of cuBLAS."""
+    """Draw another ladder, with times: S. Boehm's SGEMM on an A6000, in % of cuBLAS per step."""
     shares = {name: 100 * value / SGEMM_CUDA["cuBLAS"] for name, value in SGEMM_CUDA.items()}
     summary = (
         "Published: naive "
@@ -128,8 +131,10 @@ def published_ladder() -> go.Figure:
 
 
 def gpu_results(folder: Path = RESULTS) -> Html:
-    """The committed measurements of the ladder on GPUs, with device, date and command; or none."""
-    tables = [_measured(json.loads(path.read_text())) for path in sorted(folder.glob("gpu_*.json"))]
+    """Show the committed GPU measurements of the ladder, if any, with device, date and command."""
+    tables = [
+        _measured(json.loads(path.read_text("utf-8"))) for path in sorted(folder.glob("gpu_*.json"))
+    ]
     if not tables:
         text = "GPU: not yet measured"
         return Html(f"<b>{text}</b>", text)
@@ -137,7 +142,7 @@ def gpu_results(folder: Path = RESULTS) -> Html:
 
 
 def _measured(content: dict) -> Html:
-    """A line a step and size: time, rate, and share of cuBLAS on the dense product of its FLOPs."""
+    """Show one row per step and size: time, rate, and share of cuBLAS's dense product rate."""
     rows = [row for row in content["rows"] if row.get("part") == "ladder"]
     dense = {
         json.dumps(row["case"]): row["tflop_s"]

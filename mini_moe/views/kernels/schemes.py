@@ -1,4 +1,4 @@
-"""Pictures that need no run: threads and blocks, the memories of a GPU, what a barrier does."""
+"""Pictures that need no run: threads and blocks, a GPU's memories, what a barrier does."""
 
 import plotly.graph_objects as go
 
@@ -11,9 +11,9 @@ FAST, SLOW, WAIT = OKABE_ITO[0], OKABE_ITO[1], "#BBBBBB"
 
 
 def threads_picture(grid: int, block: int, n: int) -> go.Figure:
-    """Every thread of a launch as a cell with its i = blockIdx.x · blockDim.x + threadIdx.x.
+    """Draw every thread of a launch as a cell with its i = blockIdx.x · blockDim.x + threadIdx.x.
 
-    A row is a warp; grey threads have i ≥ n and nothing to do.
+    Each row is a warp; grey threads have i ≥ n and nothing to do.
     """
     warps = -(-block // WARP)
     colour, text, names = [], [], []
@@ -24,10 +24,10 @@ def threads_picture(grid: int, block: int, n: int) -> go.Figure:
             colour.append([0.0 if i >= n else 1 + b % 2 for i in numbers])
             text.append([str(i) for i in numbers])
     summary = (
-        f"{grid} blocks of {block} threads, {warps} warps a block: {grid * block} threads for "
+        f"{grid} blocks of {block} threads, {warps} warps per block: {grid * block} threads for "
         f"{n} numbers; {grid * block - n} have nothing to do."
     )
-    title = "i of every thread"
+    title = "i for every thread"
     figure = new_figure(summary, width=820, height=110 + 30 * len(names), title_text=title)
     scale = [(n / 3 + e / 3, c) for n, c in enumerate(("#E3E3E3", "#CFE6F5", "#FBE3C0"))
              for e in (0, 1)]  # fmt: skip
@@ -44,26 +44,26 @@ def threads_picture(grid: int, block: int, n: int) -> go.Figure:
 
 
 def memory_picture() -> go.Figure:
-    """Three memories: registers of a thread, shared memory of a block, global memory of all."""
+    """Draw the three memories: a thread's registers, a block's shared memory, global memory."""
     summary = (
-        "Each thread has its registers; the threads of a block share a fast memory; all blocks "
-        f"share the global one. An H100 has {H100['sms']} processors (SMs), {H100['shared_kb']} KB "
-        f"of shared memory in each, and {H100['gb']} GB behind {H100['terabytes_a_second']} TB/s."
+        "Each thread has its own registers; the threads of a block share a fast memory; all blocks "
+        f"share global memory. An H100 has {H100['sms']} processors (SMs), {H100['shared_kb']} KB "
+        f"of shared memory in each, and {H100['gb']} GB at {H100['terabytes_a_second']} TB/s."
     )
     figure = new_figure(summary, width=820, height=370)
     for n in range(2):
         left = 0.3 + 5 * n
         _box(figure, left, 1.9, left + 4.4, 5.6, "#F7F7F7", "")
         figure.add_annotation(x=left + 2.2, y=5.35, showarrow=False, font={"size": 13},
-                              text=f"block {n}, on one of the processors (SM)")  # fmt: skip
+                              text=f"block {n}, on one of the processors (SMs)")  # fmt: skip
         for t in range(4):
             x = left + 0.2 + 1.02 * t
             _box(figure, x, 3.5, x + 0.94, 5.0, "#CFE6F5", f"thread {t}<br>registers")
         _box(figure, left + 0.2, 2.1, left + 4.2, 3.2, "#FBE3C0",
-             f"shared memory, up to {H100['shared_kb']} KB an SM<br>32 banks of 4 bytes a "
+             f"shared memory, up to {H100['shared_kb']} KB per SM<br>32 banks of 4 bytes per "
              "cycle")  # fmt: skip
     _box(figure, 0.3, 0.2, 9.7, 1.4, "#E3DDF0",
-         f"global memory, {H100['gb']} GB, moves in sectors of 32 bytes, "
+         f"global memory, {H100['gb']} GB, moved in sectors of 32 bytes, "
          f"{H100['terabytes_a_second']} TB/s for all {H100['sms']} SMs together")  # fmt: skip
     figure.update_xaxes(visible=False, range=[0, 10])
     figure.update_yaxes(visible=False, range=[0, 5.8])
@@ -84,9 +84,9 @@ def _box(
 
 
 def barrier_picture(stores: tuple[int | float, ...] = (1, 3, 1.5, 4, 2)) -> go.Figure:
-    """Warps that store and then read their neighbour's numbers; without a barrier, and with one.
+    """Draw warps that store and then read their neighbour's numbers, without and with a barrier.
 
-    `stores` is when each warp has stored. A read is too early where the neighbour had not yet.
+    `stores` gives when each warp has stored. A read before the neighbour's store is too early.
     """
     warps, last = len(stores), max(stores)
     early = sum(
@@ -94,7 +94,7 @@ def barrier_picture(stores: tuple[int | float, ...] = (1, 3, 1.5, 4, 2)) -> go.F
     )  # warp t reads what warp t - 1 stores
     summary = (
         f"Without a barrier {early} of {warps - 1} warps read before their neighbour has "
-        "stored; with one, all wait for the slowest and no read is early."
+        "stored; with one, all wait for the slowest and no read is too early."
     )
     figure = new_figure(summary, width=820, height=330, showlegend=True)
     marks: dict[str, tuple[list, list]] = {"stores": ([], []), "reads": ([], [])}

@@ -1,18 +1,19 @@
-"""What a launch moved, line by line, against what would have done: a score."""
+"""Score a launch line by line: what it moved, against what would have been enough."""
 
 import html
 
 from mini_moe.checker import Run, Traffic
 from mini_moe.views.style import Html
 
-HEAD = ("line", "memory", "access", "times", "asked, bytes", "moved, bytes", "wavefronts", "score")
+HEAD = ("line", "memory", "access", "times", "bytes requested", "bytes moved", "wavefronts",
+        "score")  # fmt: skip
 WAVES = HEAD.index("wavefronts")
 
 
 def score(*runs: Run) -> Html:
-    """A table: one row a line of source and buffer. A score of 100 % moves nothing in vain.
+    """Show a table with one row per source line and buffer; a score of 100 % means no waste.
 
-    `times` is how often a warp did it; wavefronts are left out where nothing is shared.
+    `times` counts how often a warp executed it; without shared memory, wavefronts are left out.
     """
     rows = [_row(t) for ran in runs for t in sorted(ran.traffic, key=_order)]
     names = HEAD

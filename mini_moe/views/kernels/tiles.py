@@ -1,4 +1,4 @@
-"""A tile in shared memory by banks, and a matrix by the lanes that hold it."""
+"""A shared-memory tile by banks, and a matrix by the lanes that hold it."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mini_moe.views.style import new_figure, readable_on
 
-SMALL = 8  # banks and lanes in the picture, in place of 32
+SMALL = 8  # banks and lanes in the picture, instead of 32
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 
 def bank_tiles(column: int = 2, *, swizzle: bool = True) -> go.Figure:
-    """The same tile kept in several ways, as if there were 8 banks: the framed column's banks.
+    """Draw one tile in several layouts, with 8 banks: which banks the framed column uses.
 
-    Plain rows of 8; rows of 9; with `swizzle` also rows of 8 whose columns are `column ^ row`.
+    Layouts: rows of 8; rows of 9; with `swizzle` also rows of 8 with columns `column ^ row`.
     """
     ways = {
         "rows of 8": lambda r, c: (SMALL * r + c) % SMALL,
@@ -31,7 +31,7 @@ def bank_tiles(column: int = 2, *, swizzle: bool = True) -> go.Figure:
     ]
     figure = make_subplots(1, len(ways), subplot_titles=titles, horizontal_spacing=0.05)
     told = "; ".join(f"{name}: {n} of 8 banks" for name, (n,) in banks.items())
-    base = new_figure(f"Banks that column {column} of a tile lies in: {told}.",
+    base = new_figure(f"Banks used by column {column} of a tile: {told}.",
                       width=60 + 253 * len(ways), height=350)  # fmt: skip
     figure.update_layout(base.layout)
     for n, way in enumerate(ways.values(), start=1):
@@ -53,15 +53,15 @@ def fragment_picture(
     lanes: Int[Tensor, "rows columns"], registers: Int[Tensor, "rows columns"], title: str = "",
     frame: Sequence[int] | None = None,
 ) -> go.Figure:  # fmt: skip
-    """Which lane holds each element of a matrix (the number), in which register (the colour).
+    """Draw which lane (number) and which register (colour) holds each element of a matrix.
 
-    `frame` is a (row, column) to be framed.
+    `frame` is the (row, column) to frame.
     """
     rows, columns = lanes.shape
     names = sorted(set(registers.flatten().tolist()))
     summary = (
-        f"{title or 'A matrix'}, {rows} × {columns}, lies over {len(set(lanes.flatten().tolist()))}"
-        f" lanes, {len(names)} elements in each; row 0 in lanes "
+        f"{title or 'A matrix'}, {rows} × {columns}, is spread over "
+        f"{len(set(lanes.flatten().tolist()))} lanes, {len(names)} elements each; row 0 in lanes "
         f"{', '.join(map(str, dict.fromkeys(lanes[0].tolist())))}."
     )
     width, height = 150 + 34 * columns, 130 + 23 * rows

@@ -1,4 +1,4 @@
-"""The experts' layer timed on this machine's processor, in the forms that the package has."""
+"""Time the expert layer on this machine's CPU, in each of the package's forms."""
 
 import time
 
@@ -11,11 +11,11 @@ SHAPE = (1024, 128, 64, 16, 4)  # tokens, d_model, d_expert, experts, top_k
 
 
 def time_layer(rounds: int = 15) -> dict[str, list[float]]:
-    """Seconds of one forward pass on one thread; forms take turns, the first round is left out.
+    """Time one forward pass on one thread, in seconds, alternating forms and dropping round one.
 
-    The thread's own time counts: other work on the machine then disturbs little.
+    Thread CPU time is measured, so that other work on the machine has little effect.
     "definition" computes every expert for every token; "sorted rows" is PyTorch; "compiled" is
-    kernels/cpu/, where it is built.
+    kernels/cpu/, if it is built.
     """
     tokens, d_model, d_expert, experts, top_k = SHAPE
     generator = torch.Generator().manual_seed(0)

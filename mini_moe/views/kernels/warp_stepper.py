@@ -1,4 +1,4 @@
-"""One instruction of a warp after another, with the line of source it comes from."""
+"""A warp's instructions, one after another, with the source line of each."""
 
 import html
 
@@ -22,7 +22,7 @@ COLOURS = {"asked": ("#0072B2", "#FFFFFF"), "later": ("#D55E00", "#000000"),
 
 
 class WarpStepper(widgets.VBox):
-    """A slider over what one warp did: the source, and below it the touched memory."""
+    """A slider over one warp's instructions: the source, and below it the memory touched."""
 
     def __init__(self, ran: Run, source: str) -> None:
         self.ran, self.source = ran, source.strip("\n")
@@ -41,7 +41,7 @@ class WarpStepper(widgets.VBox):
 
 
 def step_warp(steps: list[Instruction], number: int, source: str) -> Html:
-    """Instruction `number` (from 1) of a warp: the source with its line marked, and the memory.
+    """Show a warp's instruction `number` (from 1): the source with its line marked, and the memory.
 
     Raises: ValueError for a number that does not exist.
     """
@@ -58,14 +58,14 @@ def step_warp(steps: list[Instruction], number: int, source: str) -> Html:
 
 
 def cost(one: Instruction) -> str:
-    """ "32 lanes ask for 128 bytes: 4 sectors move." """
+    """ "32 lanes request 128 bytes: 4 sectors moved." """
     asked = sum(a.bytes for a in one.lanes)
-    told = f"{len(one.lanes)} lanes ask for {asked} bytes: "
+    told = f"{len(one.lanes)} lanes request {asked} bytes: "
     if one.space == "shared":
         most = max(turns(one.lanes).values())
         return told + f"{most} wavefront{'s' if most > 1 else ''}."
     moved = len(sectors(one.lanes))
-    return told + f"{moved} sector{'s' if moved > 1 else ''} move{'' if moved > 1 else 's'}."
+    return told + f"{moved} sector{'s' if moved > 1 else ''} moved."
 
 
 def _source(source: str, marked: int) -> str:

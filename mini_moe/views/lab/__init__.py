@@ -1,4 +1,4 @@
-"""Laboratories: runs side by side, and what can be claimed from them."""
+"""Laboratories: runs side by side, and what they allow you to claim."""
 
 from mini_moe.views.lab.arms import balance_arms, train_arms
 from mini_moe.views.lab.balance_lab import balance_live

@@ -1,4 +1,4 @@
-"""Several trainings of one model in turn, a step of each, so that they can be watched together."""
+"""Train several versions of one model, one step of each in turn, so you can watch them together."""
 
 import dataclasses
 import time
@@ -13,8 +13,8 @@ NONE, AUXILIARY, LOSS_FREE = "no balancing", "auxiliary loss", "loss-free bias"
 
 
 def balance_arms(config: TrainConfig, rate: float, weight: float) -> dict[str, TrainConfig]:
-    """One training without balancing, one with the Switch loss of that weight, one with a bias
-    of that rate; all else equal.
+    """Configure three runs: no balancing, the Switch loss with weight `weight`, and a bias with
+    update rate `rate`; everything else is equal.
     """
     off = dataclasses.replace(
         config, bias_update_rate=0.0, balance_loss_weight=0.0, balance_loss="switch"
@@ -35,21 +35,21 @@ def train_arms(
     on_step: Callable[[dict], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, TrainRun]:
-    """Train one model a name: step 1 of every arm, then step 2 of every arm, to the end.
+    """Train one model per arm: step 1 of every arm, then step 2 of every arm, and so on.
 
-    Arms of the same seed read the same batches and begin with the same weights. `adjust` may
-    change an arm's configuration at every step; each record remembers the γ and α it was made
-    with. `should_stop` is asked after each round, so all arms have the same number of steps.
-    Raises: ValueError for no arms, arms of different length, or a text that doesn't fit.
+    Arms with the same seed read the same batches and start from the same weights. `adjust` may
+    change an arm's configuration at every step; each record stores the γ and α it was made
+    with. `should_stop` is called after each round, so all arms do the same number of steps.
+    Raises: ValueError for no arms, arms of different lengths, or a corpus that doesn't fit.
     """
     lengths = {config.steps for config in arms.values()}
     if len(lengths) != 1:
-        raise ValueError(f"arms: one number of steps for all expected, got {sorted(lengths)}")
+        raise ValueError(f"arms: the same number of steps for all expected, got {sorted(lengths)}")
     corpus = load_corpus() if corpus is None else corpus
     for config in arms.values():
         check_fit(model_config, config, corpus)
     keep_freed_memory()
-    # Timed once for all: on a busy machine each arm might find another answer, and differ by that.
+    # Timed only once: on a busy machine each arm might get a different answer and diverge.
     bf16 = bf16_is_faster()
     arms = {
         name: config if config.bf16 is not None else dataclasses.replace(config, bf16=bf16)

@@ -1,4 +1,4 @@
-"""Three ways to balance one model, side by side and live, with sliders for γ and α."""
+"""Three ways to balance one model, live and side by side, with sliders for γ and α."""
 
 import dataclasses
 from typing import Any
@@ -17,10 +17,10 @@ FRAMES_PER_SECOND = 10  # of the replay
 
 
 class BalanceLab(LiveView):
-    """The laboratory's widgets (`view`): sliders for γ, α, layer and step, figure and numbers.
+    """The lab's widgets (`view`): sliders for γ, α, layer and step, a figure and a table.
 
-    While it trains, the sliders of γ and α act on the very next step (`adjust`), and the step
-    shown is the newest; afterwards the step slider, or ▶, replays the run.
+    During training, the sliders for γ and α take effect at the next step (`adjust`), and the
+    latest step is shown; afterwards, the step slider or ▶ replays the run.
     Raises: ValueError for a model without experts.
     """
 
@@ -79,7 +79,7 @@ class BalanceLab(LiveView):
         )  # fmt: skip
 
     def adjust(self, arm: str, config: TrainConfig) -> TrainConfig:
-        """An arm's configuration with the sliders' values, as the next step uses it."""
+        """Return an arm's configuration for the next step, with the sliders' values."""
         changes = {
             AUXILIARY: {"balance_loss_weight": self.weight.value},
             LOSS_FREE: {"bias_update_rate": self.rate.value},
@@ -87,14 +87,14 @@ class BalanceLab(LiveView):
         return dataclasses.replace(config, **changes.get(arm, {}))
 
     def update(self, record: dict[str, Any]) -> None:
-        """Take one log record of an arm; draw if the last drawing is old enough."""
+        """Add one log record of an arm; redraw if the last drawing is old enough."""
         with self._lock:
             self.logs[record["arm"]].append(record)
         super().update(record)
 
     def show_records(self) -> None:
-        """Figure and numbers: of the newest step while training, else where the slider stands."""
-        newest = min(map(len, self.logs.values()))  # the last step that all arms have made
+        """Draw the figure and table: the latest step during training, else the slider's step."""
+        newest = min(map(len, self.logs.values()))  # the last step that all arms have completed
         if not newest:
             return
         if self._trains:
@@ -115,7 +115,7 @@ class BalanceLab(LiveView):
             self.draw()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """The run is over: show its end, and let the step slider replay it."""
+        """Show the end of the run and let the step slider replay it."""
         self.draw()
         newest = min(map(len, self.logs.values()))
         self._trains = False
@@ -135,11 +135,11 @@ def balance_live(
     model_config: ModelConfig, train_config: TrainConfig, corpus: Any = None, *,
     rate: float = 0.01, weight: float = 0.01,
 ) -> LiveRun:  # fmt: skip
-    """Show the laboratory and train its three arms in a thread; returns at once.
+    """Show the lab and train its three arms in a thread; return immediately.
 
-    `rate` and `weight` are where the sliders of γ and α begin. `await` it in the next cell: that
-    gives {arm: TrainRun}. The Stop button ends all three after their step. Without a browser the
-    same three runs are made.
+    `rate` and `weight` are the initial values of γ and α. `await` the result in the next cell to
+    get {arm: TrainRun}. The Stop button ends all three runs after the current step. Without a
+    browser, the same three runs are trained.
     Raises: ValueError for a model without experts, or γ or α out of range.
     """
     arms = balance_arms(train_config, rate, weight)

@@ -1,4 +1,4 @@
-"""What even, random routing looks like: the yardstick beside every measure of balance."""
+"""What uniformly random routing looks like: the baseline for every measure of balance."""
 
 import torch
 from jaxtyping import Float
@@ -18,12 +18,12 @@ DRAWS = 200
 def chance_load(
     n_experts: int, top_k: int, n_tokens: int, draws: int = DRAWS, seed: int = 0
 ) -> Float[Tensor, "draws experts"]:
-    """Load of batches whose tokens choose `top_k` different experts at random, each equally likely.
+    """Sample loads of batches whose tokens choose `top_k` distinct experts uniformly at random.
 
-    Raises: ValueError unless 1 ≤ top_k ≤ n_experts, and there is a token and a draw.
+    Raises: ValueError unless 1 ≤ top_k ≤ n_experts, with at least one token and one draw.
     """
     if not 1 <= top_k <= n_experts:
-        raise ValueError(f"top_k={top_k} must lie between 1 and n_experts={n_experts}")
+        raise ValueError(f"top_k={top_k} must be between 1 and n_experts={n_experts}")
     if n_tokens < 1 or draws < 1:
         raise ValueError(f"n_tokens={n_tokens} and draws={draws} must be at least 1")
     generator = torch.Generator().manual_seed(seed)
@@ -35,7 +35,7 @@ def chance_load(
 
 
 def measures(load: Float[Tensor, "*layers experts"]) -> dict[str, Float[Tensor, ""]]:
-    """MaxVio, entropy, CV and dead experts, each the mean over whatever stands before experts."""
+    """Return MaxVio, entropy, CV and dead experts, each averaged over all leading axes."""
     return {
         "MaxVio": max_violation(load).mean(),
         "entropy": load_entropy(load).mean(),

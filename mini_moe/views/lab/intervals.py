@@ -1,4 +1,4 @@
-"""Several seeds in one picture: means with Student's interval, and what may be claimed."""
+"""Several seeds in one picture: means with Student's t interval, and what can be claimed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from mini_moe.experiments import Interval, compare, mean_interval
 from mini_moe.experiments.measures import curve
 from mini_moe.views.style import ACCENT, DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure, set_summary
 
-BAND = 0.18  # opacity of the area between the ends of an interval
+BAND = 0.18  # opacity of the interval's area
 
 
 def loss_bands(
@@ -21,11 +21,11 @@ def loss_bands(
     first_step: int = 50,
     title: str = "",
 ) -> go.Figure:
-    """Training loss of some arms, {arm: name in the picture}: the mean, and its 95 % band.
+    """Draw the training loss of some arms, {arm: name in the picture}: mean and 95 % band.
 
-    Against steps, or against seconds where `seconds_per_step` gives them arm by arm. `live` adds
-    single runs of this machine, {name: log of training}, dotted and without a band.
-    Raises: ValueError for no arms, an arm without runs, or one without a time.
+    The x axis is steps, or seconds if `seconds_per_step` gives them for each arm. `live` adds
+    single runs from this machine, {name: training log}, dotted and without a band.
+    Raises: ValueError for no arms, an arm without runs, or an arm without a time.
     """
     if not names:
         raise ValueError("names: at least one arm expected")
@@ -93,12 +93,12 @@ def interval_line(
     log_x: bool = False,
     title: str = "",
 ) -> go.Figure:
-    """Mean and 95 % interval at each place, {name: {x: one value a seed}}, joined by lines.
+    """Draw means with 95 % intervals, {name: {x: one value per seed}}, joined by lines.
 
-    Raises: ValueError without series, or where a place has fewer than two values.
+    Raises: ValueError without series, or if an x has fewer than two values.
     """
     if not series or not all(series.values()):
-        raise ValueError("series: at least one name with one place expected")
+        raise ValueError("series: at least one name with one x expected")
     figure = new_figure("", title_text=title, margin_t=60 if title else 20)
     if len(series) > 1:
         above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
@@ -131,10 +131,10 @@ def interval_line(
 def difference_rows(
     runs: Sequence[Mapping[str, Any]], names: Mapping[str, str], reference: str, title: str = ""
 ) -> go.Figure:
-    """How far each arm's validation loss is from the reference's, paired by seed, with intervals.
+    """Draw each arm's validation loss minus the reference's, paired by seed, with intervals.
 
-    Left of zero the arm is better; where the interval holds zero nothing can be claimed, and the
-    row says so and is grey.
+    Left of zero the arm is better. If the interval contains zero, nothing can be claimed: the
+    row is grey and says so.
     Raises: ValueError for no arms, or fewer than two seeds in common with the reference.
     """
     if not names:
@@ -164,5 +164,5 @@ def difference_rows(
         f"{name} {row.mean:+.3f} ± {row.half:.3f}" + (" (no claim)" if row.holds_zero else "")
         for name, row in rows.items()
     ]
-    set_summary(figure, f"Against {reference}: " + "; ".join(said) + ".")
+    set_summary(figure, f"Compared with {reference}: " + "; ".join(said) + ".")
     return figure

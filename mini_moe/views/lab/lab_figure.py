@@ -1,4 +1,4 @@
-"""The one figure of the balance laboratory: MaxVio over steps, and each arm's load now."""
+"""The balance lab's figure: MaxVio over steps, and each arm's current load."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,21 +13,21 @@ from mini_moe.views.lab.chance import measures
 from mini_moe.views.style import OKABE_ITO, QUIET, TEMPLATE, set_summary
 
 WIDTH, HEIGHT = 830, 560
-LINES = ("solid", "dash", "dashdot")  # of the arms; dots are kept for chance
+LINES = ("solid", "dash", "dashdot")  # one per arm; dots are reserved for chance
 
 Logs = Mapping[str, Sequence[dict[str, Any]]]  # arm → its records
 
 
 def batch_floor(model_config: ModelConfig, train_config: TrainConfig) -> float:
-    """The noise floor of one training batch."""
+    """Return the noise floor of one training batch."""
     choices = train_config.batch_size * train_config.seq_len * model_config.top_k
     return noise_floor(model_config.n_routed_experts, choices / model_config.n_routed_experts)
 
 
 def empty_lab(model_config: ModelConfig, train_config: TrainConfig, arms: Sequence[str]) -> Any:
-    """The fields before the first step; traces: a line an arm, floor, mark, then bars an arm."""
+    """Create the panels before step 1; traces: a line per arm, floor, mark, then bars per arm."""
     n_experts = model_config.n_routed_experts
-    most = n_experts / model_config.top_k  # relative load where every token takes the same experts
+    most = n_experts / model_config.top_k  # relative load if every token takes the same experts
     columns = len(arms)
     figure = make_subplots(
         2, columns, specs=[[{"colspan": columns}, *[None] * (columns - 1)], [{}] * columns],
@@ -36,7 +36,7 @@ def empty_lab(model_config: ModelConfig, train_config: TrainConfig, arms: Sequen
     )  # fmt: skip
     figure.update_layout(
         template=TEMPLATE, width=WIDTH, height=HEIGHT, bargap=0.15,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50}, meta={"summary": "No step has been made yet."},
+        margin={"l": 60, "r": 20, "t": 40, "b": 50}, meta={"summary": "No steps yet."},
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
     for n, arm in enumerate(arms):
@@ -65,12 +65,15 @@ def empty_lab(model_config: ModelConfig, train_config: TrainConfig, arms: Sequen
     figure.update_xaxes(title_text="step", range=[0, steps], row=1, col=1)
     figure.update_yaxes(title_text="MaxVio of a batch", range=[0, most - 0.8], row=1, col=1)
     figure.update_yaxes(range=[0, most + 0.2], row=2)
-    figure.update_yaxes(title_text="load, 1 is even", row=2, col=1)
+    figure.update_yaxes(title_text="load (1 = even)", row=2, col=1)
     return figure
 
 
 def draw_lab(figure: Any, logs: Logs, place: int, step: int, mark: bool = False) -> None:
-    """Lines to the newest step, bars at `step` of the layer at that place; `mark` draws a line."""
+    """Draw the lines up to the latest step and the bars at `step`; `place` is the layer's index.
+
+    `mark` adds a vertical line at `step`.
+    """
     n_arms = len(logs)
     for n, log in enumerate(logs.values()):
         line, bars = figure.data[n], figure.data[n_arms + 2 + n]
@@ -86,12 +89,12 @@ def draw_lab(figure: Any, logs: Logs, place: int, step: int, mark: bool = False)
 
 
 def load_at(log: Sequence[dict[str, Any]], step: int, place: int) -> Tensor:
-    """Load per expert of one layer at a step."""
+    """Return the load per expert of one layer at a step."""
     return torch.tensor(log[step - 1]["load"][place])
 
 
 def lab_summary(logs: Logs, place: int, step: int) -> str:
-    """MaxVio of every arm at a step, in one sentence."""
+    """State the MaxVio of every arm at a step, in one sentence."""
     found = [
         f"{arm} {float(max_violation(load_at(log, step, place))):.2f}"
         for arm, log in logs.items()
@@ -101,7 +104,7 @@ def lab_summary(logs: Logs, place: int, step: int) -> str:
 
 
 def numbers_html(logs: Logs, place: int, step: int, chance: Tensor) -> str:
-    """A table of every arm's loss and measures at a step, and what chance alone would show."""
+    """Return a table of every arm's loss and measures at a step, and those of random routing."""
     names = list(measures(chance))
     head = "".join(f"<th>{name}</th>" for name in ("", "γ", "α", "loss", *names))
     rows = []
@@ -124,5 +127,5 @@ def numbers_html(logs: Logs, place: int, step: int, chance: Tensor) -> str:
 
 
 def format_measure(name: str, value: Tensor) -> str:
-    """Whole numbers for what is counted, three digits for what is measured."""
+    """Format counts as whole numbers, measures with three decimals."""
     return f"{float(value):.0f}" if name == "dead experts" else f"{float(value):.3f}"

@@ -1,4 +1,4 @@
-"""Still pictures of MaxVio, each with its noise floor: over steps, by chance, at several seeds."""
+"""Static pictures of MaxVio, each with its noise floor: over steps, by chance, over seeds."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -14,14 +14,14 @@ from mini_moe.views.lab.chance import chance_load
 from mini_moe.views.lab.lab_figure import Logs
 from mini_moe.views.style import OKABE_ITO, QUIET, new_figure, set_summary
 
-SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)  # tokens an expert expects
+SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)  # expected choices per expert
 
 
 def violation_curves(logs: Logs, floor: float, *, place: int = -1, smooth: int = 10) -> go.Figure:
-    """MaxVio over the steps of several logs, with the noise floor of one batch.
+    """Draw MaxVio over the steps of several logs, with the noise floor of one batch.
 
-    `place` is the layer's place in the records, −1 the last; each point is a mean of the `smooth`
-    steps up to it.
+    `place` is the layer's index in the records, −1 for the last; each point is the mean of the
+    last `smooth` steps.
     Raises: ValueError for a log without records.
     """
     curves = {}
@@ -43,9 +43,9 @@ def violation_curves(logs: Logs, floor: float, *, place: int = -1, smooth: int =
 def chance_by_size(
     n_experts: int = 16, top_k: int = 2, sizes: Sequence[int] = SIZES, draws: int = 200
 ) -> go.Figure:
-    """MaxVio of random routings, thrown again and again, beside the formula √(2 ln N / m).
+    """Draw MaxVio of many random routings against the formula √(2 ln N / m).
 
-    Bars reach over nine of ten throws, from the 5th to the 95th percentile.
+    Error bars span 90 % of the draws, from the 5th to the 95th percentile.
     Raises: ValueError as `chance_load` does.
     """
     found = [
@@ -55,7 +55,7 @@ def chance_by_size(
     floors = [noise_floor(n_experts, float(m)) for m in sizes]
     below = min(float((v < f).float().mean()) for v, f in zip(found, floors, strict=True))
     figure = new_figure(
-        f"The formula lies above at least {below:.0%} of the {draws} random routings at each "
+        f"The formula is above at least {below:.0%} of the {draws} random routings at each "
         f"size; the median falls from {middle[0]:.2f} to {middle[-1]:.3f}.",
         legend={"x": 0.98, "xanchor": "right", "y": 0.98}, margin_t=20,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def chance_by_size(
         line={"color": QUIET, "dash": "dot", "width": 2},
     )  # fmt: skip
     figure.update_xaxes(
-        title_text="m: choices that an expert expects", type="log", tickvals=list(sizes)
+        title_text="m: expected choices per expert", type="log", tickvals=list(sizes)
     )
     ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]
     figure.update_yaxes(title_text="MaxVio by chance", type="log", tickvals=ticks)
@@ -83,11 +83,11 @@ def violation_rows(
     runs: Sequence[Mapping[str, Any]], names: Mapping[str, str], floor: float, *,
     kind: str = "global",
 ) -> go.Figure:  # fmt: skip
-    """MaxVio after training of each arm, {arm: name in the picture}: mean and 95 % interval.
+    """Draw each arm's MaxVio after training, {arm: name in the picture}: mean and 95 % interval.
 
-    `kind` is "global", over the whole validation text, or "batch", of single training batches; the
-    dotted line is the noise floor of as many tokens. Layers are averaged, runs are not.
-    Raises: ValueError for no arms, an arm without runs, or another kind.
+    `kind` is "global", over the whole validation text, or "batch", over single training batches;
+    the dotted line is the noise floor for that many tokens. Layers are averaged within each run.
+    Raises: ValueError for no arms, an arm without runs, or any other kind.
     """
     if not names or kind not in ("global", "batch"):
         raise ValueError(f"names: at least one arm, kind: global or batch expected, got {kind!r}")

@@ -1,1 +1,1 @@
-"""Training before the reader's eyes."""
+"""Watching a model train, live."""

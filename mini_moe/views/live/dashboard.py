@@ -1,4 +1,4 @@
-"""A training run before the reader's eyes: loss, balance, load and domains, with a Stop button."""
+"""A live view of a training run: loss, balance, load and domains, with a Stop button."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +18,15 @@ from mini_moe.views.style import (
     set_summary,
 )
 
-MAX_POINTS = 400  # of a curve; of longer runs every second, third ... point is drawn
+MAX_POINTS = 400  # per curve; longer runs draw only every second, third … point
 WIDTH, HEIGHT = 840, 580
-LOSS, VIOLATION, FLOOR, LOAD, EVEN, DOMAINS = range(6)  # traces of the figure, in their order
+LOSS, VIOLATION, FLOOR, LOAD, EVEN, DOMAINS = range(6)  # the figure's traces, in order
 
 
 class TrainingDashboard(LiveView):
-    """The widgets (`view`) that draw what `update` is told, records of `mini_moe.training.train`.
+    """The widgets (`view`) that draw the records of `mini_moe.training.train` passed to `update`.
 
-    `stop` is set by the Stop button.
+    The Stop button sets `stop`.
     """
 
     def __init__(self, model_config: ModelConfig, train_config: TrainConfig) -> None:
@@ -46,7 +46,7 @@ class TrainingDashboard(LiveView):
         self.view = widgets.VBox([controls, self.status, self.error, self.figure])
 
     def show_records(self) -> None:
-        """Figure, status line and bar as of the newest record."""
+        """Update figure, status line and progress bar to the latest record."""
         with self.figure.batch_update():
             place = self.layer.options.index(self.layer.value)
             draw_records(self.figure, self.records, place)
@@ -55,15 +55,15 @@ class TrainingDashboard(LiveView):
 
 
 def empty_dashboard(model_config: ModelConfig, train_config: TrainConfig) -> Any:
-    """The four fields before the first step."""
-    titles = ("Training loss", "MaxVio, mean of the layers", "Expert load",
+    """Create the four panels before the first step."""
+    titles = ("Training loss", "MaxVio, mean over layers", "Expert load",
               "Validation loss per domain")  # fmt: skip
     figure = make_subplots(
         2, 2, subplot_titles=titles, vertical_spacing=0.16, horizontal_spacing=0.16
     )
     figure.update_layout(
         template=TEMPLATE, width=WIDTH, height=HEIGHT, showlegend=False, bargap=0.2,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50}, meta={"summary": "No step has been made yet."},
+        margin={"l": 60, "r": 20, "t": 40, "b": 50}, meta={"summary": "No steps yet."},
     )  # fmt: skip
     n_experts = model_config.n_routed_experts if model_config.n_moe_layers else 0
     experts = list(range(n_experts))
@@ -90,14 +90,14 @@ def empty_dashboard(model_config: ModelConfig, train_config: TrainConfig) -> Any
     figure.update_xaxes(title_text="expert · dashed: even share", row=2, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=2, col=1)
     figure.update_yaxes(rangemode="tozero", row=1, col=2)
-    figure.update_xaxes(title_text="nats a token", rangemode="tozero", row=2, col=2)
+    figure.update_xaxes(title_text="nats per token", rangemode="tozero", row=2, col=2)
     return figure
 
 
 def draw_records(figure: Any, records: list[dict[str, Any]], layer_place: int = 0) -> None:
-    """Put a log into the dashboard's figure."""
+    """Draw a log in the dashboard's figure."""
     every = -(-len(records) // MAX_POINTS)
-    kept = records[::-1][::every][::-1]  # the newest record is always among them
+    kept = records[::-1][::every][::-1]  # always keeps the latest record
     figure.data[LOSS].update(x=[r["step"] for r in kept], y=[r["loss"] for r in kept])
     balanced = [r for r in kept if "max_violation" in r]
     figure.data[VIOLATION].update(
@@ -120,13 +120,13 @@ def draw_records(figure: Any, records: list[dict[str, Any]], layer_place: int = 
 
 
 def mean_violation(record: dict[str, Any]) -> float:
-    """MaxVio of a record: the mean over its layers."""
+    """Return a record's MaxVio, averaged over its layers."""
     values = record["max_violation"]
     return sum(values) / len(values) if isinstance(values, list | tuple) else float(values)
 
 
 def records_summary(records: list[dict[str, Any]]) -> str:
-    """A log in one sentence."""
+    """Summarize a log in one sentence."""
     first, last = records[0], records[-1]
     balance = f", MaxVio is {mean_violation(last):.2f}" if "max_violation" in last else ""
     return (
@@ -136,7 +136,7 @@ def records_summary(records: list[dict[str, Any]]) -> str:
 
 
 def status_line(records: list[dict[str, Any]], steps: int) -> str:
-    """Step, loss, speed, time left."""
+    """Return step, loss, speed and time left."""
     last = records[-1]
     recent = records[-20:]
     rates = [r["tokens_per_second"] for r in recent if r.get("tokens_per_second")]
@@ -155,7 +155,7 @@ def train_live(
     model_config: ModelConfig, train_config: TrainConfig, corpus: Any = None, *,
     folder: Any = None, device: Any = "cpu", train: Callable[..., Any] = train,
 ) -> LiveRun:  # fmt: skip
-    """Show the dashboard and train in a thread, as `run_live` does; its result is a TrainRun.
+    """Show the dashboard and train in a thread, as `run_live` does; the result is a TrainRun.
 
     `folder` and `device` are those of `train`.
     """

@@ -1,4 +1,4 @@
-"""While a cell awaits, the browser is told when each of its messages is done."""
+"""Tell the browser when each of its messages is handled, even while a cell awaits."""
 
 import inspect
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from typing import Any
 
 @contextmanager
 def messages_answered() -> Iterator[None]:
-    """Inside, every message of a widget is answered with "idle", as it is when no cell runs.
+    """Answer every widget message with "idle" inside this context, as if no cell were running.
 
-    A browser sends a slider's next value only after the last one was answered, and ipykernel 7.4
-    answers nothing while a cell awaits: a slider would be heard once and then no more. An answer
-    too many is ignored. Without a kernel nothing changes.
+    A browser sends a slider's next value only after the previous one was answered, and ipykernel
+    7.4 answers nothing while a cell awaits: a slider would work once and then never again. Extra
+    answers are ignored. Outside a kernel this does nothing.
     """
     kernel = running_kernel()
     if kernel is None:
@@ -37,7 +37,7 @@ def messages_answered() -> Iterator[None]:
 
 
 def running_kernel() -> Any:
-    """The Jupyter kernel that this program runs in, or None."""
+    """Return the Jupyter kernel that this program runs in, or None."""
     try:
         from IPython import get_ipython
     except ImportError:

@@ -1,4 +1,4 @@
-"""A training run in a thread beside a view that draws it; a cell awaits its end."""
+"""A training run in a thread and a view that draws it; a cell can await its end."""
 
 import asyncio
 import threading
@@ -13,10 +13,10 @@ SECONDS_BETWEEN_DRAWINGS = 0.25
 
 
 class LiveView:
-    """What the views of a running training share: its records, a Stop button, visible errors.
+    """Base of the live training views: records, a Stop button, visible errors.
 
-    `update` may be called from any thread, as often as there are steps; it draws at most four
-    times a second. A view has a `figure` and a `view`, and draws all its records in `show_records`.
+    `update` may be called from any thread and at every step; it draws at most four times per
+    second. Subclasses set `figure` and `view`, and draw all records in `show_records`.
     """
 
     def __init__(self) -> None:
@@ -28,24 +28,24 @@ class LiveView:
         self.status, self.error = widgets.HTML("Waiting for the first step …"), widgets.HTML()
         self.button = widgets.Button(
             description="Stop", button_style="danger", icon="stop", disabled=False,
-            tooltip="End the training after this step and keep the model",
+            tooltip="Stop training after this step and keep the model",
         )  # fmt: skip
         self.button.on_click(lambda button: self.request_stop())
 
     def request_stop(self) -> None:
-        """What the button does: the run ends after its current step."""
+        """End the run after its current step; the button calls this."""
         self.stop.set()
         self.button.disabled, self.button.description = True, "Stopping …"
 
     def update(self, record: dict[str, Any]) -> None:
-        """Take one log record; draw if the last drawing is old enough."""
+        """Add one log record; redraw if the last drawing is old enough."""
         with self._lock:
             self.records.append(record)
         if time.monotonic() - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
             self.draw()
 
     def draw(self) -> None:
-        """Draw all records; an exception is shown in the view and does not stop the training."""
+        """Draw all records; an exception is shown in the view and doesn't stop training."""
         with self._lock:
             self._drawn = time.monotonic()
             if not self.records:
@@ -57,7 +57,7 @@ class LiveView:
                 self.error.value = error_html(error)
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Draw the last records and close the button; show why a run failed."""
+        """Draw the last records and disable the button; show the error if the run failed."""
         self.draw()
         self.button.disabled = True
         self.button.description = "Stopped" if self.stop.is_set() else "Done"
@@ -79,7 +79,7 @@ class LiveRun:
         self.dashboard, self._work = dashboard, work
         self._outcome: Any = None
         self._error: BaseException | None = None
-        # An event instead of Thread.join, which takes an interrupted wait for the thread's end.
+        # An event, since Thread.join mistakes an interrupted wait for the end of the thread.
         self._ended = threading.Event()
         threading.Thread(target=self._run, name="training", daemon=True).start()
 
@@ -95,19 +95,19 @@ class LiveRun:
 
     @property
     def is_running(self) -> bool:
-        """True until the last step, the Stop button or an error."""
+        """True until the last step, a stop or an error."""
         return not self._ended.is_set()
 
     def stop(self) -> None:
-        """End the run after its current step, as the button does."""
+        """End the run after its current step, like the Stop button."""
         self.dashboard.request_stop()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """`run = await live` waits for the end and gives what `train` returned.
+        """Wait for the end in a notebook: `run = await live` gives the return value of `train`.
 
-        Meanwhile the notebook stays alive: Stop and the sliders are heard. Jupyter's own ■ ends the
-        training after its step, too.
-        Raises: whatever stopped the training.
+        The notebook stays responsive: Stop and the sliders work. Jupyter's own ■ also ends the
+        training after its current step.
+        Raises: any exception that stopped the training.
         """
         try:
             with messages_answered():
@@ -118,12 +118,12 @@ class LiveRun:
         return self._given()
 
     def result(self) -> Any:
-        """Wait for the end and return what `train` returned; for programs outside a notebook.
+        """Wait for the end and return the result of `train`; for programs outside a notebook.
 
-        In a notebook `await` the run instead: a cell that waits here keeps the Stop button's
-        message from arriving. ■ (KeyboardInterrupt) ends the training after its step; a second one
-        gives up waiting.
-        Raises: whatever stopped the training.
+        In a notebook, `await` the run instead: a cell that waits here keeps the Stop button's
+        message from arriving. ■ (KeyboardInterrupt) ends the training after its current step; a
+        second one gives up waiting.
+        Raises: any exception that stopped the training.
         """
         try:
             self._wait()
@@ -142,15 +142,15 @@ class LiveRun:
         return self._outcome
 
     def _wait(self) -> None:
-        while not self._ended.wait(0.1):  # a wait without an end could not be interrupted
+        while not self._ended.wait(0.1):  # an unlimited wait could not be interrupted
             pass
 
 
 def run_live(view: LiveView, work: Callable[[], Any]) -> LiveRun:
-    """Show a view and work in a thread; in the next cell `await` waits for the end.
+    """Show a view and run `work` in a thread; `await` the result in the next cell.
 
-    Until then the notebook stays alive: the figure moves and the Stop button is heard. Without a
-    browser the same is computed.
+    Until then the notebook stays responsive: the figure updates and the Stop button works.
+    Without a browser, the same work is done.
     """
     try:
         from IPython.display import display

@@ -1,4 +1,4 @@
-"""Pictures of a context that grows: angles, stretched frequencies, needles, where a model looks."""
+"""Pictures of a growing context: angles, stretched frequencies, needles, attention."""
 
 from mini_moe.views.long_context.attention import attention_lines, last_attention, needle_span
 from mini_moe.views.long_context.dials import angle_dials

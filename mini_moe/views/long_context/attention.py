@@ -1,4 +1,4 @@
-"""Where a question looks: the attention of a text's last token, over all the text."""
+"""Where a question looks: the attention of a text's last token over the whole text."""
 
 from collections.abc import Mapping
 
@@ -20,9 +20,9 @@ from mini_moe.views.style import OKABE_ITO, QUIET, new_figure, set_summary
 def last_attention(
     model: Transformer, tokens: Int[Tensor, "seq"]
 ) -> Float[Tensor, "layers heads seq"]:
-    """Shares that the last token gives to every token, in each layer and head.
+    """Return the attention of the last token to every token, in each layer and head.
 
-    Computed again from what enters each attention module: softmax(scale · q kᵀ) of the last query.
+    Recomputed from the inputs of each attention module: softmax(scale · q kᵀ) of the last query.
     """
     rows = []
 
@@ -41,26 +41,26 @@ def last_attention(
 
 
 def needle_span(example: NeedleExample, tokenizer: Tokenizer) -> range:
-    """Positions of the needle's tokens.
+    """Return the positions of the needle's tokens.
 
-    Raises: ValueError where the text doesn't hold it.
+    Raises: ValueError if the text doesn't contain it.
     """
     wanted = tokenizer.encode(f"{example.needle}\n")
     tokens = example.tokens.tolist()
     for start in range(len(tokens) - len(wanted) + 1):
         if tokens[start : start + len(wanted)] == wanted:
             return range(start, start + len(wanted))
-    raise ValueError(f"example: its text does not hold {example.needle!r}")
+    raise ValueError(f"example: its text does not contain {example.needle!r}")
 
 
 def attention_lines(
     attention: Mapping[str, Float[Tensor, "layers heads seq"]], needle: range, *,
     head: tuple[int, int] | None = None, title: str = "",
 ) -> go.Figure:  # fmt: skip
-    """One panel a model: what one head gives to each position; the needle is the orange band.
+    """Draw one panel per model: one head's attention per position; an orange band marks the needle.
 
-    `head` is (layer, head); by default the one that gives the needle most, in the last model.
-    Raises: ValueError without attention.
+    `head` is (layer, head); by default the one in the last model that attends most to the needle.
+    Raises: ValueError without any attention.
     """
     if not attention:
         raise ValueError("attention: at least one model expected")
@@ -93,7 +93,7 @@ def attention_lines(
     figure.update_yaxes(gridcolor="#EEEEEE", linecolor=QUIET)
     set_summary(
         figure,
-        f"Layer {layer}, head {place}: of the last token's attention the needle gets "
+        f"Layer {layer}, head {place}: the needle's share of the last token's attention is "
         + ", ".join(f"{shares[layer, place]:.1%} ({name})" for name, shares in on_needle.items())
         + ".",
     )
@@ -101,5 +101,5 @@ def attention_lines(
 
 
 def best_head(on_needle: Float[Tensor, "layers heads"]) -> tuple[int, int]:
-    """Layer and head with the largest share."""
+    """Return the layer and head with the largest share."""
     return divmod(int(on_needle.argmax()), on_needle.shape[1])

@@ -1,4 +1,4 @@
-"""Which angles a model has met in training, pair by pair, and which a longer text adds."""
+"""Which angles a model saw in training, pair by pair, and which ones a longer text adds."""
 
 import math
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mini_moe.views.style import ACCENT, OKABE_ITO, new_figure
 
-MOST = 16  # dials in a picture
-ROW = 8  # dials in a row
-ROW_HEIGHT = 1.35  # in widths of a dial
-RADIUS, OUTER = 0.36, 0.42  # of seen and of new angles
-WIDE = 98  # pixels of a dial
-LEAST = 0.005  # of a turn; less than that counts as nothing new
+MOST = 16  # dials per picture
+ROW = 8  # dials per row
+ROW_HEIGHT = 1.35  # in dial widths
+RADIUS, OUTER = 0.36, 0.42  # radius of the arcs for seen and for new angles
+WIDE = 98  # width of a dial in pixels
+LEAST = 0.005  # of a turn; anything smaller doesn't count as new
 
 
 def angle_dials(
@@ -25,11 +25,11 @@ def angle_dials(
     now: Tensor | None = None,
     title: str = "",
 ) -> go.Figure:
-    """A dial for each pair: angles between tokens of `trained` positions, and new ones of `longer`.
+    """Draw a dial per pair: angles reached within `trained` tokens, and new ones within `longer`.
 
-    `now` are the frequencies with which the longer text is read, where they were changed. Of more
-    than 16 pairs, 16 are shown, evenly spread.
-    Raises: ValueError unless 2 ≤ trained ≤ longer, or where `now` has another number of pairs.
+    `now` gives the frequencies used for the longer text, if they differ. With more than 16 pairs,
+    only 16 are shown, evenly spaced.
+    Raises: ValueError unless 2 ≤ trained ≤ longer, or if `now` has a different number of pairs.
     """
     if not 2 <= trained <= longer:
         raise ValueError(f"trained={trained} and longer={longer}: 2 ≤ trained ≤ longer expected")
@@ -54,29 +54,30 @@ def angle_dials(
 
 
 def reached(frequencies: Float[Tensor, "pairs"], length: int) -> list[float]:
-    """Turns between the first and the last of `length` tokens."""
+    """Return the turns between the first and the last of `length` tokens."""
     return (frequencies.double() * (length - 1) / (2 * math.pi)).tolist()
 
 
 def new_share(before: int | float, after: int | float) -> float:
-    """The part of a turn that `after` turns reach and `before` turns did not."""
+    """Return the part of a turn that `after` turns reach and `before` turns did not."""
     return max(0.0, min(after, 1.0) - min(before, 1.0))
 
 
 def dials_summary(before: list[float], after: list[float], trained: int, longer: int) -> str:
-    """ "In 256 tokens 4 of 8 pairs go round; in 2,048 tokens 4 pairs reach new angles." """
+    """ "In 256 tokens 4 of 8 pairs complete a turn; in 2,048 tokens 4 pairs reach new angles …" """
     round_ = sum(turns >= 1 for turns in before)
     shares = [new_share(b, a) for b, a in zip(before, after, strict=True)]
     new = sum(share > LEAST for share in shares)
     return (
-        f"In {trained:,} tokens {round_} of {len(before)} pairs go round; in {longer:,} tokens "
-        f"{new or 'no'} pair{'' if new == 1 else 's'} reach{'es' if new == 1 else ''} angles that "
-        f"training never showed{f', up to {max(shares):.0%} of a turn' if new else ''}."
+        f"In {trained:,} tokens {round_} of {len(before)} pairs complete a turn; "
+        f"in {longer:,} tokens {new or 'no'} pair{'' if new == 1 else 's'} "
+        f"reach{'es' if new == 1 else ''} angles never seen in training"
+        f"{f', up to {max(shares):.0%} of a turn' if new else ''}."
     )
 
 
 def _dial(figure: go.Figure, place: int, pair: int, before: float, after: float) -> None:
-    """Rim, seen arc, new arc and two lines of text."""
+    """Add one dial: rim, arc of seen angles, arc of new angles and two lines of text."""
     x, y = float(place % ROW), -ROW_HEIGHT * (place // ROW)
     first = place == 0
     rim = _arc(x, y, RADIUS, 0.0, 1.0)
@@ -93,7 +94,7 @@ def _dial(figure: go.Figure, place: int, pair: int, before: float, after: float)
     if new_share(before, after) > LEAST:
         arc = _arc(x, y, OUTER, min(before, 1.0), min(after, 1.0))
     else:
-        arc = ([None], [None])  # the legend still says what orange would be
+        arc = ([None], [None])  # keeps the orange entry in the legend
     figure.add_scatter(
         x=arc[0], y=arc[1], mode="lines", line={"color": ACCENT, "width": 6, "dash": "2px,2px"},
         hoverinfo="skip", legendgroup="new", showlegend=first, name="new ones in the longer text",
@@ -106,12 +107,12 @@ def _dial(figure: go.Figure, place: int, pair: int, before: float, after: float)
 
 
 def turns_text(turns: float) -> str:
-    """ "41", "4.1", "0.13", "0.013": two digits."""
+    """Format turns with two significant digits: "41", "4.1", "0.13", "0.013"."""
     return f"{turns:,.0f}" if turns >= 9.95 else f"{turns:.2g}"
 
 
 def _arc(x: float, y: float, radius: float, start: float, end: float) -> tuple[list, list]:
-    """Points from `start` to `end` turns, clockwise from twelve o'clock."""
+    """Return points from `start` to `end` turns, clockwise from twelve o'clock."""
     steps = max(2, round(72 * (end - start)))
     turns = [start + (end - start) * step / steps for step in range(steps + 1)]
     return (

@@ -1,4 +1,4 @@
-"""Needles found, over length and depth: the picture of the paper, for several models at once."""
+"""Needles found by length and depth: the paper's picture, for several models at once."""
 
 from collections.abc import Mapping
 
@@ -10,23 +10,23 @@ from mini_moe.experiments.needle import NeedleGrid
 from mini_moe.experiments.statistics import share_interval
 from mini_moe.views.style import ACCENT, new_figure, set_summary
 
-CELL = (58, 42)  # pixels, where there is room
-WIDEST = 820  # pixels; a page of JupyterLab cuts off what is wider
+CELL = (58, 42)  # pixels, if there is room
+WIDEST = 820  # pixels; JupyterLab cuts off wider figures
 
 
 def needle_grids(
     grids: Mapping[str, NeedleGrid], *, trained: int | None = None, title: str = ""
 ) -> go.Figure:
-    """One heatmap a model; in each cell the trials that found the needle. A line at `trained`.
+    """Draw one heatmap per model, with found/trials in each cell and a line at `trained`.
 
-    Raises: ValueError without grids, or for grids over other lengths or depths than the first.
+    Raises: ValueError without grids, or for a grid whose lengths or depths differ from the first.
     """
     if not grids:
         raise ValueError("grids: at least one expected")
     first = next(iter(grids.values()))
     for name, grid in grids.items():
         if (grid.lengths, grid.depths) != (first.lengths, first.depths):
-            raise ValueError(f"grids[{name!r}]: the lengths and depths of the first expected")
+            raise ValueError(f"grids[{name!r}]: the first grid's lengths and depths expected")
     figure = make_subplots(
         1, len(grids), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=list(grids)
     )
@@ -49,14 +49,14 @@ def needle_grids(
 
 
 def beyond(grid: NeedleGrid, trained: int | None) -> tuple[int, int]:
-    """Needles found and trials, in all cells longer than `trained`."""
+    """Count needles found and trials in all cells longer than `trained`."""
     longer = [trained is None or length > trained for length in grid.lengths]
     cells = grid.retrieved[:, longer]
     return int(np.rint(cells * grid.trials).sum()), cells.size * grid.trials
 
 
 def found_text(grid: NeedleGrid, trained: int | None) -> str:
-    """ "12 of 60 found, 20% (12 to 32%)": with Wilson's 95 % interval."""
+    """Format "12 of 60 found, 20% (12 to 32%)", with Wilson's 95 % interval."""
     hits, trials = beyond(grid, trained)
     if not trials:
         return "no trials"
@@ -65,14 +65,14 @@ def found_text(grid: NeedleGrid, trained: int | None) -> str:
 
 
 def length_text(length: int) -> str:
-    """ "768", and "2K" for 2,048."""
+    """Format a length: "768", but "2K" for 2,048."""
     return f"{length // 1024}K" if length >= 1024 and length % 1024 == 0 else f"{length}"
 
 
 def _mark_trained(
     figure: go.Figure, lengths: tuple[int, ...], trained: int | None, column: int
 ) -> None:
-    """A line behind the last length that training knew; cells stand at 0, 1, 2, …"""
+    """Draw a line after the last length seen in training; cells are at x = 0, 1, 2, …"""
     known = sum(length <= (trained or 0) for length in lengths)
     if trained is None or known == len(lengths):
         return

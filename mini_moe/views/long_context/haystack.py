@@ -1,4 +1,4 @@
-"""A haystack to read: the needle, the other needles and the question in colour."""
+"""A haystack to read, with the needle, the other needles and the question in colour."""
 
 import html
 
@@ -9,7 +9,7 @@ NEEDLE, OTHER, QUESTION = (OKABE_ITO[1], "▶"), (OKABE_ITO[4], "▷"), (OKABE_I
 
 
 def haystack(example: NeedleExample, *, height: int = 260) -> Html:
-    """The whole text in a box to scroll, and above it a bar that shows where everything lies."""
+    """Show the whole text in a scrollable box, below a bar that shows where everything is."""
     marked = [(example.needle, NEEDLE), *((one, OTHER) for one in example.distractors)]
     text, places = html.escape(example.text), []
     for sentence, look in marked:
@@ -31,17 +31,17 @@ def haystack(example: NeedleExample, *, height: int = 260) -> Html:
 
 
 def haystack_summary(example: NeedleExample) -> str:
-    """ "2,048 tokens; 51% of the text stands before the needle “…”; 3 more say …" """
+    """ "2,048 tokens; 51% of the text comes before the needle “…”; 3 other needles …" """
     others = len(example.distractors)
-    more = f"; {others} more say the same of other names" if others else ""
+    more = f"; {others} more say the same about other names" if others else ""
     return (
-        f"{example.length:,} tokens; {example.depth:.0%} of the text stands before the needle "
+        f"{example.length:,} tokens; {example.depth:.0%} of the text comes before the needle "
         f"“{example.needle}”{more}."
     )
 
 
 def chip(text: str, look: tuple[str, str]) -> str:
-    """Words on the colour of their kind, its sign before them."""
+    """Show words on the colour of their kind, after its sign."""
     colour, sign = look
     return (
         f'<b style="background:{colour};color:{readable_on(colour)};border-radius:3px;'
@@ -50,7 +50,7 @@ def chip(text: str, look: tuple[str, str]) -> str:
 
 
 def legend(example: NeedleExample) -> str:
-    """What colours and signs mean."""
+    """Explain the colours and signs."""
     others = [("about other names", OTHER)] if example.distractors else []
     kinds = (("the needle", NEEDLE), *others, ("the question", QUESTION))
     named = " ".join(chip(name, look) for name, look in kinds)
@@ -58,7 +58,7 @@ def legend(example: NeedleExample) -> str:
 
 
 def strip(places: list[tuple[float, tuple[str, str]]]) -> str:
-    """The text as a bar from its beginning to its end, with a tick for each sentence."""
+    """Show the text as a bar from beginning to end, with a tick per marked sentence."""
     ticks = "".join(
         f'<span style="position:absolute;left:{100 * place:.1f}%;top:0;width:5px;height:14px;'
         f'background:{colour}" title="{sign}"></span>'

@@ -1,4 +1,4 @@
-"""The loss of each position of a long text: where a model stops understanding."""
+"""Loss by position in a long text: where a model stops understanding."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mini_moe.views.style import DASHES, OKABE_ITO, QUIET, SYMBOLS, new_figure
 
-PER_DOUBLING = 3  # points each time the position doubles
-FIRST = 8  # position at which the picture begins
+PER_DOUBLING = 3  # points per doubling of the position
+FIRST = 8  # position at which the curves start
 
 
 def position_bins(losses: Float[Tensor, "positions"]) -> tuple[list[float], list[float]]:
-    """Middles and mean losses of stretches that grow with the position, three a doubling."""
+    """Return midpoints and mean losses of bins that grow with position, three per doubling."""
     edges, edge = [], float(FIRST)
     while round(edge) < len(losses):
         edges.append(round(edge))
@@ -30,9 +30,9 @@ def position_bins(losses: Float[Tensor, "positions"]) -> tuple[list[float], list
 def loss_by_position(
     losses: Mapping[str, Float[Tensor, "positions"]], trained: int, *, title: str = ""
 ) -> go.Figure:
-    """Mean loss against the position in the text, which doubles at every tick; a line at `trained`.
+    """Draw mean loss against position in the text, on a log₂ axis with a line at `trained`.
 
-    Raises: ValueError without losses, or with fewer than 16 positions.
+    Raises: ValueError without losses, or for fewer than 16 positions.
     """
     if not losses or min(map(len, losses.values())) < 2 * FIRST:
         raise ValueError(f"losses: at least one name and {2 * FIRST} positions expected")
@@ -80,10 +80,10 @@ def loss_by_position(
 
 
 def within(losses: Float[Tensor, "positions"], trained: int) -> float:
-    """Mean loss of the positions up to the training length, without the first few."""
+    """Return the mean loss up to the training length, without the first few positions."""
     return losses[FIRST:trained].double().mean().item()
 
 
 def past(losses: Float[Tensor, "positions"], trained: int) -> float:
-    """Mean loss beyond it."""
+    """Return the mean loss beyond the training length."""
     return losses[trained:].double().mean().item()

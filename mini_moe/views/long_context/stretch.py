@@ -1,4 +1,4 @@
-"""Three ways to slow RoPE's pairs down for a longer text, pair by pair, with a slider."""
+"""Three ways to slow down RoPE's pairs for a longer text, pair by pair, with a slider."""
 
 import math
 import threading
@@ -31,7 +31,7 @@ COLOURS = (QUIET, OKABE_ITO[0], OKABE_ITO[4], OKABE_ITO[1])
 
 
 class Stretch(NamedTuple):
-    """The frequencies of each method, and what they do to neighbours and to far tokens."""
+    """The frequencies of each method, and their effect on neighbouring and distant tokens."""
 
     frequencies: dict[str, Float[Tensor, "pairs"]]
     divided: dict[str, list[float]]  # how many times slower each pair turns
@@ -39,7 +39,7 @@ class Stretch(NamedTuple):
     turns: dict[str, list[float]]  # turns within the stretched length
 
     def unseen(self, name: str) -> int:
-        """Pairs that reach angles which training never showed."""
+        """Count the pairs that reach angles never seen in training."""
         pairs = zip(self.trained, self.turns[name], strict=True)
         return sum(new_share(before, after) > LEAST for before, after in pairs)
 
@@ -47,10 +47,11 @@ class Stretch(NamedTuple):
 def stretched_frequencies(
     config: ModelConfig, trained: int, factor: int | float
 ) -> dict[str, Float[Tensor, "pairs"]]:
-    """Frequencies for a text `factor` times as long as the training length, by each method.
+    """Return each method's frequencies for a text `factor` times as long as the training length.
 
-    Position interpolation divides all by the factor. NTK-aware takes another theta, such that the
-    first pair keeps its frequency and the last is divided: theta · factor^(width / (width − 2)).
+    Position interpolation divides all of them by the factor. NTK-aware changes theta so that the
+    first pair keeps its frequency and the last is divided by the factor:
+    theta · factor^(width / (width − 2)).
     Source: arXiv 2306.15595 §2.3; YaRN, arXiv 2309.00071 §3.
     """
     width = config.qk_rope_head_dim
@@ -62,7 +63,7 @@ def stretched_frequencies(
 
 
 def stretch(config: ModelConfig, trained: int, factor: int | float) -> Stretch:
-    """All methods at one factor. Raises: ValueError for a factor below 1, or trained below 2."""
+    """Apply all methods at one factor. Raises: ValueError for factor < 1 or trained < 2."""
     if factor < 1 or trained < 2:
         raise ValueError(f"factor={factor} and trained={trained}: at least 1 and 2 expected")
     made = stretched_frequencies(config, trained, factor)
@@ -78,12 +79,12 @@ def stretch(config: ModelConfig, trained: int, factor: int | float) -> Stretch:
 def stretch_figure(
     config: ModelConfig, trained: int, factor: int | float, *, title: str = ""
 ) -> go.Figure:
-    """Above, how many times slower each pair turns; below, how far it comes in the longer text."""
+    """Draw how many times slower each pair turns and, below, how far it gets in the longer text."""
     figure = make_subplots(
         2, 1, shared_xaxes=True, vertical_spacing=0.13,
         subplot_titles=(
             "times slower than trained (1: neighbours stay as far apart as they were)",
-            "turns in the longer text (a bar below the dotted line: what tops it is new)",
+            "turns in the longer text (bar ends below the dotted line: anything above it is new)",
         ),
     )  # fmt: skip
     pairs = list(range(config.qk_rope_head_dim // 2))
@@ -119,7 +120,7 @@ def stretch_figure(
 
 
 def draw_stretch(figure: BaseFigure, made: Stretch, trained: int, factor: int | float) -> None:
-    """Put another factor into a figure that `stretch_figure` made."""
+    """Update a figure made by `stretch_figure` with another factor."""
     lines = [*made.divided.values(), *made.turns.values(), made.trained]
     for trace, values in zip(figure.data, lines, strict=True):
         trace.y = values
@@ -146,18 +147,19 @@ def stretch_summary(made: Stretch, trained: int, factor: int | float) -> str:
         return f"Factor 1, {trained:,} tokens: nothing changes."
     return (
         f"Factor {factor:g}, {round(trained * factor):,} tokens. Pairs that reach new angles: "
-        f"{said}. YaRN keeps {kept} of {len(yarn)} pairs as they were and divides {full} in full."
+        f"{said}. YaRN leaves {kept} of {len(yarn)} pairs unchanged and divides "
+        f"{full} by the full factor."
     )
 
 
 class StretchLab:
-    """A slider over the factor (`view`); one FigureWidget."""
+    """A slider for the factor above the figure (`view`); uses one FigureWidget."""
 
     def __init__(self, config: ModelConfig, trained: int, factor: int = 8) -> None:
-        import ipywidgets as widgets  # here, so that plain figures do not wait for it
+        import ipywidgets as widgets  # imported here to keep plain figures fast
 
         self.config, self.trained = config, trained
-        self._lock = threading.RLock()  # a front end may call back in several threads
+        self._lock = threading.RLock()  # a front end may call back from several threads
         self.figure = as_widget(stretch_figure(config, trained, factor))
         self.slider = widgets.SelectionSlider(
             options=FACTORS, value=factor, description="Factor", layout={"width": "420px"}
@@ -178,6 +180,6 @@ class StretchLab:
         return self.words.value
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
-        """The widgets, and for readers without them the sentence."""
+        """Return the widgets, with the summary for readers without them."""
         bundle = self.view._repr_mimebundle_(**named) or {}
         return bundle | {"text/plain": repr(self)}

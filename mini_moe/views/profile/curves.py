@@ -1,4 +1,4 @@
-"""How a step grows, and what fills memory: measured beside foretold."""
+"""How a step grows and what fills memory, measured and predicted."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,11 @@ MEGA = 1e6
 def growth_curves(
     measured: Mapping[str, Growth], *, memory: bool = False, title: str = ""
 ) -> go.Figure:
-    """Time (or memory) against size, both by doublings; thin lines are the fitted powers.
+    """Draw time (or memory) against size, both on log₂ axes; thin lines are the fitted powers.
 
-    Every size is divided by its curve's smallest, so that curves of different axes start at 1; a
-    grey line shows what growing in proportion would be.
-    Raises: ValueError without curves, or for memory that was not foretold.
+    Sizes are divided by each curve's smallest, so that all curves start at 1; a grey line shows
+    proportional growth.
+    Raises: ValueError without curves, or if memory was not predicted.
     """
     if not measured:
         raise ValueError("measured: at least one curve expected")
@@ -30,7 +30,7 @@ def growth_curves(
     )  # fmt: skip
     for n, (name, growth) in enumerate(measured.items()):
         if memory and not growth.n_bytes:
-            raise ValueError(f"measured[{name!r}]: memory of a {growth.what} is not foretold")
+            raise ValueError(f"measured[{name!r}]: memory of a {growth.what} was not predicted")
         y = growth.n_bytes if memory else growth.seconds
         power = growth.memory if memory else growth.time
         times = [value / growth.values[0] for value in growth.values]
@@ -63,7 +63,7 @@ def growth_curves(
 
 
 def _name_curves(figure: go.Figure, ends: list[tuple[float, str, str]]) -> None:
-    """Names with exponents in a column at the right, in the order of the last points."""
+    """Write names and exponents in a column on the right, in the order of the last points."""
     for place, (_, text, colour) in enumerate(sorted(ends, reverse=True)):
         figure.add_annotation(
             x=1.03, xref="paper", xanchor="left", y=0.95 - 0.085 * place, yref="paper", text=text,
@@ -78,11 +78,11 @@ def _name_curves(figure: go.Figure, ends: list[tuple[float, str, str]]) -> None:
 def memory_bars(
     foretold: StepMemory, measured: StepMemory | None = None, title: str = ""
 ) -> go.Figure:
-    """Megabytes of a training step by what they hold, foretold and measured, and the peak.
+    """Draw a training step's memory by what it holds, and the peak: predicted and measured, in MB.
 
-    The summary says which bars the peak is the sum of: `temporary` is the rest of that moment.
+    The summary says which bars add up to the peak: `temporary` is everything else at that moment.
     """
-    columns = {"foretold": foretold} | ({"measured": measured} if measured else {})
+    columns = {"predicted": foretold} | ({"measured": measured} if measured else {})
     names = ["weights", "optimizer", "gradients", "activations", "temporary", "peak"]
     figure = new_figure(
         "", width=660, height=190 + 40 * len(names), title_text=title, barmode="group", margin_r=80,
@@ -97,7 +97,7 @@ def memory_bars(
                 "shape": "/" if n else "", "fillmode": "overlay", "fgcolor": "#FFFFFF",
                 "solidity": 0.2}},
         )  # fmt: skip
-    summary = f"Foretold peak {foretold.peak / MEGA:,.1f} MB"
+    summary = f"Predicted peak {foretold.peak / MEGA:,.1f} MB"
     if measured:
         off = foretold.peak / measured.peak - 1
         summary += f", measured {measured.peak / MEGA:,.1f} MB ({off:+.1%})"
@@ -109,10 +109,7 @@ def memory_bars(
 
 
 def _sum_in_words(memory: StepMemory) -> str:
-    """Which bars the fullest moment is made of; the batch, some kilobytes, has none."""
+    """Say which bars add up to the peak; the batch, a few kilobytes, has no bar."""
     phase = max(memory.peaks, key=memory.peaks.__getitem__)
     held = "gradients" if phase == "optimizer" else "activations"
-    return (
-        f"The fullest moment is in the {phase} phase: "
-        f"weights, optimizer, {held} and temporary ones."
-    )
+    return f"The peak is in the {phase} phase: weights, optimizer, {held} and temporary memory."

@@ -1,4 +1,4 @@
-"""The roofline: every part as a point under what the machine can do."""
+"""The roofline: every part as a point below the machine's limits."""
 
 import math
 
@@ -10,15 +10,16 @@ from mini_moe.views.style import ACCENT, OKABE_ITO, QUIET, new_figure
 BOUND_LOOK = {"compute": (OKABE_ITO[0], "circle"), "bytes": (OKABE_ITO[1], "square"),
               "calls": (OKABE_ITO[3], "diamond")}  # fmt: skip
 
-PIXELS = (560.0, 320.0)  # of the upper panel, to keep names apart
-HEADROOM = 2.2  # of the axis above the roof
+PIXELS = (560.0, 320.0)  # size of the upper panel, used to keep names apart
+HEADROOM = 2.2  # the axis ends this many times above the roof
 
 
 def roofline_chart(roof: Roofline, title: str = "") -> go.Figure:
-    """FLOP/s against FLOPs a byte, with the measured roofs; below it GB/s of what has no products.
+    """Draw FLOP/s against FLOPs per byte under the measured roofs; below, GB/s of other parts.
 
-    The slanted roofs are what memory and cache feed at each intensity, the flat one is the product.
-    Colour and symbol say which limit asks for the most time, the hover text what it explains.
+    The sloping roofs are what memory and cache can feed at each intensity, the flat one is the
+    peak of matrix products. The lower panel shows parts without matrix products. Colour and symbol
+    show the limit that takes the most time; the hover text says how much of the time it explains.
     """
     with_products = [point for point in roof.points if point.flops]
     without = [point for point in roof.points if not point.flops]
@@ -51,7 +52,7 @@ def roofline_chart(roof: Roofline, title: str = "") -> go.Figure:
     ticks = [n * 10**power for power in range(-3, 8) for n in (1, 2, 5)]
     by_tens = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     figure.update_layout(
-        xaxis={"title_text": "FLOPs for each byte (least traffic)", **by_tens},
+        xaxis={"title_text": "FLOPs per byte (least traffic)", **by_tens},
         yaxis={"title_text": "GFLOP/s", **by_tens},
     )
     _add_roofs(figure, roof, with_products)
@@ -66,7 +67,7 @@ def _bound_in_words(points: list[Point]) -> str:
         kinds = [point.kind for point in points if point.bound == bound]
         if kinds:
             said.append(f"{bound}: {', '.join(kinds)}")
-    return "Nearest limit by " + "; ".join(said) + "."
+    return "Bound by " + "; ".join(said) + "."
 
 
 def _hover(point: Point) -> str:
@@ -99,12 +100,12 @@ def _add_roofs(figure: go.Figure, roof: Roofline, points: list[Point]) -> None:
         )  # fmt: skip
     figure.add_annotation(
         x=1.0, xref="x domain", xanchor="right", y=math.log10(peak), yanchor="bottom",
-        showarrow=False, text=f"{roof.dtype} products {peak:.0f} GFLOP/s",
+        showarrow=False, text=f"{roof.dtype} peak {peak:.0f} GFLOP/s",
     )  # fmt: skip
 
 
 def _name_points(figure: go.Figure, points: list[Point]) -> None:
-    """A name beside each point, at the nearest free place, tied to it by a thin line."""
+    """Write a name next to each point, in the nearest free spot, joined to it by a thin line."""
     at = {
         point.kind: (
             (math.log10(point.intensity) - figure.layout.xaxis.range[0]) * PIXELS[0]
@@ -145,7 +146,7 @@ def _name_points(figure: go.Figure, points: list[Point]) -> None:
 
 
 def _add_movers(figure: go.Figure, roof: Roofline, points: list[Point]) -> None:
-    """The parts that only move and add: GB/s beside what memory and cache give."""
+    """Add bars for the parts without matrix products: GB/s, with memory bandwidth as a line."""
     figure.add_bar(
         x=[point.kind for point in points], y=[point.bytes_per_second / 1e9 for point in points],
         xaxis="x2", yaxis="y2", marker_color=QUIET, name="no products", showlegend=False,

@@ -1,4 +1,4 @@
-"""A profiled step in pictures: what came when, and how much of each kind."""
+"""Pictures of a profiled step: what ran when, and how long each kind took."""
 
 import html
 import math
@@ -12,25 +12,25 @@ from mini_moe.profiling.timing.recording import KINDS
 from mini_moe.profiling.timing.segments import PHASES
 from mini_moe.views.style import OKABE_ITO, QUIET, new_figure
 
-# colour and pattern: told apart without colour too
+# colour and pattern, so that phases can be told apart without colour
 LOOK = {
     "forward": (OKABE_ITO[0], ""),
     "backward": (OKABE_ITO[1], "/"),
     "optimizer": (OKABE_ITO[2], "x"),
     "other": (QUIET, "."),
 }
-NEAR = 2e-5  # seconds between two segments of one module that are drawn as one
+NEAR = 2e-5  # seconds; closer segments of one module are drawn as one
 
 
 def step_bars(profile: StepProfile, title: str = "") -> go.Figure:
-    """Milliseconds of each kind of part, forward, backward and optimizer stacked."""
+    """Draw the milliseconds of each kind of part, with forward, backward and optimizer stacked."""
     sums = profile.by("kind")
     kinds = [kind for kind in sums if kind != "other"] + ["other"] * ("other" in sums)
     first = kinds[0]
     summary = (
-        f"{profile.name.capitalize()}: {first} takes most, {1e3 * sums[first]:.3g} of "
+        f"{profile.name.capitalize()}: {first} takes longest, {1e3 * sums[first]:.3g} of "
         f"{1e3 * profile.seconds:.3g} ms ({sums[first] / profile.seconds:.0%}); "
-        f"{profile.coverage:.1%} of the clock has a name."
+        f"{profile.coverage:.1%} of the time is accounted for."
     )
     figure = new_figure(
         summary, height=150 + 26 * len(kinds), title_text=title, barmode="stack", margin_r=110,
@@ -52,15 +52,15 @@ def step_bars(profile: StepProfile, title: str = "") -> go.Figure:
             x=1.01, xref="paper", xanchor="left", y=kind, showarrow=False,
             text=f"{1e3 * sums[kind]:.1f} ms {sums[kind] / profile.seconds:.0%}",
         )  # fmt: skip
-    figure.update_xaxes(title_text="milliseconds of one step")
+    figure.update_xaxes(title_text="milliseconds per step")
     figure.update_yaxes(autorange="reversed")
     return figure
 
 
 def step_timeline(profile: StepProfile | Sequence[Segment], title: str = "") -> go.Figure:
-    """A step from left to right: a row for each kind of part, a bar whenever it was at work.
+    """Draw a step from left to right: a row per kind of part, a bar whenever it was running.
 
-    Hover for the module. Drag over a stretch to see its milliseconds, double-click to go back.
+    Hover to see the module. Drag over a range to zoom in, double-click to zoom back out.
     Raises: ValueError without segments.
     """
     segments = profile.segments if isinstance(profile, StepProfile) else list(profile)
@@ -71,10 +71,10 @@ def step_timeline(profile: StepProfile | Sequence[Segment], title: str = "") -> 
     end = max(bar.start + bar.seconds for bar in bars)
     ends = {p: max((b.start + b.seconds for b in bars if b.phase == p), default=0) for p in PHASES}
     summary = (
-        f"One step of {1e3 * end:.3g} ms in time: forward until {1e3 * ends['forward']:.3g} ms, "
+        f"One step of {1e3 * end:.3g} ms: forward until {1e3 * ends['forward']:.3g} ms, "
         f"backward until {1e3 * ends['backward']:.3g} ms, then the optimizer."
         if ends["backward"]
-        else f"One forward pass of {1e3 * end:.3g} ms in time."
+        else f"One forward pass of {1e3 * end:.3g} ms."
     )
     figure = new_figure(
         summary, height=150 + 24 * len(kinds), title_text=title, barmode="overlay", bargap=0.15,
@@ -91,8 +91,8 @@ def step_timeline(profile: StepProfile | Sequence[Segment], title: str = "") -> 
                 customdata=[
                     [html.escape(bar.part.path), bar.calls, 1e3 * bar.seconds] for bar in mine
                 ],
-                hovertemplate="%{customdata[0]}, " + phase + "<br>%{customdata[2]:.3f} ms, from "
-                "%{base:.2f} ms on<br>%{customdata[1]} calls<extra></extra>",
+                hovertemplate="%{customdata[0]}, " + phase + "<br>%{customdata[2]:.3f} ms, "
+                "starting at %{base:.2f} ms<br>%{customdata[1]} calls<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(title_text="milliseconds since the step began", range=[0, 1e3 * end])
     figure.update_yaxes(categoryorder="array", categoryarray=kinds[::-1])
@@ -100,7 +100,7 @@ def step_timeline(profile: StepProfile | Sequence[Segment], title: str = "") -> 
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:
-    """Neighbours of one module and phase as one: what lies between is shorter than NEAR."""
+    """Merge neighbouring segments of one module and phase if the gap is shorter than NEAR."""
     bars: list[Segment] = []
     last: dict[tuple[str, str, str], int] = {}
     for segment in segments:
@@ -121,8 +121,8 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
 def ladder_bars(
     rungs: Mapping[str, Sequence[Any]], *, title: str = "", unit: str = "ms"
 ) -> go.Figure:
-    """Changes made one after the other: the fastest of each rung's timings, and times as fast
-    as the rung before.
+    """Draw changes made one after another: each rung's fastest timing, and its speed-up over the
+    previous rung.
 
     Raises: ValueError for a rung without timings, or a unit other than "s", "ms".
     """
@@ -130,7 +130,7 @@ def ladder_bars(
     if unit not in scales:
         raise ValueError(f"unit={unit!r}: one of {', '.join(scales)} expected")
     if not rungs or not all(len(times) for times in rungs.values()):
-        raise ValueError("rungs: at least one timing for each expected")
+        raise ValueError("rungs: at least one timing per rung expected")
     best = {name: scales[unit] * min(times) for name, times in rungs.items()}
     names = list(best)
     gains = [math.nan] + [best[a] / best[b] for a, b in zip(names, names[1:], strict=False)]
@@ -148,6 +148,6 @@ def ladder_bars(
             x=1.01, xref="paper", xanchor="left", y=name, showarrow=False,
             text=f"{best[name]:.3g} {unit}{said}",
         )  # fmt: skip
-    figure.update_xaxes(title_text=f"{unit}, fastest of each", rangemode="tozero")
+    figure.update_xaxes(title_text=f"{unit}, fastest run of each", rangemode="tozero")
     figure.update_yaxes(autorange="reversed")
     return figure

@@ -1,4 +1,4 @@
-"""The instructor's stage: one text, one token, one layer, one expert, and everything linked."""
+"""The instructor's stage: linked views of one text, one token, one layer and one expert."""
 
 from mini_moe.views.stage.stage import Stage, open_stage
 from mini_moe.views.stage.state import Changes, effect, strongest_switches

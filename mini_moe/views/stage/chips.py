@@ -1,4 +1,4 @@
-"""A row of chips to click or to walk along with the arrow keys: tokens of a text, experts."""
+"""A row of chips to click or step through with the arrow keys: tokens of a text, or experts."""
 
 import html
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-# One listener for all chips; nodes are kept and only what differs is written, so nothing flickers.
-# Texts go through textContent and title: hostile text stays text.
+# One listener for all chips; nodes are reused and only changes are written, so nothing flickers.
+# All text goes through textContent and title, so hostile text stays text.
 _ESM = """
 function render({ model, el }) {
   const box = document.createElement("div");
@@ -55,7 +55,7 @@ function render({ model, el }) {
     box.setAttribute("aria-activedescendant", name + "-" + selected);
     see();
   }
-  function see() {  // the selected chip, without moving the page
+  function see() {  // scroll to the selected chip without scrolling the page
     const chip = box.children[model.get("selected")]?.firstChild;
     if (!chip) return;
     const above = chip.offsetTop < box.scrollTop;
@@ -116,24 +116,24 @@ _CSS = """
 
 
 class Chips(anywidget.AnyWidget):
-    """Chips with one selected. An item is {text, label, title, colour, ink, off, end}.
+    """A row of chips, one of them selected. Items are {text, label, title, colour, ink, off, end}.
 
-    `off` strikes the text through, `end` begins a new line after it.
+    `off` strikes the text through, `end` starts a new line after it.
     """
 
     _esm, _css = _ESM, _CSS
     items = traitlets.List(traitlets.Dict()).tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)
     large = traitlets.Bool(False).tag(sync=True)
-    name = traitlets.Unicode("").tag(sync=True)  # a caption, also for screen readers
+    name = traitlets.Unicode("").tag(sync=True)  # a caption, also read by screen readers
 
     def show(self, items: list[dict[str, Any]], selected: int, name: str) -> None:
-        """Everything at once, in one message."""
+        """Set items, selection and caption in one message."""
         with self.hold_sync():
             self.items, self.selected, self.name = items, selected, name
 
     def still(self) -> str:
-        """The same as plain HTML, where no widget runs."""
+        """Return the chips as plain HTML, for use without widgets."""
         boxes = []
         for n, item in enumerate(self.items):
             frame = "outline:2px solid #000;" if n == self.selected else ""
@@ -151,6 +151,6 @@ class Chips(anywidget.AnyWidget):
 def chip(
     text: str, label: str, title: str, colour: str, ink: str, off: bool = False, end: bool = False
 ) -> dict[str, Any]:  # fmt: skip
-    """One item of `Chips`."""
+    """Make one item of `Chips`."""
     return {"text": text, "label": label, "title": title, "colour": colour, "ink": ink,
             "off": off, "end": end}  # fmt: skip

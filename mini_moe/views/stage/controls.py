@@ -1,4 +1,4 @@
-"""The stage's widgets, without what they do."""
+"""The stage's widgets, without their behaviour."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ LARGE = """<style>
 
 
 def prepared_prompts(prompts: dict[str, list[str]] | None = None) -> list[tuple[str, str]]:
-    """(label, text) of every prepared prompt, domain by domain; None reads data/prompts.json."""
+    """Return (label, text) of every prepared prompt, by domain; None reads data/prompts.json."""
     if prompts is None:
         prompts = json.loads((data_folder() / "prompts.json").read_text("utf-8"))
     choices = [(NO_PROMPT, "")]
@@ -72,12 +72,12 @@ class Controls:
         widgets.jslink((self.play, "value"), (self.record, "value"))
         wide = {"width": "auto", "min_width": "8em"}
         toggle = widgets.ToggleButton
-        fixed = wide | {"min_width": "17em"}  # on or off: the row must not move under the finger
+        fixed = wide | {"min_width": "17em"}  # fits "on" and "off": nothing may shift
         self.off = toggle(description="Switch expert off", icon="power-off", layout=fixed)
         self.shared = toggle(description="Switch shared expert off", icon="power-off", layout=fixed)
         self.find = widgets.Button(
             description="Find the strongest switch", icon="search", layout=wide,
-            tooltip="Tries every expert alone and selects the one that matters most here",
+            tooltip="Tries switching off each expert and selects the one that matters most here",
         )  # fmt: skip
         self.reset = widgets.Button(description="Reset the model", icon="undo", layout=wide)
         self.large = toggle(description="Presentation size", icon="expand", layout=wide)
@@ -91,10 +91,10 @@ class Controls:
     def follow(
         self, text: str, layer: int, expert: int, changes: Changes, trained_top_k: int
     ) -> None:
-        """Put every control where the selection and the changes are."""
+        """Set every control to match the selection and the changes."""
         self.text.value, self.layer.value = text, layer
         if self.prompt.value not in ("", text):
-            self.prompt.value = ""  # so that the same prompt can be chosen again
+            self.prompt.value = ""  # so the same prompt can be chosen again
         self.off.value = (layer, expert) in changes.off
         self.shared.value = layer in changes.shared_off
         self.bias.value = changes.bias.get((layer, expert), 0.0)
@@ -105,12 +105,12 @@ class Controls:
         self.shared.description = f"Switch shared expert {'on' if self.shared.value else 'off'}"
 
     def enlarge(self, large: bool) -> None:
-        """Every control and every chip in presentation size, or not."""
+        """Switch all controls and chips to presentation size, or back."""
         self.tokens.large = self.experts.large = self.large.value = large
         self.sizes.value = LARGE if large else ""
 
     def view(self, picture: Any, replay: Any | None) -> Any:
-        """Everything in one column that reads from the text down to the training."""
+        """Arrange everything in one column, from the text down to the training replay."""
         import ipywidgets as widgets
 
         def line(*children: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The stage's panels in HTML: chips, next tokens before and after, tables, and the still page."""
+"""The stage's panels in HTML: chips, next tokens before and after, tables, the static page."""
 
 import html
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from mini_moe.views.stage.state import (
 from mini_moe.views.stepper import step_routing
 from mini_moe.views.style import ACCENT, OKABE_ITO, Html, readable_on
 
-MIXED_STEP = 8  # the seven of the stepper, then the mix
+MIXED_STEP = 8  # the stepper's seven steps, then the mix
 
 
 def token_chips(trace: RoutingTrace, layer: int) -> list[dict[str, Any]]:
-    """The sentence: every token on the colour of its heaviest expert, the expert's number below."""
+    """Show each token on the colour of its heaviest expert, with the expert's number below."""
     place, items = trace.layers.index(layer), []
     ids, gates = trace.expert_ids[place].tolist(), trace.gates[place].tolist()
     for n, piece in enumerate(trace.pieces[:MAX_TOKENS]):
@@ -38,7 +38,7 @@ def token_chips(trace: RoutingTrace, layer: int) -> list[dict[str, Any]]:
 
 
 def expert_chips(moment: Moment, layer: int) -> list[dict[str, Any]]:
-    """One layer's experts: colour as in the sentence, load below; ▲ ▼ mark a pushed bias."""
+    """Show one layer's experts: colours as for tokens, load below; ▲ ▼ mark a changed bias."""
     place, items = moment.after.layers.index(layer), []
     load = expert_load(moment.after.expert_ids[place], moment.after.n_experts).tolist()
     for expert, share in enumerate(load):
@@ -57,7 +57,7 @@ def next_table(
     moment: Moment, model: Transformer, position: int, rows: Sequence[Prospect] | None = None,
     font: int = 14,
 ) -> Html:  # fmt: skip
-    """What follows one position: likely in the untouched model, in the changed one, the change."""
+    """Show the likeliest next tokens in the untouched and the changed model, and the change."""
     rows = prospects(moment, model, position) if rows is None else rows
     after = html.escape(moment.after.pieces[position])
     text = next_summary(moment, position, rows)
@@ -73,10 +73,10 @@ def next_table(
 
 
 def next_summary(moment: Moment, position: int, rows: Sequence[Prospect]) -> str:
-    """The likeliest token of the untouched model and what became of it."""
+    """Say what happens to the untouched model's likeliest token."""
     best = rows[0]
     if not str(moment.changes):
-        return f"“{best.piece}” is the likeliest with {percent(best.before)}."
+        return f"“{best.piece}” is the likeliest, with {percent(best.before)}."
     now = max(rows, key=lambda row: row.after)
     leads = "it still leads" if now.token == best.token else f"now “{now.piece}” leads"
     goes = f"goes from {percent(best.before)} to {percent(best.after)}"
@@ -108,7 +108,7 @@ def _bar(share: float, colour: str) -> str:
 def step_table(
     moment: Moment, model: Transformer, layer: int, token: int, step: int, font: int = 13
 ) -> Html:
-    """One token's way through one layer, up to `step`; the eighth step mixes the answers."""
+    """Show one token's way through one layer, up to `step`; step eight mixes the outputs."""
     mix = moment_mix(moment, model, layer, token)
     steps = moment_steps(moment, model, layer, token)
     config = replace(model.config, top_k=moment.after.expert_ids.shape[-1])
@@ -119,7 +119,7 @@ def step_table(
 
 
 def status_line(changes: Changes) -> str:
-    """What was changed, or that nothing was; never by colour alone."""
+    """Say what was changed, or that nothing was; never by colour alone."""
     words = str(changes)
     if not words:
         return '<span style="opacity:0.75">● The model is as it was trained.</span>'
@@ -130,7 +130,7 @@ def status_line(changes: Changes) -> str:
 
 
 def picture_tables(moment: Moment, layer: int) -> str:
-    """The picture as two tables: choices of every token, load of every expert."""
+    """Return the picture as two tables: each token's choices, each expert's load."""
     trace, place = moment.after, moment.after.layers.index(layer)
     rows = []
     for n, piece in enumerate(trace.pieces[:MAX_TOKENS]):
@@ -145,7 +145,7 @@ def picture_tables(moment: Moment, layer: int) -> str:
 
 
 def html_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """A plain table; every cell is shown as text."""
+    """Return a plain table; every cell is escaped text."""
     style = 'style="padding:1px 8px;text-align:right;white-space:pre"'
     cells = "".join(f"<th {style}>{html.escape(str(name))}</th>" for name in head)
     body = "".join(
@@ -163,7 +163,7 @@ def still_page(
     moment: Moment, model: Transformer, layer: int, token: int, summaries: Sequence[str],
     tables: Sequence[tuple[str, str]] = (),
 ) -> str:  # fmt: skip
-    """The whole stage as still HTML, for readers without widgets."""
+    """Return the whole stage as static HTML, for readers without widgets."""
     parts = [
         status_line(moment.changes),
         coloured_sentence(moment.after, layer, selected=token).html,

@@ -1,4 +1,4 @@
-"""The stage's picture: token × expert, chosen cells outlined, and the load of every expert."""
+"""The stage's picture: token × expert with chosen cells outlined, and every expert's load."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ from mini_moe.views.routing import gate_labels, outlines, short_label
 from mini_moe.views.stage.state import Moment
 from mini_moe.views.style import ACCENT, OKABE_ITO, QUIET, TEMPLATE, set_summary
 
-# Traces of the figure, in their order.
+# The figure's traces, in order.
 SCORES, CHOSEN, LOST, GATES, FRAME, LOAD, BEFORE, EVEN, CHANCE, CAPACITY = range(10)
 
 
 @dataclass(frozen=True)
 class Look:
-    """Sizes in pixels, for a desk or for the last row of a room."""
+    """Sizes in pixels, for a desk or for reading from the back of a room."""
 
     cell: int = 24
     row: int = 22
@@ -40,13 +40,13 @@ ROOM = Look(cell=46, row=31, window=14, load_width=270, left=96, font=22, gate=1
 
 
 def window_start(first: int, token: int, n_tokens: int, window: int) -> int:
-    """The first token to draw: moves only as far as the selected token makes it."""
+    """Return the first token to draw; the window moves only to keep the selected token in view."""
     first = min(max(first, token - window + 1), token)
     return max(0, min(first, n_tokens - window))
 
 
 def stage_picture(n_experts: int, look: Look = DESK) -> go.Figure:
-    """The empty picture; `draw_moment` fills it."""
+    """Create the empty picture; `draw_moment` fills it."""
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.02,
                            subplot_titles=("scores", "load"))  # fmt: skip
     figure.add_heatmap(name="score", colorscale="Cividis", xgap=1, ygap=1, showscale=False,
@@ -82,7 +82,7 @@ def stage_picture(n_experts: int, look: Look = DESK) -> go.Figure:
 
 
 def resize_picture(figure: BaseFigure, n_experts: int, look: Look) -> None:
-    """Give every part the sizes of a look."""
+    """Apply a look's sizes to every part."""
     figure.data[GATES].textfont.size = look.gate
     figure.data[LOST].marker.size = look.gate
     top, bottom = 2 * look.font + 12, 6 * look.font + 12
@@ -103,7 +103,7 @@ def draw_moment(
     figure: BaseFigure, moment: Moment, layer: int, token: int, expert: int, first: int,
     look: Look, capacity_factor: float | None = None,
 ) -> None:  # fmt: skip
-    """Write a moment into the picture; call it inside `batch_update`."""
+    """Draw a moment in the picture; call this inside `batch_update`."""
     trace, place = moment.after, moment.after.layers.index(layer)
     last = min(first + look.window, len(trace.pieces))
     columns = list(range(first, last))
@@ -166,7 +166,7 @@ def _load(trace: Any, place: int) -> np.ndarray:
 
 
 def _lost(moment: Moment, place: int, columns: list[int], ids: list[list[int]]) -> dict[str, Any]:
-    """Cells that the untouched model chose and this one does not."""
+    """Mark the cells that the untouched model chose and the changed one does not."""
     were = moment.before.expert_ids[place, columns[0] : columns[-1] + 1].tolist()
     cells = [
         (column, expert)
@@ -178,7 +178,7 @@ def _lost(moment: Moment, place: int, columns: list[int], ids: list[list[int]]) 
 
 
 def _frame(token: int, expert: int, columns: list[int], n_experts: int) -> dict[str, Any]:
-    """A line round the selected token's column and one round the selected expert's row."""
+    """Outline the selected token's column and the selected expert's row."""
     left, right = columns[0] - 0.5, columns[-1] + 0.5
     x = [token - 0.5, token + 0.5, token + 0.5, token - 0.5, token - 0.5, None]
     y = [-0.5, -0.5, n_experts - 0.5, n_experts - 0.5, -0.5, None]
@@ -188,25 +188,25 @@ def _frame(token: int, expert: int, columns: list[int], n_experts: int) -> dict[
 
 
 def _expert_ticks(expert: int, n_experts: int) -> dict[str, Any]:
-    """Numbers of the rows, the selected one marked by a symbol."""
+    """Return row numbers as ticks, with a symbol at the selected one."""
     every = 1 if n_experts <= 32 else 16
     at = sorted({*range(0, n_experts, every), expert})
     return {"tickvals": at, "ticktext": [f"<b>● {n}</b>" if n == expert else str(n) for n in at]}
 
 
 def _numbers(values: list[float | None]) -> np.ndarray:
-    """Gaps as NaN: arrays travel to the browser as bytes, lists as words."""
+    """Turn gaps into NaN: the browser gets arrays as bytes, lists as text."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
 
 
 def picture_summary(moment: Moment, layer: int, expert: int) -> str:
-    """What the picture shows, in one sentence."""
+    """Say in one sentence what the picture shows."""
     place = moment.after.layers.index(layer)
     load = expert_load(moment.after.expert_ids[place], moment.after.n_experts)
     ids = moment.after.expert_ids[place]
     return (
         f"In layer {layer} each of {len(ids)} tokens chooses {ids.shape[-1]} of "
-        f"{moment.after.n_experts} experts; expert {int(load.argmax())} is the busiest with "
-        f"{float(load.max()):.1%} of the choices (MaxVio {float(max_violation(load)):.2f}), "
+        f"{moment.after.n_experts} experts; expert {int(load.argmax())} is the busiest, with "
+        f"{float(load.max()):.1%} of the choices (MaxVio {float(max_violation(load)):.2f}); "
         f"expert {expert} gets {float(load[expert]):.1%}."
     )

@@ -1,4 +1,4 @@
-"""How routing settled while a model was trained, replayed from a run's log."""
+"""How routing settled during training, replayed from a run's log."""
 
 import json
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from mini_moe.routing import load_entropy, max_violation, noise_floor
 from mini_moe.views.stage.picture import Look
 from mini_moe.views.style import ACCENT, OKABE_ITO, QUIET, TEMPLATE, set_summary
 
-LOAD, EVEN, VIOLATION, CHANCE, ENTROPY, NOW, NOW_ENTROPY = range(7)  # traces, in their order
+LOAD, EVEN, VIOLATION, CHANCE, ENTROPY, NOW, NOW_ENTROPY = range(7)  # traces, in order
 
 
 class History:
-    """The loads of a run: `steps` [records] and `load` [records, layers, experts]."""
+    """A run's expert loads: `steps` [records] and `load` [records, layers, experts]."""
 
     def __init__(self, run_log: str | Path | Sequence[dict[str, Any]]) -> None:
-        """From a log file, the folder that holds `log.jsonl`, or the records themselves.
+        """Read a log file, a folder that contains `log.jsonl`, or the records themselves.
 
-        Raises: ValueError where no record says how the experts were loaded.
+        Raises: ValueError if no record contains the expert load.
         """
         if isinstance(run_log, str | Path):
             path = Path(run_log)
@@ -32,14 +32,14 @@ class History:
             run_log = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
         records = [record for record in run_log if record.get("load")]
         if not records:
-            raise ValueError("run_log: records with the load of experts expected, found none")
+            raise ValueError("run_log: records with expert load expected, found none")
         self.steps = [int(record["step"]) for record in records]
         self.load = torch.tensor([record["load"] for record in records])
         self.violation, self.entropy = max_violation(self.load), load_entropy(self.load)
 
 
 def replay_picture(history: History, look: Look, choices_per_step: int | None = None) -> go.Figure:
-    """The empty picture of a run: load, MaxVio and entropy. `choices_per_step` draws chance."""
+    """Create the empty picture: load, MaxVio, entropy. `choices_per_step` adds chance's MaxVio."""
     n = history.load.shape[-1]
     figure = make_subplots(1, 3, subplot_titles=("Load at step …", "MaxVio", "Entropy of the load"),
                            horizontal_spacing=0.1)  # fmt: skip
@@ -73,7 +73,7 @@ def replay_picture(history: History, look: Look, choices_per_step: int | None = 
 
 
 def resize_replay(figure: BaseFigure, look: Look) -> None:
-    """Give every part the sizes of a look."""
+    """Apply a look's sizes to every part."""
     figure.update_layout(
         width=look.width, height=170 + 9 * look.font, font_size=look.font,
         margin={"l": 4 * look.font + 8, "r": 16, "t": 3 * look.font, "b": 4 * look.font},
@@ -86,7 +86,7 @@ def resize_replay(figure: BaseFigure, look: Look) -> None:
 def draw_replay(
     figure: BaseFigure, history: History, record: int, place: int, expert: int | None = None
 ) -> None:
-    """Write one record of one layer into the picture; call it inside `batch_update`."""
+    """Draw one record of one layer in the picture; call this inside `batch_update`."""
     load, step = history.load[record, place], history.steps[record]
     n = len(load)
     figure.data[LOAD].update(
@@ -103,18 +103,18 @@ def draw_replay(
 
 
 def replay_summary(history: History, record: int, place: int) -> str:
-    """What the picture shows, in one sentence."""
+    """Say in one sentence what the picture shows."""
     load = history.load[record, place]
     return (
         f"At step {history.steps[record]} of {history.steps[-1]} the busiest expert is "
-        f"{int(load.argmax())} with {float(load.max()):.1%} of the choices where an even share is "
-        f"{1 / len(load):.1%}: MaxVio {float(history.violation[record, place]):.2f}, entropy "
+        f"{int(load.argmax())} with {float(load.max()):.1%} of the choices; an even share is "
+        f"{1 / len(load):.1%}. MaxVio {float(history.violation[record, place]):.2f}, entropy "
         f"{float(history.entropy[record, place]):.3f} of at most 1."
     )
 
 
 def replay_rows(history: History, place: int, count: int = 20) -> list[list[str]]:
-    """Step, MaxVio, entropy and the busiest expert's load, for about `count` records."""
+    """Return step, MaxVio, entropy and the busiest expert's load for about `count` records."""
     every = -(-len(history.steps) // count)
     kept = [*range(0, len(history.steps), every)]
     kept += [] if kept[-1] == len(history.steps) - 1 else [len(history.steps) - 1]

@@ -1,4 +1,4 @@
-"""`open_stage`: type, route, switch experts off, step through one token, replay the training."""
+"""`open_stage`: type, route, switch experts off, step through one token, replay training."""
 
 import html
 import threading
@@ -44,12 +44,12 @@ def open_stage(
     capacity_factor: float | None = None,
     prompts: dict[str, list[str]] | None = None,
 ) -> "Stage":
-    """One view in which text, token, layer and expert are linked, of a model that really runs.
+    """Open linked views of text, token, layer and expert, backed by a model that really runs.
 
-    run_log: a log file, its folder or its records: adds the replay of the training.
-    choices_per_step: tokens · top_k of a training step: draws chance's MaxVio in the replay.
-    capacity_factor: draws a capacity of that many even shares in the load.
-    prompts: domain → texts; without it those of data/prompts.json.
+    run_log: a log file, its folder or its records; adds a replay of the training.
+    choices_per_step: tokens · top_k of a training step; adds MaxVio by chance to the replay.
+    capacity_factor: marks a capacity of this many even shares in the load.
+    prompts: domain → texts; by default those of data/prompts.json.
     Raises: ValueError for a model without a tokenizer or without experts, or an empty text.
     """
     return Stage(model, text, run_log, choices_per_step, capacity_factor, prompts)
@@ -64,7 +64,7 @@ class Stage:
         prompts: dict[str, list[str]] | None = None,
     ) -> None:  # fmt: skip
         if model.tokenizer is None:
-            raise ValueError("model: one with a tokenizer expected; load_hf attaches it")
+            raise ValueError("model: one with a tokenizer expected; load_hf attaches one")
         ids, remark = clip_text(model, text)
         if ids is None:
             raise ValueError(f"text: {remark}")
@@ -74,13 +74,13 @@ class Stage:
         self.moment = run_moment(model, ids, UNTOUCHED)
         self.text, self.layer, self.expert = text, self.moment.after.layers[0], 0
         self.token, self._first, self.look = len(ids) - 1, 0, DESK
-        self.milliseconds = 0.0  # that Python needed for the last event
-        self._lock, self._quiet = threading.RLock(), 0  # the thread whose events are its own
+        self.milliseconds = 0.0  # Python's time for the last event
+        self._lock, self._quiet = threading.RLock(), 0  # the thread whose events are ignored
         n_experts, layers = self.moment.after.n_experts, self.moment.after.layers
         records = 0 if self.history is None else len(self.history.steps)
         self.controls = Controls(layers, n_experts, model.config.top_k, panels.MIXED_STEP, records,
                                  prompts, text)  # fmt: skip
-        # Filled before they become widgets: a browser drops what an empty trace was given.
+        # Fill figures before they become widgets: browsers drop styles set on empty traces.
         picture, self.replay = stage_picture(n_experts), None
         draw_moment(picture, self.moment, self.layer, self.token, 0, 0, DESK, capacity_factor)
         self.picture = as_widget(picture, buttons=False)
@@ -98,7 +98,7 @@ class Stage:
         self, text: str | None = None, *, token: int | None = None, layer: int | None = None,
         expert: int | None = None,
     ) -> None:  # fmt: skip
-        """Choose a text, a token, a layer, an expert; whatever is not named stays.
+        """Select a text, token, layer or expert; anything not given stays as it is.
 
         Raises: ValueError for a layer, token or expert that does not exist.
         """
@@ -115,7 +115,7 @@ class Stage:
             self._draw_replay()
 
     def change(self, changes: Changes) -> None:
-        """Run the model with these changes; ones that cannot be are refused and said so."""
+        """Run the model with these changes; if impossible, say why and keep the old ones."""
         with self._lock:
             try:
                 ids = self.moment.before.tokens.tolist()
@@ -126,17 +126,17 @@ class Stage:
             self._draw()
 
     def switch(self, layer: int, expert: int, off: bool = True) -> None:
-        """Select an expert and switch it off, or on again."""
+        """Select an expert and switch it off, or back on."""
         with self._lock:
             self.layer, self.expert = self.moment.place(layer, expert)
             self.change(self.changes.switch(self._place, off))
 
     def reset(self) -> None:
-        """The model as it was trained; the text and the selection stay."""
+        """Restore the trained model; the text and the selection stay."""
         self.change(UNTOUCHED)
 
     def find_strongest(self) -> None:
-        """Select, but do not switch off, the expert whose absence changes the next token most."""
+        """Select, but don't switch off, the expert whose absence changes the next token most."""
         with self._lock:
             ids = self.moment.before.tokens.tolist()[: self.token + 1]
             best = strongest_switches(self.model, ids, count=1)[0]
@@ -147,7 +147,7 @@ class Stage:
             )
 
     def enlarge(self, large: bool) -> None:
-        """Presentation size, readable from the last row, or desk size."""
+        """Switch to presentation size, readable from the back row, or back to desk size."""
         with self._lock:
             self.look = ROOM if large else DESK
             with self._silence():
@@ -185,7 +185,7 @@ class Stage:
         self.picture.data[0].on_click(self._clicked)
 
     def _guarded(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Errors are shown; what the stage sets itself is no event; time is measured."""
+        """Wrap a callback: show errors, ignore the stage's own updates, measure time."""
 
         def run(event: Any) -> None:
             if self._quiet == threading.get_ident():
@@ -203,7 +203,7 @@ class Stage:
 
     @contextmanager
     def _silence(self) -> Iterator[None]:
-        self._quiet = threading.get_ident()  # other threads' events wait for the lock instead
+        self._quiet = threading.get_ident()  # events of other threads wait for the lock
         try:
             yield
         finally:
@@ -223,7 +223,7 @@ class Stage:
             self.controls.text.value = text
 
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
-        """A click into the heatmap selects its token and its expert."""
+        """Select the token and expert of a clicked heatmap cell."""
         if points.xs:
             self._guarded(lambda cell: self.select(token=cell[0], expert=cell[1]))(
                 (int(points.xs[0]), int(points.ys[0]))
@@ -247,9 +247,9 @@ class Stage:
         with self._silence():
             controls.follow(self.text, self.layer, self.expert, self.changes,
                             self.model.config.top_k)  # fmt: skip
-            words = f"Tokens in layer {self.layer}, their heaviest expert below"
+            words = f"Tokens in layer {self.layer}, with their heaviest expert below"
             controls.tokens.show(panels.token_chips(moment.after, self.layer), self.token, words)
-            words = f"Experts of layer {self.layer}, their load below"
+            words = f"Experts of layer {self.layer}, with their load below"
             controls.experts.show(panels.expert_chips(moment, self.layer), self.expert, words)
         controls.status.value = panels.status_line(self.changes)
         font = 22 if self.look is ROOM else 14
@@ -285,12 +285,12 @@ class Stage:
         return " ".join(words)
 
     def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
-        """The widgets, and for readers without them every view as still HTML and in words."""
+        """Return the widgets, with every view as static HTML and text for readers without them."""
         summaries = [summary_of(self.picture)]
         tables = []
         if self.replay is not None:
             summaries.append(summary_of(self.replay))
-            tables.append(("The training as a table", self._replay_table()))
+            tables.append(("Training as a table", self._replay_table()))
         still = panels.still_page(
             self.moment, self.model, self.layer, self.token, summaries, tables
         )

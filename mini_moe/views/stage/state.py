@@ -1,4 +1,4 @@
-"""What the stage shows, without any widget: the changes to a model and what it then does."""
+"""The stage's state, without widgets: the changes to a model and their effects."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -20,29 +20,29 @@ Place = tuple[int, int]  # (layer of the model, expert)
 class Changes:
     """How the model differs from the one that was loaded."""
 
-    off: frozenset[Place] = frozenset()  # experts that no token may choose
+    off: frozenset[Place] = frozenset()  # experts no token may choose
     shared_off: frozenset[int] = frozenset()  # layers without their shared experts
     bias: dict[Place, float] = field(default_factory=dict)  # added to an expert's own bias
     temperature: float = 1.0  # divides the routers' logits
-    top_k: int | None = None  # experts a token; None: as trained
+    top_k: int | None = None  # experts per token; None: as trained
 
     def switch(self, place: Place, off: bool) -> "Changes":
-        """The same with one expert off or on."""
+        """Return a copy with one expert switched off or on."""
         return replace(self, off=self.off | {place} if off else self.off - {place})
 
     def switch_shared(self, layer: int, off: bool) -> "Changes":
-        """The same with one layer's shared experts off or on."""
+        """Return a copy with one layer's shared experts switched off or on."""
         shared = self.shared_off | {layer} if off else self.shared_off - {layer}
         return replace(self, shared_off=shared)
 
     def push(self, place: Place, bias: float) -> "Changes":
-        """The same with one expert's bias moved; 0 leaves it as trained."""
+        """Return a copy with one expert's bias shifted; 0 leaves it as trained."""
         bias = number("bias", bias)
         others = {at: value for at, value in self.bias.items() if at != place}
         return replace(self, bias=others | ({place: bias} if abs(bias) > 1e-6 else {}))
 
     def arguments(self, n_experts: int) -> dict[str, Any]:
-        """The arguments of `intervene`."""
+        """Return the arguments for `intervene`."""
         bias: dict[int, list[float]] = {}
         for (layer, expert), value in self.bias.items():
             bias.setdefault(layer, [0.0] * n_experts)[expert] = value
@@ -50,7 +50,7 @@ class Changes:
                 "temperature": self.temperature}  # fmt: skip
 
     def __str__(self) -> str:
-        """In words: "layer 3: expert 10 off · temperature 2"."""
+        """Describe the changes: "layer 3: expert 10 off · temperature 2"."""
         parts = [f"layer {layer}: expert {expert} off" for layer, expert in sorted(self.off)]
         parts += [f"layer {layer}: shared expert off" for layer in sorted(self.shared_off)]
         parts += [
@@ -67,15 +67,15 @@ UNTOUCHED = Changes()
 
 @dataclass(frozen=True)
 class Moment:
-    """One text through the untouched and through the changed model."""
+    """One text run through the untouched and the changed model."""
 
     before: RoutingTrace
     after: RoutingTrace
     changes: Changes
-    inputs: dict[int, Float[Tensor, "tokens d_model"]]  # what each changed MoE layer was given
+    inputs: dict[int, Float[Tensor, "tokens d_model"]]  # input of each changed MoE layer
 
     def place(self, layer: int, expert: int) -> Place:
-        """A layer and an expert that there are. Raises: ValueError for any other."""
+        """Check a layer and an expert and return them. Raises: ValueError unless both exist."""
         layer = whole("layer", layer)
         if layer not in self.after.layers:
             raise ValueError(f"layer={layer} must be one of {list(self.after.layers)}")
@@ -85,15 +85,15 @@ class Moment:
 def run_moment(
     model: Transformer, ids: list[int], changes: Changes, before: RoutingTrace | None = None
 ) -> Moment:
-    """Really run the model, untouched (unless `before` is known) and with the changes.
+    """Run the model with the changes, and untouched unless `before` is given.
 
-    Raises: ValueError for changes that leave too few experts, as `intervene` does.
+    Raises: ValueError for changes that leave too few experts, like `intervene`.
     """
     inputs: dict[int, Tensor] = {}
     before = trace_routing(model, ids) if before is None else before
     with intervene(model, **changes.arguments(before.n_experts)) as changed:
         for layer, moe in moe_layers(changed).items():
-            moe.register_forward_pre_hook(_keep_input(inputs, layer))  # `model` has no hook
+            moe.register_forward_pre_hook(_keep_input(inputs, layer))  # `model` itself gets no hook
         after = trace_routing(changed, ids)
     return Moment(before, after, changes, inputs)
 
@@ -106,9 +106,9 @@ def _keep_input(inputs: dict[int, Tensor], layer: int) -> Any:
 
 
 def moment_steps(moment: Moment, model: Transformer, layer: int, token: int) -> RoutingSteps:
-    """One token's way from logits to gates in the changed model; −10⁶ is an expert switched off.
+    """Return a token's steps from logits to gates in the changed model; −10⁶ means switched off.
 
-    Made again from the recorded logits, with the bias and top-k that the model used.
+    Recomputed from the recorded logits, with the bias and top-k that the model used.
     """
     gate, changes = moe_layers(model)[layer].gate, moment.changes
     logits = moment.after.router_logits[moment.after.layers.index(layer), token].float()
@@ -123,15 +123,15 @@ def moment_steps(moment: Moment, model: Transformer, layer: int, token: int) -> 
 
 
 class Mix(NamedTuple):
-    """How long each expert's contribution to one token is: ‖gate · expert(x)‖."""
+    """The norm of each expert's contribution to one token: ‖gate · expert(x)‖."""
 
     routed: Float[Tensor, "experts"]  # NaN for experts not chosen
-    shared: float  # ‖shared(x)‖; 0 where there are none or they are off
+    shared: float  # ‖shared(x)‖; 0 if there are none or they are off
 
 
 @torch.no_grad()
 def moment_mix(moment: Moment, model: Transformer, layer: int, token: int) -> Mix:
-    """The lengths of what one layer adds up for one token."""
+    """Return the norms of the contributions that one layer sums for one token."""
     place, moe = moment.after.layers.index(layer), moe_layers(model)[layer]
     x = moment.inputs[layer][token : token + 1]
     routed = torch.full((moment.after.n_experts,), float("nan"))
@@ -146,7 +146,7 @@ def moment_mix(moment: Moment, model: Transformer, layer: int, token: int) -> Mi
 
 
 class Prospect(NamedTuple):
-    """One possible next token: its probability in the untouched and in the changed model."""
+    """One possible next token, with its probability in the untouched and the changed model."""
 
     token: int
     piece: str
@@ -157,7 +157,7 @@ class Prospect(NamedTuple):
 def prospects(
     moment: Moment, model: Transformer, position: int, count: int = 6
 ) -> list[Prospect]:  # fmt: skip
-    """The tokens that either model finds likeliest after one position, the larger first."""
+    """Return the tokens likeliest in either model after one position, sorted by the untouched."""
     before, after = (
         trace.logits[position].float().softmax(-1) for trace in (moment.before, moment.after)
     )
@@ -169,9 +169,9 @@ def prospects(
 
 
 def effect(model: Transformer, text: str, changes: Changes) -> str:
-    """What the changes do to the token after a text: "·time 84 % → 2 %, now ·child 64 %".
+    """Say what the changes do to the token after a text: "·time 84 % → 2 %, now ·child 64 %".
 
-    Raises: ValueError for an empty text, or changes that cannot be.
+    Raises: ValueError for an empty text or impossible changes.
     """
     moment = run_moment(model, model.tokenizer.encode(text), changes)
     rows = prospects(moment, model, -1)
@@ -181,12 +181,12 @@ def effect(model: Transformer, text: str, changes: Changes) -> str:
 
 
 def percent(share: float) -> str:
-    """ "42 %", and "<1 %" where rounding would say nothing is left."""
+    """Format "42 %", or "<1 %" if it would round to zero."""
     return "<1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
 class Switch(NamedTuple):
-    """What one knock-out does to the likeliest next token."""
+    """The effect of one knock-out on the likeliest next token."""
 
     layer: int
     expert: int
@@ -198,9 +198,9 @@ class Switch(NamedTuple):
 def strongest_switches(
     model: Transformer, text: str | list[int], count: int = 5, position: int = -1
 ) -> list[Switch]:
-    """The experts whose absence costs the likeliest next token most, found by trying them all.
+    """Return the experts whose absence costs the likeliest next token most, by trying them all.
 
-    One run of the model an expert.
+    This runs the model once per expert.
     Raises: ValueError for an empty text, a model without experts, or a position outside the text.
     """
     count = whole("count", count, 1)

@@ -33,3 +33,18 @@ __global__ void writes_an_input_kernel(float* x, float* y) {
 extern "C" const char* writes_an_input(float* x, float* y, int64_t, void* stream) {
   return launch("writes_an_input", writes_an_input_kernel, 1, 8, 0, stream, x, y);
 }
+
+__global__ void divides_by_zero_kernel(const float* x, float* y, int width) {
+  int row = int(threadIdx.x) / width;  // HERE
+  y[threadIdx.x] = x[row];
+}
+extern "C" const char* divides_by_zero(const float* x, float* y, int64_t, void* stream) {
+  return launch("divides_by_zero", divides_by_zero_kernel, 1, 32, 0, stream, x, y, 0);
+}
+
+__global__ void remainder_of_zero_kernel(const float* x, float* y, unsigned width) {
+  y[threadIdx.x] = x[threadIdx.x % width];  // HERE
+}
+extern "C" const char* remainder_of_zero(const float* x, float* y, int64_t, void* stream) {
+  return launch("remainder_of_zero", remainder_of_zero_kernel, 1, 32, 0, stream, x, y, 0);
+}

@@ -1,5 +1,5 @@
 // Planted errors: accesses outside of buffers. `// HERE` marks the line that the checker must name.
-#include "device.cuh"
+#include "tensor_core.cuh"
 
 __global__ void past_the_end_kernel(const float* x, float* y, int64_t n) {
   int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -61,4 +61,44 @@ __global__ void register_overrun_kernel(const float* x, float* y, int64_t n) {
 }
 extern "C" const char* register_overrun(const float* x, float* y, int64_t n, void* stream) {
   return launch("register_overrun", register_overrun_kernel, 1, 64, 0, stream, x, y, n);
+}
+
+__global__ void null_pointer_kernel(const float*, float* y, const float* nothing) {
+  y[threadIdx.x] = nothing[threadIdx.x];  // HERE
+}
+extern "C" const char* null_pointer(const float* x, float* y, int64_t, void* stream) {
+  return launch("null_pointer", null_pointer_kernel, 1, 32, 0, stream, x, y, nullptr);
+}
+
+// ldmatrix and cp.async know shared memory only.
+__global__ void matrices_of_global_memory_kernel(const float* x, float* y) {
+  unsigned part[4];
+  load_matrices(part, reinterpret_cast<const bf16*>(x));  // HERE
+  y[threadIdx.x] = float(part[0]);
+}
+extern "C" const char* matrices_of_global_memory(const float* x, float* y, int64_t, void* stream) {
+  return launch("matrices_of_global_memory", matrices_of_global_memory_kernel, 1, 32, 0, stream, x,
+                y);
+}
+
+__global__ void copy_into_a_variable_kernel(const float* x, float* y) {
+  __align__(16) float mine[4];
+  copy_async16(mine, x);  // HERE
+  commit_async_copies();
+  wait_for_async_copies<0>();
+  y[threadIdx.x] = mine[threadIdx.x % 4];
+}
+extern "C" const char* copy_into_a_variable(const float* x, float* y, int64_t, void* stream) {
+  return launch("copy_into_a_variable", copy_into_a_variable_kernel, 1, 32, 0, stream, x, y);
+}
+
+__global__ void copy_from_shared_memory_kernel(const float* x, float* y) {
+  __shared__ __align__(16) float tile[8];
+  if (threadIdx.x < 8) tile[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x == 0) copy_async16(tile, tile + 4);  // HERE
+  y[threadIdx.x] = x[threadIdx.x];
+}
+extern "C" const char* copy_from_shared_memory(const float* x, float* y, int64_t, void* stream) {
+  return launch("copy_from_shared_memory", copy_from_shared_memory_kernel, 1, 32, 0, stream, x, y);
 }

@@ -1,4 +1,4 @@
-"""Patients of three seeds, trained once for all tests: ten steps show nearly every disease."""
+"""Patients for three seeds, trained once for all tests; ten steps show nearly every disease."""
 
 import pytest
 
@@ -9,7 +9,7 @@ SEEDS = (0, 1, 2)
 
 
 class Ward:
-    """Patients by the name of their disease, and what the instruments read on them."""
+    """Patients by name of disease, and their instrument readings."""
 
     names = (HEALTHY, *(disease_of(letter).name for letter in LETTERS))
     letters = dict(zip(names, (HEALTHY, *LETTERS), strict=True))
@@ -23,11 +23,11 @@ class Ward:
 
 @pytest.fixture(scope="session")
 def ward():
-    """All patients and the healthy twin."""
+    """Return all patients and the healthy twin."""
     return Ward()
 
 
 @pytest.fixture(params=SEEDS)
 def seed(request):
-    """Of the weights and of the order of the text."""
+    """The seed for the weights and the order of the text."""
     return request.param

@@ -1,4 +1,4 @@
-"""The ward: orders, reports, diagnoses that are refused with a number."""
+"""The clinic: orders, reports, and wrong diagnoses refused with a number."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_a_wrong_diagnosis_is_refused_with_instrument_and_number():
     assert 0.003 <= value <= STEPS * 0.003 + 1e-6
 
 
-def test_a_report_has_the_twin_beside_the_patient(clinic):
+def test_a_report_shows_the_twin_next_to_the_patient(clinic):
     report = clinic.order("A", "gates", "bias")
     assert report.head == ("instrument", "reading", "A", "healthy twin", "must be")
     assert {row[0] for row in report.rows} == {"gates", "bias"}
@@ -47,7 +47,7 @@ def test_a_report_has_the_twin_beside_the_patient(clinic):
     assert "largest sum of a token" in repr(report)
 
 
-def test_the_healthy_twin_stands_alone_in_its_report(clinic):
+def test_the_healthy_twin_is_alone_in_its_report(clinic):
     assert clinic.order("healthy", "gates").head == ("instrument", "reading", "healthy", "must be")
 
 
@@ -84,26 +84,26 @@ def test_with_the_packages_loss_h_becomes_its_twin_digit_for_digit():
 
 def test_the_first_refusal_names_the_instrument_alone():
     said = contradiction("I", "router collapse", 0, STEPS, numbers=False)
-    assert said == "the instrument 'bias' speaks against it: order it"
+    assert said == "the instrument 'bias' contradicts that: order it"
 
 
 def test_without_names_all_instruments_are_read(clinic):
     assert len({row[0] for row in clinic.order("B").rows}) == 9
 
 
-def test_the_curves_are_of_everyone(clinic):
+def test_every_patient_has_a_curve(clinic):
     curves = clinic.curves()
     assert list(curves) == ["healthy", *LETTERS]
     assert all(len(x) == len(y) == STEPS for x, y in curves.values())
 
 
 @pytest.mark.parametrize("letter", ["Z", "a", "", "AB"])
-def test_a_letter_nobody_has_is_named(clinic, letter):
+def test_an_unknown_letter_is_refused(clinic, letter):
     with pytest.raises(ValueError, match="one of A, B"):
         clinic.order(letter, "gates")
 
 
-def test_a_choice_is_read_whatever_its_capitals_and_explained_when_right(capsys):
+def test_a_choice_ignores_case_and_is_explained_when_right(capsys):
     fields = {"hints": ("a",), "difficulty": 1, "importance": 1, "minutes": 1}
     choice_exercise("fruit", "pear", ("pear", "apple"), explanation="It is green.", **fields)
     assert check.fruit(" Pear ") == " Pear "
@@ -111,6 +111,6 @@ def test_a_choice_is_read_whatever_its_capitals_and_explained_when_right(capsys)
     check.fruit("apple")
     assert "It is not 'apple'." in capsys.readouterr().out
     check.fruit("plum")
-    assert "'plum' is none of the choices. They are: 'pear', 'apple'" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="none of choices"):
+    assert "'plum' is not one of the choices. They are: 'pear', 'apple'" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not one of choices"):
         choice_exercise("nut", "pear", ("apple",), explanation="", **fields)

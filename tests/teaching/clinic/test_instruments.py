@@ -1,6 +1,6 @@
-"""Each instrument tells its patient from the healthy twin and from all others, at three seeds.
+"""Each instrument tells its patient from the healthy twin and all others, for three seeds.
 
-Thresholds leave a factor of ten or more on either side; where a value is exactly 0 or 1 by
+Thresholds leave a factor of ten or more on either side; if a value is exactly 0 or 1 by
 construction, the test says so.
 """
 
@@ -16,7 +16,7 @@ NAMES = Ward.names
 
 
 def split(ward, seed, instrument, row, ill):
-    """The patient's reading, and those of everyone else."""
+    """Return the patient's reading, and everyone else's."""
     others = [ward.read(name, instrument, row, seed) for name in NAMES if name not in ill]
     return [ward.read(name, instrument, row, seed) for name in ill], others
 
@@ -57,7 +57,7 @@ def test_two_softmaxes_hardly_notice_a_collapse(ward, seed):
     sick = "double softmax in the balance loss"
     ill, others = split(ward, seed, "balance loss", row, [sick, "k=1 with renormalisation"])
     assert ill[0] < 2.5 and others == pytest.approx([8.0] * len(others), rel=1e-4)
-    assert ill[1] == pytest.approx(16, rel=1e-4)  # healthy: 16 experts, one a token
+    assert ill[1] == pytest.approx(16, rel=1e-4)  # healthy: 16 experts, one per token
     even = ward.read(sick, "balance loss", "of an invented even routing", seed)
     assert even == pytest.approx(1, abs=1e-5)
 
@@ -89,13 +89,13 @@ def test_only_noise_and_drift_answer_differently_the_second_time(ward, seed):
     assert ill[0] > 1e-2 and others == [0] * len(others)
 
 
-def test_only_where_nobody_balances_no_bias_moves(ward, seed):
+def test_only_without_balancing_do_biases_stay_zero(ward, seed):
     ill, others = split(ward, seed, "bias", "largest bias", ["router collapse"])
     assert ill == [0] and min(others) > 0.003
 
 
-def test_a_router_nobody_balances_collapses(seed):
-    """Ten steps are too few for this one: thirty."""
+def test_an_unbalanced_router_collapses(seed):
+    """Ten steps are too few to see this; thirty are enough."""
     read = Clinic(seed, 30).reading
     assert read("healthy", "load", "MaxVio") < 2.5 < 3.5 < read("X", "load", "MaxVio")
     assert read("X", "load", "entropy") < 0.75 < 0.85 < read("healthy", "load", "entropy")

@@ -1,4 +1,4 @@
-"""How the difference between sick and healthy code is shown."""
+"""The difference between sick and healthy code is shown correctly."""
 
 from mini_moe.teaching.clinic.difference import changed_lines, statements
 
@@ -10,7 +10,7 @@ def test_a_changed_line_is_one_minus_and_one_plus():
     assert changed_lines(["a"], ["a"]) == []
 
 
-def test_docstrings_and_comments_are_no_statements():
+def test_docstrings_and_comments_are_not_statements():
     def documented(x):
         """Twice.
 

@@ -1,4 +1,4 @@
-"""Every patient trains, differs from the healthy code in little, and keeps its name to itself."""
+"""Every patient trains, differs little from the healthy code, and hides its disease."""
 
 import importlib
 from pathlib import Path

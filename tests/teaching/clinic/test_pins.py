@@ -1,4 +1,4 @@
-"""The test that a patient's file cites fails with the lesion in the package, and passes without."""
+"""The test cited in a patient's file fails with the lesion in the package and passes without."""
 
 import dataclasses
 import importlib
@@ -17,19 +17,19 @@ SETTINGS = ("k=1 with renormalisation", "softmax for sigmoid", "gates not normal
 
 
 def cited(disease):
-    """The module of the cited test and the test."""
+    """Return the cited test's module and the test."""
     path, name = disease.pinned_by.split("::")
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     return module, getattr(module, name)
 
 
 def run(test):
-    """The test, once; a number of experts where it asks for one."""
+    """Run the test once; pass a number of experts if it takes one."""
     test(**({"top_k": 3} if "top_k" in inspect.signature(test).parameters else {}))
 
 
 def put_into_the_package(monkeypatch, lesion, module):
-    """The lesion's functions in the place of the healthy ones, for the package and the test."""
+    """Replace the healthy functions by the lesion's, in the package and in the test."""
     for home, name in ((reference, "route"), (router, "route"), (losses, "sequence_balance_loss")):
         sick = getattr(lesion, name.removeprefix("sequence_"))
         monkeypatch.setattr(home, name, sick)

@@ -72,7 +72,7 @@ def whole_rows(before, after, changed):
 
 
 def leaking_where(size, threshold=1e-4):
-    """Leaks by another size of a token's change, or beyond another threshold."""
+    """Detect leaks with a different change of the token, or a different threshold."""
 
     def leaking(before, after, changed):
         moved = size((before - after).abs())[:changed]

@@ -12,14 +12,14 @@ from mini_moe.text.corpus import split_of
 
 
 def hashed(document_id, fraction, method="sha256", part=slice(0, 8), order="big"):
-    """The right answer, with another hash, other bytes or another order of them."""
+    """Return the correct answer with a different hash, different bytes or a different order."""
     digest = getattr(hashlib, method)(document_id.encode()).digest()[part]
     number = int.from_bytes(digest, order) / 256 ** len(digest)
     return "validation" if number < fraction else "train"
 
 
 def drawn(key):
-    """Places drawn with a generator that `key(seed, step)` decides."""
+    """Return a sampler of positions whose generator is seeded by `key(seed, step)`."""
 
     def draw(n_tokens, length, batch, seed, step):
         return np.random.default_rng(key(seed, step)).integers(0, n_tokens - length + 1, batch)
@@ -28,7 +28,7 @@ def drawn(key):
 
 
 def shifted(first, end):
-    """Places from `first` to `end` (exclusive) more than the number of places."""
+    """Return a sampler of positions from `first` to `end` past the last one."""
 
     def draw(n_tokens, length, batch, seed, step):
         places = n_tokens - length + 1

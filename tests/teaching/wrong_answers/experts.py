@@ -8,12 +8,12 @@ from mini_moe.ops.sorting import sort_rows
 
 
 def counts_of(ids, n):
-    """What a right answer counts."""
+    """Count as a correct answer does."""
     return torch.bincount(ids.flatten(), minlength=n)
 
 
 def with_activation(activation):
-    """The mixture with another activation."""
+    """Return a mixture that uses another activation."""
 
     def mix(x, expert_ids, gates, gate_up_proj, down_proj):
         mixed = torch.zeros_like(x)
@@ -27,7 +27,7 @@ def with_activation(activation):
 
 
 def renamed(sorted_rows, **changes):
-    """The right answer with some fields replaced."""
+    """Return the correct answer with some fields replaced."""
     return tuple(sorted_rows._replace(**changes))
 
 

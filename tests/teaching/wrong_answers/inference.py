@@ -46,7 +46,7 @@ def stands(p, q, token, generator):
 
 
 def redraw(weights):
-    """Keeps proposals rightly, and draws from `weights(p, q)` after a rejection."""
+    """Accept proposals correctly, but draw from `weights(p, q)` after a rejection."""
 
     def answer(p, q, token, generator):
         if stands(p, q, token, generator):

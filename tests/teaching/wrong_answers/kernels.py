@@ -10,7 +10,7 @@ from mini_moe.teaching.part4_speed.kernels import SIDE_BY_SIDE, SWIZZLED, TRANSP
 
 
 def changed(source, *changes):
-    """The source with each (before, after) put in; all of them must be there."""
+    """Apply each (before, after) replacement to the source; every `before` must occur."""
     for before, after in changes:
         assert before in source, before
         source = source.replace(before, after)
@@ -25,18 +25,18 @@ STORE, USE = "tile[me] = x[t * 128 + me];", "y[t * 128 + me] = tile[me] - tile[b
 
 
 def barriers(store="", use="", barrier="__syncthreads();"):
-    """DIFFERENCES with a barrier behind the store, the use, or both."""
+    """Return DIFFERENCES with a barrier after the store, the use, or both."""
     source = changed(DIFFERENCES, (STORE, f"{STORE} {barrier if store else ''}"))
     return changed(source, (USE, f"{USE} {barrier if use else ''}"))
 
 
 def best(*changes):
-    """The right inner step, changed."""
+    """Return the correct inner step, modified."""
     return changed(BEST_EXPERT_ANSWER, *changes)
 
 
 def combined(*changes):
-    """The right combine, its body changed."""
+    """Return the correct combine with its body modified."""
     return COMBINE.replace("    // about four lines\n", changed(COMBINE_BODY, *changes))
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mini_moe.text import split_of
-from mini_moe.text.domains.document import data_folder
+from mini_moe.text import data_folder, split_of
 from mini_moe.text.domains.grammar import Noun, Person
 from mini_moe.text.domains.stories import (
     LANGUAGES,

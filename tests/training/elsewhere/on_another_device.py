@@ -8,7 +8,7 @@ import torch
 from mini_moe import TrainConfig, load_hf, save_hf
 from mini_moe.device import device_of
 from mini_moe.experiments.measures import routing_record
-from mini_moe.ops.compiled import switched_off
+from mini_moe.ops import use
 from mini_moe.text import load_corpus
 from mini_moe.training import latest_checkpoint
 from mini_moe.training import loop as training_loop
@@ -41,7 +41,7 @@ def other_device(monkeypatch):
     monkeypatch.setattr(training_loop, "as_device", torch.device)
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
     monkeypatch.setattr(training_loop, "matmul_peak", lambda dtype, device: 1e11)
-    with OtherDevice(), switched_off():  # no compiled kernel serves it: the CPU does without, too
+    with OtherDevice(), use("pytorch"):  # no compiled kernel serves it: the CPU does without, too
         yield waited
 
 

@@ -1,4 +1,4 @@
-"""Matrices of experts keep their numbers, and say what chance or noise is."""
+"""Expert heatmaps show the right numbers and state chance or noise."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from mini_moe.views.experts import (
 )
 from mini_moe.views.style import summary_of
 
-CHOICES = torch.tensor([[[10, 0, 5, 5], [0, 18, 1, 1]]])  # ten tokens of each label, top 2
+CHOICES = torch.tensor([[[10, 0, 5, 5], [0, 18, 1, 1]]])  # ten tokens per label, top 2
 COUNTS = LabelCounts(CHOICES, torch.tensor([10, 10]), 2)
 
 
@@ -31,10 +31,10 @@ def test_specialisation_shows_percentages_white_at_chance():
     assert "100 % of the math tokens choose expert 0, where chance is 50 %" in summary_of(figure)
 
 
-def test_experts_stand_beside_those_of_the_same_label():
+def test_experts_are_grouped_by_label():
     figure = specialisation_heatmap(COUNTS, ["math", "code"])
     assert list(figure.data[0].x) == ["0", "2", "3", "1"]
-    with pytest.raises(ValueError, match="one for each label, 2"):
+    with pytest.raises(ValueError, match="one per label"):
         specialisation_heatmap(COUNTS, ["math"])
 
 
@@ -73,10 +73,10 @@ def test_words_are_ranked_by_share_then_frequency_and_rare_ones_left_out():
     counts = LabelCounts(choices, torch.tensor([20, 30, 9, 12]), 1)
     figure = word_map(counts, ["<b>&", "often", "rare", "both"], count=2)
     assert [list(row) for row in figure.data[0].text][0] == ["often", "&lt;b>&amp;"]
-    assert table(figure)[0]["text"] == "often"  # the table names the tokens, too
+    assert table(figure)[0]["text"] == "often"  # the table also names the tokens
     assert values(figure)["0", "1"] == 100 and values(figure)["1", "1"] == 50
     assert "2 of 3 frequent tokens" in summary_of(figure)
     with pytest.raises(ValueError, match="at_least=50"):
         word_map(counts, ["a", "b", "c", "d"], at_least=50)
-    with pytest.raises(ValueError, match="one a token, 4"):
+    with pytest.raises(ValueError, match="4 expected, one per token"):
         word_map(counts, ["a"])

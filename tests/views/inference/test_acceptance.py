@@ -14,7 +14,7 @@ def test_bars_are_shares_of_what_was_proposed():
     assert [row["x"] for row in table(figure)] == [0.5, 1.0]
     assert "all 100%, half 50%, all together 67%" in summary_of(figure)
     said = [note.text for note in figure.layout.annotations]
-    assert "10 of 20: 1.67 tokens a pass" in said
+    assert "10 of 20: 1.67 tokens per pass" in said
 
 
 def test_what_others_published_is_a_band():

@@ -32,7 +32,7 @@ def test_cut_tokens_lose_their_bar_and_say_so(logits, tokenizer):
     figure = sampling_bars(logits, tokenizer, Sampling(temperature=1.0, min_p=1.0), count=4)
     assert list(figure.data[3].text) == ["100%", "cut", "cut", "cut"]
     assert list(figure.data[0].x)[1:] == [0, 0, 0] and min(figure.data[1].x[1:]) > 0
-    assert "one token may come; the likeliest has 100%" in summary_of(figure)
+    assert "one token possible; the likeliest has 100%" in summary_of(figure)
 
 
 def test_temperature_zero_leaves_one_token(logits, tokenizer):

@@ -6,7 +6,7 @@ from mini_moe.views.inference import crossover_curves, pass_curve
 from mini_moe.views.style import summary_of, table
 
 
-def test_the_curves_cross_where_the_engine_says():
+def test_the_curves_cross_where_the_engine_predicts():
     config, keys = presets.deepseek_v3(), 4096
     rows = table(crossover_curves(config, keys))
     cost = {(row["series"], row["x"]): row["y"] for row in rows}
@@ -32,7 +32,7 @@ def test_sizes_come_in_order():
     assert [row["x"] for row in rows] == [1, 2, 4]
 
 
-def test_nothing_measured_or_floors_of_another_length_are_refused():
+def test_missing_sizes_and_floors_of_another_length_are_refused():
     with pytest.raises(ValueError, match="at least one size"):
         pass_curve({})
     with pytest.raises(ValueError, match=r"floors\['bytes'\]: 1 numbers expected, got 2"):

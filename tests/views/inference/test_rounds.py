@@ -16,7 +16,7 @@ def told(tokenizer):
     return Speculation([Round(ids[:2], 2, ids[2]), Round(ids[3:5], 1, ids[5])])
 
 
-def test_every_token_carries_its_fate(told, tokenizer):
+def test_every_token_shows_its_outcome(told, tokenizer):
     page = coloured_rounds(told, tokenizer).html
     assert page.count('title="proposed and accepted"') == 3
     assert page.count('title="proposed and rejected"') == 1
@@ -30,9 +30,9 @@ def test_odd_steps_show_what_is_only_proposed(told, tokenizer):
     assert shown.text.endswith("2 of 2 proposals accepted. Now 2 more are proposed.")
 
 
-def test_the_end_counts_tokens_a_pass(told, tokenizer):
+def test_the_end_shows_tokens_per_pass(told, tokenizer):
     text = coloured_rounds(told, tokenizer).text
-    assert text == ("After 2 of 2 passes: 5 tokens, 3 of 4 proposals accepted. 2.50 tokens a pass.")
+    assert text == "After 2 of 2 passes: 5 tokens, 3 of 4 proposals accepted. 2.50 tokens per pass."
 
 
 def test_prompt_and_first_token_come_before(told, tokenizer):
@@ -51,5 +51,5 @@ def test_the_slider_walks_through_the_passes(told, tokenizer):
     stepper = RoundStepper(told, tokenizer, step=1)
     assert "Now 2 more are proposed" in repr(stepper)
     stepper.slider.value = 4
-    assert "2.50 tokens a pass" in stepper.words.value and stepper.error.value == ""
+    assert "2.50 tokens per pass" in stepper.words.value and stepper.error.value == ""
     assert stepper._repr_mimebundle_()["text/html"] == stepper.still().html

@@ -1,4 +1,4 @@
-"""Pictures of addresses show what the recorder counted."""
+"""Address pictures agree with the recorder's counts."""
 
 import pytest
 import torch
@@ -48,11 +48,11 @@ def written(figure):
 @pytest.mark.parametrize(
     ("stride", "shift", "sectors"), [(1, 0, 4), (2, 0, 8), (8, 0, 32), (1, 3, 5)]
 )
-def test_map_of_global_memory_tells_the_recorders_sectors(stride, shift, sectors):
+def test_map_of_global_memory_shows_the_recorders_sectors(stride, shift, sectors):
     ran = copied(stride, shift)
     figure = touched(ran, "x")
     assert ran.moved("x").sectors == sectors
-    assert f"{sectors} sectors of 32 bytes move, 4 would do" in summary_of(figure)
+    assert f"{sectors} sectors of 32 bytes are moved, 4 would suffice" in summary_of(figure)
     cells = [row["value"] for row in table(figure) if "value" in row]
     assert cells.count(2) == 32 and cells.count(1) == 8 * sectors - 32
     assert written(figure) == [str(lane) for lane in range(32)]
@@ -65,7 +65,7 @@ def test_lanes_that_share_a_number_share_a_cell():
 
 
 @pytest.mark.parametrize(("pitch", "waves", "banks"), [(32, 32, 1), (33, 1, 32), (34, 2, 16)])
-def test_map_of_shared_memory_tells_the_recorders_wavefronts(pitch, waves, banks):
+def test_map_of_shared_memory_shows_the_recorders_wavefronts(pitch, waves, banks):
     ran = transposed(pitch)
     assert ran.moved("tile", "read").wavefronts == 32 * waves
     summary = summary_of(touched(ran, "tile", "read"))
@@ -86,20 +86,20 @@ def test_turns_add_up_to_what_the_recorder_counts(source):
         )
 
 
-def test_rows_far_apart_are_drawn_without_what_lies_between():
+def test_distant_rows_are_drawn_without_the_rows_between():
     figure = touched(copied(stride=32), "x")
     labels = figure.layout.yaxis.ticktext
     assert len(labels) == 32 and labels[:2] == ("byte 0", "byte 128")
 
 
-def test_what_was_not_touched_is_named():
-    with pytest.raises(ValueError, match="no write of x at time=0; there is read of x, write of y"):
+def test_an_untouched_buffer_is_named_in_the_error():
+    with pytest.raises(ValueError, match="no write of x at time=0; found: read of x, write of y"):
         instruction(copied(), "x", "write")
     with pytest.raises(ValueError, match="at time=1"):
         touched(copied(), "x", time=1)
 
 
-def test_score_has_a_row_a_line_and_buffer():
+def test_score_has_one_row_per_line_and_buffer():
     rows = score(transposed()).text.splitlines()
     assert len(rows) == 5
     assert rows[-1].split()[-6:] == ["4,096", "1,024", "of", "32", "needed", "3%"]
@@ -120,13 +120,13 @@ def test_stepper_walks_through_all_instructions_of_a_warp():
     assert "line 7 writes y" in stepper.view.value or "line 7 reads tile" in stepper.view.value
 
 
-def test_a_step_marks_its_line_and_says_its_cost():
+def test_a_step_marks_its_line_and_states_its_cost():
     steps = instructions(transposed())
     number = next(
         n for n, s in enumerate(steps, start=1) if (s.buffer, s.access) == ("tile", "read")
     )
     shown = step_warp(steps, number, TRANSPOSE.strip())
-    assert "32 lanes ask for 128 bytes: 32 wavefronts." in shown.text
+    assert "32 lanes request 128 bytes: 32 wavefronts." in shown.text
     assert "→ 7 " in shown.html
     with pytest.raises(ValueError, match="number=17: 1 to 16 expected"):
         step_warp(steps, 17, TRANSPOSE)

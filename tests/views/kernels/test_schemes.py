@@ -1,4 +1,4 @@
-"""Pictures that need no run, and the ladder."""
+"""Pictures that need no run, and the GEMM ladder."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_padding_and_swizzle_spread_a_column_over_all_banks():
     assert "rows of 8: 1 of 8 banks; rows of 9: 8 of 8 banks; rows of 8, column ^ row: 8" in told
 
 
-def test_the_swizzle_can_be_kept_back_until_it_was_asked_for():
+def test_the_swizzle_can_be_hidden_until_it_is_introduced():
     assert "^" not in summary_of(bank_tiles(swizzle=False))
     assert len(bank_tiles(swizzle=False).data) == 2
 
@@ -76,7 +76,7 @@ def test_published_ladder_ends_at_its_reference():
     assert shares == sorted(shares) and shares[-1] == 100 and round(shares[0], 1) == 1.3
 
 
-def test_gpu_results_are_read_or_said_to_be_missing(tmp_path):
+def test_gpu_results_are_read_or_reported_missing(tmp_path):
     assert gpu_results(tmp_path).text == "GPU: not yet measured"
     case = {"experts": 8, "rows": 1024, "n": 4096, "k": 4096}
     rows = [

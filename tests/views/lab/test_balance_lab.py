@@ -43,7 +43,7 @@ def lab():
 
 
 def record(arm, step, load=EVEN, **more):
-    """A log line of two layers: `load`, and even."""
+    """Make a log record of two layers: one with `load`, one even."""
     loads = [load, EVEN]
     violations = [float(max_violation(torch.tensor(layer))) for layer in loads]
     fields = {"arm": arm, "step": step, "loss": 5.0 / step, "seconds": float(step)}
@@ -52,7 +52,7 @@ def record(arm, step, load=EVEN, **more):
 
 
 def filled(lab, steps=STEPS):
-    """Every arm with its records; without balancing two experts do it all from step 2 on."""
+    """Fill every arm with records; without balancing, two experts do all the work from step 2."""
     for step in range(1, steps + 1):
         for arm in ARMS:
             collapsed = arm == NONE and step > 1
@@ -68,7 +68,7 @@ def bars(lab, arm):
 # the runs
 
 
-def test_arms_begin_with_the_same_loss_and_then_part(corpus):
+def test_arms_start_with_the_same_loss_and_then_diverge(corpus):
     logs = [run.log for run in train_arms(MODEL, balance_arms(TRAINING, 0.1, 1.0), corpus).values()]
     assert len({log[0]["loss"] for log in logs}) == 1
     assert len({log[-1]["loss"] for log in logs}) == 3
@@ -101,7 +101,7 @@ def test_a_stopped_run_has_as_many_steps_of_every_arm(corpus):
     assert [(len(run.log), run.stopped) for run in runs.values()] == [(1, True)] * 3
 
 
-def test_the_callers_random_numbers_stay(corpus):
+def test_the_callers_random_state_is_unchanged(corpus):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -109,7 +109,7 @@ def test_the_callers_random_numbers_stay(corpus):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_arms_of_different_length_are_refused(corpus):
+def test_arms_of_different_lengths_are_refused(corpus):
     arms = {"short": TRAINING, "long": dataclasses.replace(TRAINING, steps=9)}
     with pytest.raises(ValueError, match=r"got \[4, 9\]"):
         train_arms(MODEL, arms, corpus)
@@ -168,7 +168,7 @@ def test_the_layer_can_be_chosen(lab):
     assert list(lab.figure.data[0].y) == [0.0] * 4
 
 
-def test_numbers_stand_beside_what_chance_gives(lab):
+def test_numbers_are_shown_next_to_chance(lab):
     lab.layer.value = lab.layer.options[0]
     filled(lab)
     none = lab.numbers.value.split("no balancing")[1].split("</tr>")[0]
@@ -191,7 +191,7 @@ def test_afterwards_the_step_slider_replays_the_run(lab):
     assert list(lab.figure.data[len(ARMS) + 1].x) == [1, 1]
     lab.step.value = 2
     assert bars(lab, NONE) == [2.0, 2.0, 0.0, 0.0]
-    assert list(lab.figure.data[0].x) == [1, 2, 3, 4]  # the lines stay whole
+    assert list(lab.figure.data[0].x) == [1, 2, 3, 4]  # the lines stay complete
     assert lab.rate.disabled and lab.weight.disabled and not lab.play.disabled
 
 

@@ -1,4 +1,4 @@
-"""Chance is a yardstick: random routing behaves as the formulas say."""
+"""Chance is the baseline: random routing behaves as the formulas predict."""
 
 import pytest
 import torch

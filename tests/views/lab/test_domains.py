@@ -1,4 +1,4 @@
-"""Maps of domain by expert show the load relative to even, and their spread."""
+"""Domain × expert heatmaps show the relative load and its spread."""
 
 import pytest
 import torch
@@ -16,11 +16,11 @@ def test_maps_show_the_load_relative_to_even():
 
 
 def test_a_map_of_other_domains_is_refused():
-    with pytest.raises(ValueError, match="a map of 3 rows"):
+    with pytest.raises(ValueError, match="one map of 3 rows"):
         domain_heatmaps({"one": torch.ones(2, 4)}, ["a", "b", "c"])
 
 
-def test_spread_is_zero_where_all_domains_use_the_experts_alike():
+def test_spread_is_zero_if_all_domains_use_the_experts_alike():
     alike = torch.tensor([0.7, 0.2, 0.1]).expand(4, 3)
     assert float(domain_spread(alike)) == pytest.approx(0, abs=1e-6)
     each_its_own = torch.eye(2)  # relative load 0 or 2

@@ -1,4 +1,4 @@
-"""Pictures of several seeds: the numbers in them, and that claims follow from intervals."""
+"""Pictures of several seeds: their numbers are right, and claims follow from intervals."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_bands_hold_the_mean_and_its_interval():
     assert max(band.y[1], band.y[2]) - min(band.y[1], band.y[2]) == pytest.approx(
         expected.high - expected.low
     )
-    assert line.x[0] == 50  # the first steps would hide all the rest
+    assert line.x[0] == 50  # the first steps would dwarf all the rest
     assert "Dense ends at 3.41 ± 0.25" in summary_of(figure)
 
 

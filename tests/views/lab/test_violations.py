@@ -1,4 +1,4 @@
-"""Pictures of MaxVio hold its noise floor, and marks stand where the numbers are."""
+"""MaxVio pictures show the noise floor, and marks match the numbers."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_the_layer_can_be_chosen():
     assert list(violation_curves({"a": LOG}, 0.2, place=0, smooth=1).data[0].y) == [9.0] * 4
 
 
-def test_the_noise_floor_is_drawn_and_said():
+def test_the_noise_floor_is_drawn_and_in_the_summary():
     curves = violation_curves({"a": LOG}, 0.2)
     rows = violation_rows(RUNS, {"none": "no balancing"}, 0.2)
     assert (curves.layout.shapes[0].y0, rows.layout.shapes[0].x0) == (0.2, 0.2)
@@ -36,7 +36,7 @@ def test_an_empty_log_is_refused():
         violation_curves({"a": []}, 0.2)
 
 
-def test_chance_falls_as_the_formula_says():
+def test_chance_falls_as_the_formula_predicts():
     figure = chance_by_size(sizes=(16, 64, 256), draws=100)
     median, floor = (list(trace.y) for trace in figure.data)
     for measured, formula in zip(median, floor, strict=True):

@@ -1,4 +1,4 @@
-"""The dashboard draws the log, stops when asked, and hides no error."""
+"""The dashboard draws the log, stops on request and hides no error."""
 
 import asyncio
 import signal
@@ -102,7 +102,7 @@ def test_a_dense_model_has_a_dashboard_too():
 
 
 def steps_until_stopped(model_config, train_config, corpus, *, on_step, should_stop, **rest):
-    """Stands for `train`: makes steps until it is told to stop."""
+    """A stand-in for `train`: does steps until it should stop."""
     step = 0
     while not should_stop():
         step += 1
@@ -131,7 +131,7 @@ def test_an_error_of_the_training_is_raised_and_shown():
 
 
 def interrupted(live, monkeypatch, times):
-    """Let the first `times` waits for the run's end be interrupted, as ■ does."""
+    """Interrupt the first `times` waits for the run's end, like ■."""
     real_wait, calls = live._ended.wait, []
 
     def wait(timeout=None):
@@ -164,7 +164,7 @@ def test_a_second_interrupt_gives_up_waiting(monkeypatch, dashboard):
 
 @pytest.fixture
 def interrupts_are_heard():
-    """A process that a shell started in the background ignores them otherwise."""
+    """Enable interrupts; processes started by a shell in the background ignore them."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -196,7 +196,7 @@ def test_a_real_interrupt_is_not_taken_for_the_end_of_the_run(monkeypatch, dashb
     assert live.result() == "the model so far"
 
 
-def test_train_is_told_what_it_needs():
+def test_train_gets_its_arguments():
     seen = {}
 
     def train(model_config, train_config, corpus, **named):
@@ -210,7 +210,7 @@ def test_train_is_told_what_it_needs():
 
 
 def awaited(live):
-    """What a notebook's `await live` gives."""
+    """Return what `await live` gives in a notebook."""
 
     async def cell():
         return await live

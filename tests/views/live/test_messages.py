@@ -1,4 +1,4 @@
-"""While a cell awaits, each message of a widget is answered, and afterwards all is as before."""
+"""While a cell awaits, every widget message is answered; afterwards the kernel is unchanged."""
 
 import asyncio
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ MESSAGE = {"header": {"msg_id": "7"}}
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """A kernel that notes what it handles and sends."""
+    """A kernel that records what it handles and sends."""
     made = SimpleNamespace(handled=[], sent=[], iopub_socket="iopub")
     made.handler = lambda stream, ident, message: made.handled.append(message)
     made.shell_handlers = {"comm_msg": made.handler}

@@ -29,7 +29,7 @@ def test_slow_pairs_reach_new_angles_and_fast_ones_do_not():
     figure = angle_dials(FREQUENCIES, 256, 2048)
     orange = [any(x is not None for x in t.x) for t in drawn(figure, "new ones in the longer text")]
     assert orange == [False] * 4 + [True] * 4
-    assert summary_of(figure).startswith("In 256 tokens 4 of 8 pairs go round; in 2,048 tokens 4 ")
+    assert summary_of(figure).startswith("In 256 tokens 4 of 8 pairs complete a turn; in 2,048 ")
 
 
 def test_divided_frequencies_reach_nothing_new():
@@ -37,10 +37,10 @@ def test_divided_frequencies_reach_nothing_new():
     assert "no pairs reach" in summary_of(figure)
 
 
-def test_of_many_pairs_sixteen_are_shown():
+def test_at_most_sixteen_pairs_are_shown():
     figure = angle_dials(rope_frequencies(64, 10_000.0), 4096, 131_072)
     assert len(drawn(figure, "angles seen in training")) == 16
-    assert summary_of(figure).startswith("In 4,096 tokens 23 of 32 pairs go round")
+    assert summary_of(figure).startswith("In 4,096 tokens 23 of 32 pairs complete a turn")
 
 
 def test_lengths_and_frequencies_that_do_not_fit_are_refused():

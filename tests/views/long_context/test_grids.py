@@ -30,11 +30,11 @@ def test_only_lengths_beyond_training_count():
     assert summary.startswith("Beyond 256 tokens. plain: 3 of 16 found, 19% (7 to 43%); tuned: 15 ")
 
 
-def test_nothing_beyond_training_is_said_so():
+def test_no_trials_beyond_training_are_reported():
     assert "no trials" in summary_of(needle_grids({"plain": PLAIN}, trained=2048))
 
 
-def test_grids_over_other_lengths_are_refused():
+def test_grids_with_different_lengths_are_refused():
     other = NeedleGrid((256, 512, 4096), DEPTHS, PLAIN.retrieved, 4, "passkey")
     with pytest.raises(ValueError, match=r"grids\['b'\]"):
         needle_grids({"a": PLAIN, "b": other})

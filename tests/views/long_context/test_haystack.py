@@ -28,10 +28,10 @@ def test_markup_in_a_text_stays_text(example):
 
 def test_the_summary_says_where_the_needle_is(example):
     said = repr(haystack(example))
-    assert said.startswith(f"512 tokens; {example.depth:.0%} of the text stands before")
+    assert said.startswith(f"512 tokens; {example.depth:.0%} of the text comes before")
     assert "3 more say the same" in said
 
 
-def test_a_needle_alone_is_said_so():
+def test_a_single_needle_mentions_no_others():
     alone = haystack(needle_example(load_corpus(), 300, 0.5, distractors=0))
     assert "more say the same" not in repr(alone) and "about other names" not in alone.html

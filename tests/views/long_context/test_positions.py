@@ -14,7 +14,7 @@ def test_every_position_from_the_eighth_counts_once():
     assert means == pytest.approx([1.0] * len(means))
 
 
-def test_the_summary_compares_before_and_behind():
+def test_the_summary_compares_before_and_after_the_training_length():
     figure = loss_by_position({"plain": LOSSES, "flat": torch.ones(512)}, 256)
     assert summary_of(figure).endswith("plain 2.00 and 5.00; flat 1.00 and 1.00.")
     lines = {row["series"] for row in table(figure)}

@@ -17,7 +17,7 @@ def config():
     return replace(presets.tiny(), max_seq_len=256)
 
 
-def test_interpolation_divides_all_and_yarn_what_has_not_gone_round(config):
+def test_interpolation_divides_every_pair_and_yarn_only_slow_ones(config):
     made = stretch(config, 256, 8)
     assert made.divided[INTERPOLATED] == pytest.approx([8.0] * 8)
     assert made.divided[YARN][0] == pytest.approx(1) and made.divided[YARN][4:] == [8.0] * 4
@@ -30,7 +30,7 @@ def test_a_larger_theta_keeps_the_first_pair_and_divides_the_last(config):
     assert divided == sorted(divided)
 
 
-def test_yarn_is_the_models_own():
+def test_yarn_matches_the_models_own():
     v3 = presets.deepseek_v3()
     made = stretch(v3, 4096, 40)
     assert torch.equal(made.frequencies[YARN], yarn_frequencies(v3))

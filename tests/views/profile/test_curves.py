@@ -31,7 +31,7 @@ def test_a_fitted_line_goes_through_an_exact_power():
 
 def test_memory_needs_bytes():
     assert "Memory" in summary_of(growth_curves({"tokens": grown()}, memory=True))
-    with pytest.raises(ValueError, match="forward pass is not foretold"):
+    with pytest.raises(ValueError, match="forward pass was not predicted"):
         growth_curves({"a": grown(what="forward pass", n_bytes=())}, memory=True)
     with pytest.raises(ValueError, match="at least one curve"):
         growth_curves({})
@@ -44,10 +44,10 @@ def memory(peak):
     )  # fmt: skip
 
 
-def test_foretold_stands_beside_measured():
+def test_predicted_memory_is_drawn_next_to_measured_memory():
     figure = memory_bars(memory(10_000_000), memory(8_000_000))
     rows = {(row["series"], row["y"]): row["x"] for row in table(figure)}
-    assert rows["foretold", "peak"] == 10 and rows["measured", "peak"] == 8
+    assert rows["predicted", "peak"] == 10 and rows["measured", "peak"] == 8
     assert rows["measured", "activations"] == 5
     assert "(+25.0%)" in summary_of(figure)
 
@@ -65,5 +65,5 @@ def test_bars_that_the_summary_names_add_up_to_the_peak(phase, held):
     assert f"in the {phase} phase: weights, optimizer, {held} and temp" in summary_of(figure)
 
 
-def test_foretold_alone_is_enough():
-    assert [trace.name for trace in memory_bars(memory(10)).data] == ["foretold"]
+def test_predicted_memory_alone_is_enough():
+    assert [trace.name for trace in memory_bars(memory(10)).data] == ["predicted"]

@@ -41,7 +41,7 @@ def test_every_part_with_products_is_a_point(roof):
     assert len({trace.marker.symbol for trace in dots}) == 2
 
 
-def test_what_has_no_products_is_a_bar_of_bytes(roof):
+def test_parts_without_products_are_bars_of_bandwidth(roof):
     bars = [trace for trace in roofline_chart(roof).data if trace.type == "bar"]
     assert [(*bar.x, *bar.y) for bar in bars] == [("norms", 10.0)]
 
@@ -62,7 +62,7 @@ def test_names_do_not_overlap_even_where_points_do(roof):
 
 
 def test_no_name_lies_on_the_roof(roof):
-    """A part just below the peak is named beside or below itself."""
+    """A part just below the peak gets its name beside or below its point."""
     near = dataclasses.replace(roof.points[0], kind="dense FFN", seconds=0.00201)
     figure = roofline_chart(dataclasses.replace(roof, points=(near, *roof.points[1:])))
     (note,) = (n for n in figure.layout.annotations if n.text == "dense FFN")

@@ -27,24 +27,24 @@ def test_bars_add_up_to_the_step(profile):
     rows = table(step_bars(profile))
     assert sum(row["x"] for row in rows) == pytest.approx(1000)
     assert {row["series"] for row in rows} == {"forward", "backward", "other"}
-    assert "experts takes most, 700 of 1e+03 ms (70%)" in summary_of(step_bars(profile))
+    assert "experts takes longest, 700 of 1e+03 ms (70%)" in summary_of(step_bars(profile))
 
 
-def test_other_stands_last(profile):
+def test_other_comes_last(profile):
     assert list(step_bars(profile).data[0].y) == ["experts", "attention", "other"]
 
 
-def test_the_timeline_shows_each_part_when_it_was_at_work(profile):
+def test_the_timeline_shows_when_each_part_ran(profile):
     figure = step_timeline(profile)
     forward = next(trace for trace in figure.data if trace.name == "forward")
     assert list(forward.base) == [0.0, 200.0] and list(forward.x) == [200.0, 300.0]
     assert list(forward.y) == ["attention", "experts"]
     assert list(forward.customdata[0]) == ["layers.0.self_attn", 3, 200.0]
-    assert "%{x" not in forward.hovertemplate  # plotly's x is where a bar ends
+    assert "%{x" not in forward.hovertemplate  # plotly's x is the end of a bar
     assert "forward until 500 ms, backward until 900 ms" in summary_of(figure)
 
 
-def test_a_trace_that_was_read_can_be_drawn():
+def test_a_loaded_trace_can_be_drawn():
     assert len(step_timeline(SEGMENTS[:2]).data) == 1
     assert "forward pass" in summary_of(step_timeline(SEGMENTS[:2]))
     with pytest.raises(ValueError, match="at least one segment"):

@@ -1,4 +1,4 @@
-"""Chips carry their items to the browser, and to readers without one."""
+"""Chips send their items to the browser and render statically without one."""
 
 from mini_moe.views.stage.chips import Chips, chip
 
@@ -21,6 +21,6 @@ def test_everything_shown_goes_in_one_message(monkeypatch):
     assert len(sent) == 1 and {"items", "name"} <= set(sent[0])
 
 
-def test_the_browser_never_takes_a_text_for_markup():
+def test_the_browser_never_interprets_text_as_markup():
     code = Chips._esm if isinstance(Chips._esm, str) else str(Chips._esm)
     assert "innerHTML" not in code and "textContent" in code

@@ -1,4 +1,4 @@
-"""Panels say in words and numbers what the moment holds; any text is shown as text."""
+"""Panels describe the moment in words and numbers; any text is shown as text."""
 
 import pytest
 
@@ -68,10 +68,10 @@ def test_changes_of_probability_carry_arrow_and_number(model):
     assert table.text == "“a<b” goes from 84 % to 2 %; now “child” leads with 64 %."
 
 
-def test_nothing_changed_is_said_in_words(model):
+def test_an_untouched_model_is_described_in_words(model):
     moment = moment_of(model, SENTENCE)
     assert "as it was trained" in panels.status_line(moment.changes)
-    assert "is the likeliest with" in panels.next_table(moment, model, -1).text
+    assert "is the likeliest, with" in panels.next_table(moment, model, -1).text
 
 
 def test_the_last_step_mixes_and_counts_to_eight(model):

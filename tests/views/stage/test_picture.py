@@ -1,4 +1,4 @@
-"""The picture's data are the trace's numbers, for every change and every window."""
+"""The picture's data match the trace, for every change and every window."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The replay shows what the log says, record by record."""
+"""The replay shows the log, record by record."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_the_log_comes_as_folder_file_or_records(history):
 
 
 def test_a_log_without_loads_is_refused():
-    with pytest.raises(ValueError, match="run_log: records with the load"):
+    with pytest.raises(ValueError, match="run_log: records with expert load"):
         History([{"step": 1, "loss": 2.0}])
 
 

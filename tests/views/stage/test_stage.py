@@ -1,4 +1,4 @@
-"""Every control changes the one selection, and every view follows it."""
+"""Every control changes the same selection, and every view follows it."""
 
 import json
 from threading import Thread
@@ -89,7 +89,7 @@ def test_every_control_of_the_model_reaches_it(stage, model):
     assert not controls.shared.value
 
 
-def test_changes_that_cannot_be_are_refused_in_words(stage):
+def test_impossible_changes_are_refused_with_a_message(stage):
     stage.controls.top_k.value = 8
     for expert in range(9):
         stage.switch(1, expert)
@@ -210,7 +210,7 @@ def test_only_one_message_goes_to_the_picture_for_each_change(stage):
     stage.picture.observe(lambda change: sent.append(change.name), names="_py2js_update")
     stage.select(layer=2, expert=4)
     stage.controls.off.value = True
-    assert sent.count("_py2js_update") <= 4  # set and cleared, once a change
+    assert sent.count("_py2js_update") <= 4  # set and cleared once per change
 
 
 @pytest.mark.parametrize(

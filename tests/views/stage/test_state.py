@@ -1,4 +1,4 @@
-"""Changes really run, the steps repeat what the model did, and the parts add up to the layer."""
+"""Changes really run, steps match the model, and contributions add up to the layer's output."""
 
 import dataclasses
 
@@ -129,6 +129,6 @@ def test_the_strongest_switch_beats_every_other(model, ids):
     assert best[0].after == pytest.approx(float(moment.after.logits[-1].softmax(-1)[token]))
 
 
-def test_effect_says_it_in_one_line(model):
+def test_effect_fits_in_one_line(model):
     assert " → " in effect(model, SENTENCE, CHANGES["all"])
     assert percent(0.004) == "<1 %" and percent(0.836) == "84 %"
