@@ -1,4 +1,4 @@
-"""Comparisons at several seeds: which arms there are, how they are run, what can be claimed."""
+"""Comparisons over several seeds: the arms, how to run them, and what can be claimed."""
 
 from mini_moe.experiments.designs import DESIGNS, Arm, parameters
 from mini_moe.experiments.knock_outs import loss_increases

@@ -1,4 +1,4 @@
-"""`python -m mini_moe.experiments NAME`: run what is missing, a line of results a run."""
+"""`python -m mini_moe.experiments NAME`: do the missing runs, one line of results per run."""
 
 import argparse
 import shlex
@@ -24,9 +24,9 @@ from mini_moe.text import Corpus, load_corpus
 
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """Run an experiment; the exit status is 0 where every run asked for is in the file.
+    """Run an experiment; the exit status is 0 if every requested run is in the file.
 
-    `step_time` is no list of runs: it always measures anew, and wants a quiet machine.
+    `step_time` is not a list of runs: it always measures from scratch, and needs an idle machine.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
@@ -42,23 +42,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Options of the command line."""
+    """Build the command-line parser."""
     made = argparse.ArgumentParser(prog="python -m mini_moe.experiments", description=__doc__)
     add = made.add_argument
     add("name", choices=[*DESIGNS, "step_time"], help="the experiment")
     add("--seeds", type=int, default=3, help="runs of each arm, seeds 0, 1, … (default: 3)")
     add("--arms", nargs="+", help="only these arms (default: all)")
     add("--part", default="1/1", help="I/N: every N-th run, for N processes side by side")
-    add("--folder", type=Path, help="where NAME.jsonl is (default: data/experiments)")
+    add("--folder", type=Path, help="folder of NAME.jsonl (default: data/experiments)")
     return made
 
 
 def chosen(
     arms: Mapping[str, Arm], names: list[str] | None, seeds: int, part: str = "1/1"
 ) -> list[tuple[str, Arm, int]]:
-    """(name, arm, seed) of every run asked for, seed by seed.
+    """Return (name, arm, seed) of every requested run, seed by seed.
 
-    Raises: ValueError for an arm that does not exist, fewer than one seed, or a part not I/N.
+    Raises: ValueError for an arm that does not exist, fewer than one seed, or a part that is not
+    I/N.
     """
     for name in names or ():
         if name not in arms:
@@ -73,22 +74,22 @@ def chosen(
 
 
 def time_steps(names: list[str] | None, path: Path, corpus: Corpus, command: str) -> int:
-    """Measure a step of every arm of `sparsity`, or of those named, and write the file anew."""
+    """Time a step of every arm of `sparsity`, or of the named arms, and replace the file."""
     arms = DESIGNS["sparsity"]()
     jobs = chosen(arms, names, seeds=1)
     records = step_times({name: arms[name] for name, _, _ in jobs}, corpus, command)
     replace_runs(path, records)
     for record in records:
-        print(f"{record['arm']}: {1000 * record['median']:.0f} ms a step (median)")
+        print(f"{record['arm']}: {1000 * record['median']:.0f} ms per step (median)")
     return 0
 
 
 def run_jobs(
     experiment: str, jobs: list[tuple[str, Arm, int]], path: Path, corpus: Corpus, command: str
 ) -> bool:
-    """Run what the file lacks and append it; False where Ctrl-C ended it early.
+    """Run what is missing from the file and append it; return False if Ctrl-C ended it early.
 
-    Raises: ValueError when the file holds one of these runs with another setting.
+    Raises: ValueError if the file has one of these runs with different settings.
     """
     drop_unfinished(path)
     done = finished(path)
@@ -96,12 +97,12 @@ def run_jobs(
         if (name, seed) in done:
             check_same_settings(path, done[name, seed], settings(arm, seed))
     for name, arm, seed in jobs:
-        if (name, seed) in finished(path):  # before this command, or by one beside it
+        if (name, seed) in finished(path):  # before this command, or by a parallel one
             continue
         record = measure(experiment, name, arm, seed, corpus)
         if record is None:
             return False
-        if (name, seed) in finished(path):  # by the same command elsewhere, in the meantime
+        if (name, seed) in finished(path):  # meanwhile, by a parallel command
             continue
         append_run(path, record | {"machine": machine(), "command": command})
         seconds, loss = record["curve"][-1][1], record["validation"]["all"]
@@ -110,7 +111,7 @@ def run_jobs(
 
 
 def finished(path: Path) -> dict[tuple[str, int], dict]:
-    """The runs in the file by arm and seed."""
+    """Return the runs in the file by arm and seed."""
     runs = read_lines(path) if path.is_file() else []
     return {(run["arm"], run["seed"]): run for run in runs}
 

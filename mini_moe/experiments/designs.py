@@ -1,4 +1,4 @@
-"""Which models are compared, arm by arm, and why their sizes are what they are."""
+"""Which models are compared, arm by arm, and how their sizes were chosen."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from mini_moe.model import Transformer
 
 @dataclass(frozen=True)
 class Arm:
-    """One model and one way to train it, run once a seed."""
+    """One model and one way to train it, run once per seed."""
 
     model: ModelConfig
     training: TrainConfig
-    knock_outs: bool = False  # afterwards, switch experts off and measure again
-    domains: tuple[str, ...] = ()  # the corpus is cut down to these; none: all of it
+    knock_outs: bool = False  # after training, switch experts off and measure again
+    domains: tuple[str, ...] = ()  # restrict the corpus to these; empty: all of it
 
     def at_seed(self, seed: int) -> TrainConfig:
-        """The training of one run: the seed sets first weights and the order of the data."""
+        """Return the training of one run; the seed sets initial weights and data order."""
         return dataclasses.replace(self.training, seed=seed)
 
 
 def balance_arms() -> dict[str, Arm]:
-    """One small model under each way of balancing, all else equal; 200 steps of 8 × 128 tokens.
+    """One small model with each way of balancing, all else equal; 200 steps of 8 × 128 tokens.
 
-    The sequence-wise and the batch-wise loss have the same large weight, so that what differs is
-    only the scope over which load is evened.
+    The sequence-wise and the batch-wise loss have the same large weight, so they differ only in
+    the scope over which load is balanced.
     """
     off = training(200, bias_update_rate=0.0, balance_loss_weight=0.0)
     changes = {
@@ -51,16 +51,16 @@ def balance_arms() -> dict[str, Arm]:
 
 
 def sparsity_arms() -> dict[str, Arm]:
-    """Mixtures against dense networks: what sparsity, expert count, grain and sharing buy.
+    """Compare mixtures with dense networks: what sparsity, expert count, grain and sharing buy.
 
-    On the two story domains, with which a small model gets far in a few hundred steps; the arms
-    "… six domains" repeat the main comparison on all of the corpus.
+    All arms use the two story domains, on which a small model gets far in a few hundred steps; the
+    arms "… six domains" repeat the main comparison on the whole corpus.
 
-    `moe` has 32 experts of width 64 a layer: one shared, and 3 of 31 routed. Its twins, finer and
-    coarser relatives keep 256 as the width that works on a token and 8 × 256 as the width that
-    exists. With one expert a token the chosen score is not divided by the sum of the chosen (it
-    would always be 1, and the router would get no gradient); it is doubled instead, so that gates
-    begin at about 1. In all other mixtures the gates of a token sum to 1.
+    `moe` has 32 experts of width 64 per layer: one shared, and 31 routed of which 3 are chosen. Its
+    twins and its finer and coarser relatives all have an active width of 256 per token and a total
+    width of 8 × 256. With one expert per token, the chosen score is not divided by the sum of
+    chosen scores (that would always give 1, and the router would get no gradient); it is doubled
+    instead, so that gates start at about 1. In all other mixtures a token's gates sum to 1.
     """
     moe, plan = sparse_model(31, 3, 64, shared=1), training(300, bias_update_rate=0.01)
     dense, dense_total = dense_twin(moe, "active"), dense_twin(moe, "total")
@@ -88,12 +88,12 @@ def sparsity_arms() -> dict[str, Arm]:
 
 
 def story_arm(model: ModelConfig, plan: TrainConfig, knock_outs: bool = False) -> Arm:
-    """An arm on the stories in two languages."""
+    """Build an arm on the stories in two languages."""
     return Arm(model, plan, knock_outs, ("stories_en", "stories_de"))
 
 
 def sparse_model(experts: int, top_k: int, d_expert: int, shared: int = 0) -> ModelConfig:
-    """Four layers, the first of them dense, with the given experts in the other three."""
+    """Build a model of four layers, the first dense, with the given experts in the other three."""
     gate = {"norm_topk_prob": False, "route_scale": 2.0} if top_k == 1 else {}
     return dataclasses.replace(
         presets.lab(), n_layers=4, n_routed_experts=experts, top_k=top_k, d_expert=d_expert,
@@ -102,14 +102,16 @@ def sparse_model(experts: int, top_k: int, d_expert: int, shared: int = 0) -> Mo
 
 
 def dense_twin(moe: ModelConfig, equal: str) -> ModelConfig:
-    """The dense model with as many "active", or as many "total", parameters.
+    """Build the dense model with the same number of "active" or "total" parameters.
 
-    Its d_ff is what remains when everything else is subtracted, divided by what one unit of width
-    costs in all layers and rounded: equal to within half a unit of width.
-    Raises: ValueError for another word, or a model without experts.
+    Its d_ff is the parameters left after everything else is subtracted, divided by the cost of one
+    unit of width in all layers, rounded; so counts agree to within half a unit of width.
+    Raises: ValueError for any other `equal`, or a model without experts.
     """
     if equal not in ("active", "total") or not moe.n_moe_layers:
-        raise ValueError(f"equal={equal!r} of a model with experts: 'active' or 'total' expected")
+        raise ValueError(
+            f"equal={equal!r}: 'active' or 'total', and a model with experts, expected"
+        )
     narrow = dataclasses.replace(moe, n_dense_layers=moe.n_layers, d_ff=1)
     unit = 3 * moe.d_model * moe.n_layers  # gate, up and down projection in every layer
     missing = parameters(moe)[equal] - parameters(narrow)[equal]
@@ -117,19 +119,19 @@ def dense_twin(moe: ModelConfig, equal: str) -> ModelConfig:
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
-    """Total and active parameters, counted without making any."""
+    """Count total and active parameters without allocating any."""
     with torch.device("meta"):
         total, active = Transformer(config).count_parameters()
     return {"total": total, "active": active}
 
 
 def longer(plan: TrainConfig, steps: int) -> TrainConfig:
-    """The same plan over another number of steps; its schedule stretches with it."""
+    """Return the same plan over a different number of steps; its schedule stretches with it."""
     return dataclasses.replace(plan, steps=steps, eval_every=steps)
 
 
 def scaled_rate(config: TrainConfig, factor: float) -> TrainConfig:
-    """Both learning rates times a factor."""
+    """Multiply both learning rates by a factor."""
     return dataclasses.replace(
         config,
         learning_rate=config.learning_rate * factor,
@@ -138,7 +140,7 @@ def scaled_rate(config: TrainConfig, factor: float) -> TrainConfig:
 
 
 def training(steps: int, **changes) -> TrainConfig:
-    """What all arms share: batches of 8 × 128 tokens, bfloat16 products, one last evaluation."""
+    """Build what all arms share: batches of 8 × 128 tokens, bfloat16, one evaluation at the end."""
     fixed = {"batch_size": 8, "seq_len": 128, "bf16": True, "eval_every": steps, "eval_tokens": 0}
     return TrainConfig(steps=steps, **fixed | changes)
 

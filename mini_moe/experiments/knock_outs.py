@@ -1,4 +1,4 @@
-"""After training, without training again: switch experts off and measure the loss."""
+"""Switch experts off after training, without retraining, and measure the loss."""
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
@@ -14,21 +14,22 @@ from mini_moe.routing.intervene import moe_layers
 from mini_moe.text import Corpus
 from mini_moe.training.evaluation import validation_losses
 
-OFF_COUNTS = (1, 2, 4, 8)  # routed experts a layer
-DRAWS = 2  # random choices of as many experts
-TOKENS = 8192  # of each domain that every measurement reads
+OFF_COUNTS = (1, 2, 4, 8)  # routed experts to switch off per layer
+DRAWS = 2  # random choices of that many experts
+TOKENS = 8192  # per domain, read by every measurement
 
 
 def knock_out_losses(
     model: Transformer, load: list[list[float]], corpus: Corpus, config: TrainConfig
 ) -> list[dict]:
-    """Validation loss with experts off: {"off": what, "count": a layer, "loss": nats per token}.
+    """Measure validation loss with experts switched off.
 
-    The shared expert alone, and with one more routed expert in its place, which keeps the FLOPs;
-    then the most used routed experts of every layer, and as many drawn at random. `load` is the
-    share of choices of each expert, layer by layer, over the validation text.
-    Source: DeepSeekMoE, arXiv 2401.06066 §4.5, which switches the shared expert off likewise, but
-    masks routed experts token by token, those with the highest scores; here whole experts go.
+    Each result is {"off": what, "count": experts per layer, "loss": nats per token}. First the
+    shared expert is off, alone and with one more routed expert in its place, which keeps the FLOPs
+    equal; then the most used routed experts of every layer, and as many drawn at random. `load` is
+    each expert's share of choices, layer by layer, over the validation text.
+    Source: DeepSeekMoE, arXiv 2401.06066 §4.5, which also switches the shared expert off, but masks
+    each token's highest-scoring routed experts; here experts are off for all tokens.
     """
     kind = device_of(model).type
 
@@ -40,7 +41,7 @@ def knock_out_losses(
     layers = sorted(moe_layers(model))
     if [len(shares) for shares in load] != [model.config.n_routed_experts] * len(layers):
         raise ValueError(
-            f"load: a share for each of {model.config.n_routed_experts} experts in each of "
+            f"load: one share for each of {model.config.n_routed_experts} experts in each of "
             f"{len(layers)} layers expected, got {[len(shares) for shares in load]}"
         )
     results = [{"off": "nothing", "count": 0, "loss": loss()}]
@@ -63,19 +64,19 @@ def knock_out_losses(
 
 
 def pairs(first_layer: int, experts: list[list[int]]) -> Collection[tuple[int, int]]:
-    """(layer, expert) of experts that are listed layer by layer."""
+    """Return (layer, expert) pairs for experts listed layer by layer."""
     return {(first_layer + n, e) for n, layer in enumerate(experts) for e in layer}
 
 
 def loss_increases(runs: Sequence[Mapping[str, Any]], arm: str) -> dict[str, dict[int, list]]:
-    """What each knock-out of an arm adds to the loss: {off: {count: [one number a seed]}}.
+    """Return how much each knock-out adds to an arm's loss: {off: {count: [one per seed]}}.
 
-    Several random draws of one run are averaged first: they are no further seeds.
-    Raises: ValueError for an arm that was not taken apart.
+    Several random draws of the same run are averaged first: they don't count as extra seeds.
+    Raises: ValueError for an arm without knock-outs.
     """
     taken = [run["knock_outs"] for run in runs if run["arm"] == arm and "knock_outs" in run]
     if not taken:
-        raise ValueError(f"arm={arm!r}: one with knock_outs expected")
+        raise ValueError(f"arm={arm!r}: an arm with knock_outs expected")
     increases: dict[str, dict[int, list]] = {}
     for results in taken:
         whole = results[0]["loss"]

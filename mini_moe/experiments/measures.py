@@ -1,4 +1,4 @@
-"""One run of an arm, from its first weights to everything that is kept of it."""
+"""One run of an arm, from initial weights to everything that is recorded about it."""
 
 import dataclasses
 import datetime
@@ -25,12 +25,12 @@ from mini_moe.training import train
 from mini_moe.training.balance import count_choices
 from mini_moe.training.speed import flops_per_token
 
-EVERY = 10  # steps that one point of a curve averages
-LAST = 20  # training batches whose MaxVio is averaged at the end
+EVERY = 10  # optimizer steps averaged into each point of a curve
+LAST = 20  # MaxVio is averaged over this many final training batches
 
 
 def measure(experiment: str, name: str, arm: Arm, seed: int, corpus: Corpus) -> dict | None:
-    """Train an arm at one seed; the record of it, or None where it was interrupted."""
+    """Train an arm with one seed; return the record of the run, or None if it was interrupted."""
     config = arm.at_seed(seed)
     corpus = only_domains(corpus, arm.domains)
     run = train(arm.model, config, corpus, progress=False)
@@ -55,7 +55,7 @@ def measure(experiment: str, name: str, arm: Arm, seed: int, corpus: Corpus) -> 
 
 
 def settings(arm: Arm, seed: int) -> dict[str, dict]:
-    """What a run depends on, whole, as it stands in the file."""
+    """Return all settings that a run depends on, as they are stored in the file."""
     data = {"data": {"domains": arm.domains}} if arm.domains else {}
     return {
         "model_config": dataclasses.asdict(arm.model),
@@ -64,9 +64,9 @@ def settings(arm: Arm, seed: int) -> dict[str, dict]:
 
 
 def only_domains(corpus: Corpus, names: tuple[str, ...]) -> Corpus:
-    """The corpus cut down to some domains, documents in their order; all of it without names.
+    """Restrict the corpus to some domains, keeping the order of documents; no names: all of it.
 
-    Raises: ValueError for a domain that the corpus has not.
+    Raises: ValueError for a domain that the corpus doesn't have.
     """
     if not names:
         return corpus
@@ -84,7 +84,7 @@ def only_domains(corpus: Corpus, names: tuple[str, ...]) -> Corpus:
 
 
 def curve(log: list[dict], field: str) -> list[list[int | float]]:
-    """[step, seconds of training, mean of the field (and of layers) over EVERY steps]."""
+    """Return [step, seconds of training, mean of the field over EVERY steps (and all layers)]."""
     points = []
     for end in range(EVERY, len(log) + 1, EVERY):
         values = np.array([record[field] for record in log[end - EVERY : end]])
@@ -96,7 +96,7 @@ def curve(log: list[dict], field: str) -> list[list[int | float]]:
 def routing_record(
     model: Transformer, log: list[dict], config: TrainConfig, corpus: Corpus
 ) -> dict:
-    """Load by domain over the whole validation text, and MaxVio of all of it and by batch.
+    """Return load by domain over the whole validation text, and MaxVio over all of it and by batch.
 
     Source: arXiv 2408.15664 §4.1 for MaxVio over a whole validation set and over single batches.
     """
@@ -108,7 +108,7 @@ def routing_record(
     last = [record["max_violation"] for record in log[-LAST:]]
     return {
         "max_violation": {
-            "global": max_violation(everything.double()).tolist(),  # one number a layer
+            "global": max_violation(everything.double()).tolist(),  # one number per layer
             "batch": [statistics.fmean(layer) for layer in zip(*last, strict=True)],
         },
         "violation_curve": curve(log, "max_violation"),  # mean over layers
@@ -124,10 +124,10 @@ def routing_record(
 def domain_counts(
     model: Transformer, corpus: Corpus, domain: str, config: TrainConfig
 ) -> Int[Tensor, "layers experts"]:
-    """How often each expert is chosen over a domain's validation text, rows of seq_len tokens."""
+    """Count each expert's choices over a domain's validation text, in sequences of seq_len."""
     device, total = device_of(model), 0
-    rows = windows(corpus.validation_by_domain[domain], config.seq_len + 1)
-    for tokens in rows.tokens[:, :-1].split(64):
+    batch = windows(corpus.validation_by_domain[domain], config.seq_len + 1)
+    for tokens in batch.tokens[:, :-1].split(64):
         routings: list[Routing] = []
         with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
             model.hidden(tokens.to(device), routings=routings)
@@ -136,14 +136,14 @@ def domain_counts(
 
 
 def rounded(value, digits: int = 6):
-    """Numbers inside dicts and lists to a few digits: files stay small and readable."""
+    """Round the numbers inside dicts and lists, so that files stay small and readable."""
     if isinstance(value, dict):
         return {key: rounded(inner, digits) for key, inner in value.items()}
     return [rounded(v, digits) for v in value] if isinstance(value, list) else round(value, digits)
 
 
 def machine() -> dict:
-    """Where and when figures were made; the load says how much else was running."""
+    """Describe where and when a run was made; load_average says how much else was running."""
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():

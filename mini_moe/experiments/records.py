@@ -1,4 +1,4 @@
-"""Results on disk: JSON lines, one finished run a line, appended whole or not at all."""
+"""Results on disk: JSON lines, one finished run per line, appended completely or not at all."""
 
 import json
 import os
@@ -16,36 +16,36 @@ NEEDED = ("experiment", "arm", "seed", "model_config", "train_config", "machine"
 
 
 def load_results(name: str, folder: str | Path | None = None) -> list[dict]:
-    """Every finished run of an experiment, in the order in which they finished.
+    """Load every finished run of an experiment, in the order in which they finished.
 
-    Raises: FileNotFoundError that names the command to run; ValueError that names the line which
-    is not a whole run, or is there twice.
+    Raises: FileNotFoundError that names the command to run; ValueError that names an incomplete or
+    duplicate line.
     """
     path = results_path(name, folder)
     if not path.is_file():
         where = "" if folder is None else f' --folder "{folder}"'
         raise FileNotFoundError(
-            f"{path} is not there; `python -m mini_moe.experiments {name}{where}` makes it"
+            f"{path} does not exist; `python -m mini_moe.experiments {name}{where}` creates it"
         )
     return read_lines(path)
 
 
 def results_path(name: str, folder: str | Path | None = None) -> Path:
-    """Where an experiment's results lie: data/experiments/NAME.jsonl."""
+    """Return the path of an experiment's results: data/experiments/NAME.jsonl."""
     return (data_folder() / "experiments" if folder is None else Path(folder)) / f"{name}.jsonl"
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The runs in a file; see `load_results`."""
+    """Read the runs in a file; see `load_results`."""
     runs, seen = [], {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             run = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        lacking = [key for key in NEEDED if not isinstance(run, dict) or key not in run]
-        if lacking:
-            raise ValueError(f"{path}, line {number}: a run with {', '.join(lacking)} expected")
+        missing = [key for key in NEEDED if not isinstance(run, dict) or key not in run]
+        if missing:
+            raise ValueError(f"{path}, line {number}: a run with {', '.join(missing)} expected")
         key = (run["arm"], run["seed"])
         if key in seen:
             raise ValueError(
@@ -57,7 +57,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def append_run(path: Path, run: dict) -> None:
-    """Add one run in one write, behind a lock, so that two processes may share a file."""
+    """Append one run in a single write under a lock, so that several processes can share a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_of(path), path.open("ab") as file:
         file.write(json.dumps(run, allow_nan=False).encode() + b"\n")
@@ -66,14 +66,14 @@ def append_run(path: Path, run: dict) -> None:
 
 
 def lock_of(path: Path) -> FileLock:
-    """Return the lock to hold while changing a file: a hidden file beside it, on every system."""
+    """Return the lock to hold while changing a file: a hidden file next to it."""
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def drop_unfinished(path: Path) -> None:
-    """Cut off a last line without its end: a process was killed, or the disk full, while writing.
+    """Remove an incomplete last line, left by a process that was killed or ran out of disk space.
 
-    Raises: OSError when the file can't be changed.
+    Raises: OSError if the file can't be changed.
     """
     if not path.is_file():
         return
@@ -85,7 +85,7 @@ def drop_unfinished(path: Path) -> None:
 
 
 def check_same_settings(path: Path, run: dict, settings: dict[str, dict]) -> None:
-    """Raise ValueError naming the first field in which a stored run differs from what is asked."""
+    """Raise ValueError naming the first field in which a stored run differs from `settings`."""
     for group, fields in settings.items():
         fields = json.loads(json.dumps(fields))
         stored = run.get(group, {})
@@ -93,19 +93,19 @@ def check_same_settings(path: Path, run: dict, settings: dict[str, dict]) -> Non
             old, new = stored.get(field, "nothing"), fields.get(field, "nothing")
             if old != new:
                 raise ValueError(
-                    f"{path}: arm {run['arm']!r}, seed {run['seed']} was run with {field}={old!r}, "
-                    f"asked for is {new!r}; move the file away, or give another --folder"
+                    f"{path}: arm {run['arm']!r}, seed {run['seed']}: {field}={new!r} expected, "
+                    f"but it was run with {old!r}; move the file away or choose another --folder"
                 )
 
 
 def replace_runs(path: Path, runs: Sequence[dict]) -> None:
-    """Write a file anew, whole or not at all."""
+    """Replace a file's contents, completely or not at all."""
     lines = "".join(json.dumps(run, allow_nan=False) + "\n" for run in runs)
     replace_files(path.parent, {path.name: lines})
 
 
 def final_losses(runs: Sequence[Mapping[str, Any]], arm: str, domain: str = "all") -> list[float]:
-    """Last validation loss of an arm in nats per token, one number a seed, by rising seed.
+    """Return an arm's last validation losses in nats per token, one per seed, sorted by seed.
 
     Raises: ValueError for an arm without runs, or a domain that was not evaluated.
     """
@@ -116,7 +116,7 @@ def final_losses(runs: Sequence[Mapping[str, Any]], arm: str, domain: str = "all
 def compare(
     runs: Sequence[Mapping[str, Any]], first: str, second: str, domain: str = "all"
 ) -> Interval:
-    """Interval for the loss of one arm minus that of another, over the seeds that both have.
+    """Return the interval of one arm's loss minus another's, over the seeds that both have.
 
     Raises: ValueError for an arm without runs, or fewer than two seeds in common.
     """
@@ -128,7 +128,7 @@ def compare(
 def losses_by_seed(
     runs: Sequence[Mapping[str, Any]], arm: str, domain: str = "all"
 ) -> dict[int, float]:
-    """Last validation loss of each seed of an arm; see `final_losses`."""
+    """Return an arm's last validation loss for each seed; see `final_losses`."""
     of_arm = [run for run in runs if run["arm"] == arm]
     if not of_arm:
         known = ", ".join(sorted({run["arm"] for run in runs}))

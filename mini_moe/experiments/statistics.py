@@ -1,4 +1,4 @@
-"""What a few runs or trials can say: a mean and its interval, paired differences, a share."""
+"""What a few runs or trials can show: intervals for means, paired differences and shares."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """A mean and the range that holds the true one with the stated confidence."""
+    """A mean and the range that contains the true mean with the stated confidence."""
 
     mean: float
     low: float
@@ -15,12 +15,12 @@ class Interval(NamedTuple):
 
     @property
     def half(self) -> float:
-        """Half the width: what stands after ±."""
+        """Half the width: the number after ±."""
         return (self.high - self.low) / 2
 
     @property
     def holds_zero(self) -> bool:
-        """Whether zero lies inside, so that not even the sign of the mean can be claimed."""
+        """Whether zero is inside, so that not even the sign of the mean can be claimed."""
         return self.low <= 0 <= self.high
 
     def __str__(self) -> str:
@@ -31,7 +31,7 @@ def mean_interval(values: Sequence[int | float], confidence: float = 0.95) -> In
     """Mean ± t · s / √n: Student's interval for the mean of n independent runs.
 
     s is the standard deviation with n − 1 in its denominator, t the quantile of Student's
-    distribution with n − 1 degrees of freedom. Assumes that runs scatter about normally.
+    distribution with n − 1 degrees of freedom. Assumes that runs are roughly normally distributed.
     Raises: ValueError for fewer than two values, or one that is not finite.
     Source: Student, "The Probable Error of a Mean", Biometrika 6 (1908).
     """
@@ -46,10 +46,10 @@ def mean_interval(values: Sequence[int | float], confidence: float = 0.95) -> In
 def paired_difference(
     first: Sequence[int | float], second: Sequence[int | float], confidence: float = 0.95
 ) -> Interval:
-    """Interval for the mean of first − second, run by run.
+    """Return the interval for the mean of first − second, run by run.
 
-    Runs of one seed read the same batches, so what the seed does to both cancels: the interval is
-    narrower than the two intervals side by side suggest.
+    Runs with the same seed read the same batches, so the seed's effect on both cancels: the
+    interval is narrower than the two separate intervals suggest.
     Raises: ValueError unless both have the same number of values, at least two.
     """
     if len(first) != len(second):
@@ -58,7 +58,7 @@ def paired_difference(
 
 
 def claim(difference: Interval, first: str, second: str, digits: int = 3) -> str:
-    """In words what the interval of first − second (losses: lower is better) allows to say."""
+    """State in words what the interval of first − second (losses: lower is better) shows."""
     if difference.holds_zero:
         low, mean, high = difference.low, difference.mean, difference.high
         about = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
@@ -70,18 +70,20 @@ def claim(difference: Interval, first: str, second: str, digits: int = 3) -> str
 
 
 def share_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval: the true shares that `hits` of `trials` independent ones speak for.
+    """Wilson's interval: the true shares that are plausible after `hits` in `trials` trials.
 
     With p = hits / trials and z the normal quantile (1.96 for 95 %):
     (p + z²/2n ± z √(p (1 − p) / n + z²/4n²)) / (1 + z²/n).
-    Never leaves 0 to 1, and stays wide where all trials hit.
+    Trials must be independent. The interval stays within 0 to 1, and wide if every trial hits.
     Raises: ValueError unless 0 ≤ hits ≤ trials, trials ≥ 1 and 0 < confidence < 1.
     Source: Wilson, Journal of the American Statistical Association 22 (1927).
     """
     if not 0 <= hits <= trials or trials < 1:
-        raise ValueError(f"hits={hits} of trials={trials}: 0 to trials, and a trial, expected")
+        raise ValueError(
+            f"hits={hits}, trials={trials}: at least one trial, and 0 to trials hits, expected"
+        )
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} must lie between 0 and 1")
+        raise ValueError(f"confidence={confidence} must be between 0 and 1")
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     share, room = hits / trials, 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / room
@@ -91,14 +93,15 @@ def share_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[fl
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The t below which Student's distribution has the given probability, to nine digits.
+    """Return the t below which Student's distribution has the given probability, to nine digits.
 
-    Bisection on `t_within`. t_quantile(0.975, 2) = 4.303, with 4 degrees 2.776, with 9 2.262.
-    Raises: ValueError for a probability outside [0.5, 1) or fewer than one degree.
+    Bisects `t_within`. t_quantile(0.975, 2) = 4.303; 2.776 with 4 degrees, 2.262 with 9.
+    Raises: ValueError for a probability outside [0.5, 1) or fewer than one degree of freedom.
     """
     if not 0.5 <= probability < 1 or degrees < 1:
         raise ValueError(
-            f"probability={probability} in [0.5, 1) and degrees={degrees} of at least 1 expected"
+            f"probability={probability}, degrees={degrees}: a probability in [0.5, 1) and at least "
+            "1 degree of freedom expected"
         )
     low, high = 0.0, 1.0
     while t_within(high, degrees) < 2 * probability - 1:
@@ -112,10 +115,10 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def t_within(t: int | float, degrees: int) -> float:
-    """Probability that Student's variable lies within ± t: a finite sum of powers of a cosine.
+    """Probability that Student's variable is within ± t: a finite sum of powers of a cosine.
 
     With tan θ = t / √degrees: for even degrees sin θ · (1 + 1/2 cos²θ + 1·3/(2·4) cos⁴θ + …), for
-    odd ones 2/π · (θ + sin θ · (cos θ + 2/3 cos³θ + 2·4/(3·5) cos⁵θ + …)), up to the power
+    odd degrees 2/π · (θ + sin θ · (cos θ + 2/3 cos³θ + 2·4/(3·5) cos⁵θ + …)), up to the power
     degrees − 2. Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3–26.7.4.
     """
     angle = math.atan(t / math.sqrt(degrees))

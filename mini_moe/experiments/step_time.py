@@ -1,4 +1,4 @@
-"""Seconds of a training step of every model, taken in turn, for comparisons at equal wall clock."""
+"""Seconds per training step of every model, interleaved, for comparisons at equal wall time."""
 
 import statistics
 import time
@@ -17,12 +17,12 @@ from mini_moe.training.checkpoint import TrainingState
 from mini_moe.training.loop import fresh_state, train_step
 from mini_moe.training.speed import keep_freed_memory
 
-ROUNDS, TURN, LEFT_OUT = 7, 6, 3  # rounds, steps of a turn, and how many of them don't count
+ROUNDS, TURN, LEFT_OUT = 7, 6, 3  # rounds, steps per turn, and how many of those are discarded
 THREADS = 2
 
 
 def distinct_models(arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """The first arm of each model: a step costs the same however many there are of it."""
+    """Return the first arm of each model: other arms of that model have the same step time."""
     seen: dict[ModelConfig, str] = {}
     for name, arm in arms.items():
         seen.setdefault(arm.model, name)
@@ -30,15 +30,15 @@ def distinct_models(arms: Mapping[str, Arm]) -> dict[str, Arm]:
 
 
 def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[dict]:
-    """One record an arm with the seconds of its training steps on two threads.
+    """Return one record per distinct model with the seconds of its training steps on two threads.
 
-    The arms take turns of TURN steps, so all share the fast and the slow moments of the machine. A
-    turn's first LEFT_OUT steps don't count: caches, and the routines that the matrix library keeps
-    for each shape, are still those of the arm before (with turns of one step a mixture took up to
-    1.8 times as long). Neither does the first round. A step is all of it: batch, forward, backward,
-    optimizer.
+    Arms alternate in turns of TURN steps, so that they all share the machine's fast and slow
+    moments. A turn's first LEFT_OUT steps are discarded, because caches, and the routines that the
+    matrix library keeps for each shape, are still those of the previous arm (with turns of one
+    step, a mixture took up to 1.8 times as long). The first round is discarded as well. A step
+    includes everything: batch, forward, backward, optimizer.
 
-    Where experts run in compiled kernels, mixtures are timed a second time with those switched off:
+    If experts run in compiled kernels, mixtures are timed a second time without them:
     `seconds_pytorch` and `median_pytorch`.
     """
     before = torch.get_num_threads()
@@ -68,14 +68,14 @@ def step_times(arms: Mapping[str, Arm], corpus: Corpus, command: str) -> list[di
 
 
 def paths(model: ModelConfig) -> dict[str, Form]:
-    """Suffix of a record's fields → the form in which operations run then."""
+    """Map each suffix of a record's fields to the form in which operations run."""
     if compiled.WHY_NOT or not model.n_moe_layers:
         return {"": "compiled"}
     return {"": "compiled", "_pytorch": "pytorch"}
 
 
 def take_turn(state: TrainingState, config: TrainConfig, corpus: Corpus) -> list[float]:
-    """Seconds of the steps of one turn that count."""
+    """Run one turn and return the seconds of its steps, without the discarded ones."""
     seconds = []
     for _ in range(TURN):
         start = time.perf_counter()
@@ -87,7 +87,7 @@ def take_turn(state: TrainingState, config: TrainConfig, corpus: Corpus) -> list
 def seconds_per_step(
     times: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Median seconds of a step for every arm of an experiment, found by its model.
+    """Return the median seconds per step for every arm of an experiment, looked up by its model.
 
     Raises: ValueError for an arm whose model was not timed.
     """
@@ -97,5 +97,5 @@ def seconds_per_step(
             if timed["model_config"] == run["model_config"]:
                 found[run["arm"]] = timed["median"]
         if run["arm"] not in found:
-            raise ValueError(f"times: a step of arm {run['arm']!r} expected")
+            raise ValueError(f"times: one for the model of arm {run['arm']!r} expected, got none")
     return found

@@ -1,4 +1,4 @@
-"""Let a trained model write."""
+"""Generate text with a trained model."""
 
 from mini_moe.inference.cache import KeyValueCache, LatentCache
 from mini_moe.inference.engine import Decoder

@@ -1,4 +1,4 @@
-"""`python -m mini_moe.inference`: let a model write, and watch it do so."""
+"""`python -m mini_moe.inference`: generate text and print it as it is written."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from mini_moe.inference.sampling import Sampling
 def main(arguments: list[str] | None = None) -> int:
     """Print a prompt and what the model writes after it, as it is written.
 
-    The exit status is 0 where all went well, 1 after an error, 130 after an interruption.
+    The exit status is 0 on success, 1 after an error and 130 after an interruption.
     """
     options = parser().parse_args(arguments)
     sampling = Sampling(
@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Options of the command line."""
+    """Build the command-line parser."""
     made = argparse.ArgumentParser(prog="python -m mini_moe.inference", description=main.__doc__)
-    made.add_argument("--prompt", type=text_argument, required=True, help="the text to go on from")
+    made.add_argument("--prompt", type=text_argument, required=True, help="the text to continue")
     made.add_argument(
         "--checkpoint",
         type=Path,
@@ -58,7 +58,10 @@ def parser() -> argparse.ArgumentParser:
     defaults = Sampling()
     made.add_argument("--max_new_tokens", type=int, default=200, help="default: %(default)s")
     made.add_argument(
-        "--temperature", type=float, default=defaults.temperature, help="0 takes the likeliest"
+        "--temperature",
+        type=float,
+        default=defaults.temperature,
+        help="0 always takes the likeliest token",
     )
     made.add_argument("--top_k", type=int, help="only the k likeliest tokens")
     made.add_argument("--top_p", type=float, default=defaults.top_p, help="default: %(default)s")
@@ -66,12 +69,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--repetition_penalty", type=float, default=defaults.repetition_penalty, help="1 is off"
     )
-    made.add_argument("--seed", type=int, help="the same seed writes the same text")
+    made.add_argument("--seed", type=int, help="the same seed gives the same text")
     made.add_argument(
-        "--stop", type=text_argument, action="append", help="a text to stop before; may be repeated"
+        "--stop", type=text_argument, action="append", help="text to stop before; may be repeated"
     )
     made.add_argument(
-        "--ahead", type=int, default=0, help="tokens that the model's MTP module proposes a pass"
+        "--ahead", type=int, default=0, help="tokens that the model's MTP module proposes per pass"
     )
     return made
 

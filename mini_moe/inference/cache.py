@@ -1,4 +1,4 @@
-"""What multi-head latent attention remembers of the tokens before."""
+"""What multi-head latent attention remembers of earlier tokens."""
 
 import torch
 from jaxtyping import Float
@@ -10,11 +10,11 @@ from mini_moe.model import Transformer
 
 
 class KeyValueCache:
-    """Per layer, the normalised latent and the rotated shared key of every token so far.
+    """The normalised latent and the rotated shared key of every token so far, in every layer.
 
-    kv_lora_rank + qk_rope_head_dim numbers a token and layer, whatever the number of heads. This is
-    the idea in its plainest form: it grows, and copies itself, with each token. `LatentCache` is
-    what the engine writes into.
+    That is kv_lora_rank + qk_rope_head_dim numbers per token and layer, whatever the number of
+    heads. This is the idea in its simplest form: it grows, and copies itself, with each token. The
+    engine writes into a `LatentCache` instead.
     Source: DeepSeek-V3, arXiv 2412.19437 §2.1.1 (the boxed vectors of equations 1 and 3).
     """
 
@@ -22,13 +22,13 @@ class KeyValueCache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
-        """Tokens that every layer holds."""
+        """Number of tokens that every layer holds."""
         return min((latent.shape[1] for latent, _ in self._layers.values()), default=0)
 
     def append(
         self, layer: int, latent: Tensor, key_rope: Tensor
     ) -> tuple[Float[Tensor, "batch keys kv_lora_rank"], Float[Tensor, "batch keys d_rope"]]:
-        """Add new positions of a layer; all of its positions so far."""
+        """Add new positions to a layer and return all of its positions so far."""
         if layer in self._layers:
             before = self._layers[layer]
             latent = torch.cat((before[0], latent), dim=1)
@@ -38,18 +38,19 @@ class KeyValueCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes the cache holds."""
+        """Number of bytes the cache holds."""
         return sum(t.nbytes for pair in self._layers.values() for t in pair)
 
 
 class LatentCache:
-    """The same numbers in one block of memory, allocated once, for rows of different lengths.
+    """A cache in one block of memory, allocated once, for sequences of different lengths.
 
-    `numbers` is [layers, batch, capacity, kv_lora_rank + qk_rope_head_dim]; of row b the first
-    `lengths[b]` positions are filled, and what lies behind them has no effect. A length only
-    grows once every layer has the new positions, so an interrupted pass leaves it as it was.
+    `numbers` is [layers, batch, capacity, kv_lora_rank + qk_rope_head_dim]. The first `lengths[b]`
+    positions of sequence b are filled; anything after them has no effect. A length grows only once
+    every layer has the new positions, so an interrupted pass leaves it unchanged.
 
-    Raises: ValueError for fewer than one row or layer, or a capacity outside [1, max_seq_len].
+    Raises: ValueError for fewer than one sequence or layer, or a capacity outside
+    [1, max_seq_len].
     """
 
     def __init__(
@@ -70,46 +71,48 @@ class LatentCache:
         self.lengths = [0] * batch
 
     def __len__(self) -> int:
-        """Tokens that every row holds."""
+        """Number of tokens that every sequence has."""
         return min(self.lengths)
 
     @property
     def batch(self) -> int:
-        """Rows, one for each sequence."""
+        """Number of sequences."""
         return len(self.lengths)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes allocated: `kv_bytes_per_token` · rows · capacity."""
+        """Number of bytes allocated: `kv_bytes_per_token` · batch · capacity."""
         return self.numbers.nbytes
 
     def check_room(self, batch: int, new: int) -> None:
-        """Raise ValueError unless `new` positions fit into each of `batch` rows."""
+        """Raise ValueError unless `new` positions fit into each of `batch` sequences."""
         if batch != self.batch:
-            raise ValueError(f"cache: made for a batch of {self.batch}, got tokens of {batch} rows")
+            raise ValueError(f"cache: a batch of {self.batch} sequences expected, got {batch}")
         if max(self.lengths) + new > self.capacity:
             raise ValueError(
-                f"cache: {max(self.lengths)} + {new} positions are more than its "
-                f"capacity={self.capacity}"
+                f"cache: at most capacity={self.capacity} positions expected, got "
+                f"{max(self.lengths)} + {new}"
             )
 
     def append(
         self, layer: int, latent: Tensor, key_rope: Tensor
     ) -> tuple[Float[Tensor, "batch keys kv_lora_rank"], Float[Tensor, "batch keys d_rope"]]:
-        """Write a layer's new positions, the same number for every row; all of its positions.
+        """Write a layer's new positions, equally many per sequence, and return all positions.
 
-        Raises: ValueError where rows differ in length, or the cache is another model's or full.
+        Raises: ValueError if sequences differ in length, or the cache is another model's or full.
         """
         batch, new, rank = latent.shape
         start = self.lengths[0]
         self.check_room(batch, new)
         if any(length != start for length in self.lengths):
-            raise ValueError(f"cache: rows of one length expected, got {self.lengths}; use Decoder")
+            raise ValueError(
+                f"cache: sequences of equal length expected, got {self.lengths}; use Decoder"
+            )
         width = rank + key_rope.shape[-1]
         if not 0 <= layer < self.n_layers or width != self.numbers.shape[-1]:
             raise ValueError(
-                f"cache: made for {self.n_layers} layers of {self.numbers.shape[-1]} numbers, "
-                f"got layer {layer} with {width}"
+                f"cache: one of {self.n_layers} layers with {self.numbers.shape[-1]} numbers per "
+                f"token expected, got layer {layer} with {width}"
             )
         held = self.numbers[layer, :batch, : start + new]
         held[:, start:, :rank] = latent
@@ -119,7 +122,7 @@ class LatentCache:
         return held[..., :rank], held[..., rank:]
 
     def drop(self, row: int) -> None:
-        """Forget a row; the last row takes its place."""
+        """Drop sequence `row`; the last sequence takes its place."""
         last = self.batch - 1
         if row != last:
             length = self.lengths[last]
@@ -129,9 +132,9 @@ class LatentCache:
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int:
-    """Bytes of cache a token: layers · (kv_lora_rank + qk_rope_head_dim) · bytes a number.
+    """Cache bytes per token: layers · (kv_lora_rank + qk_rope_head_dim) · bytes per number.
 
-    70,272 for DeepSeek-V3 in bfloat16, where plain multi-head attention would keep 3,997,696.
+    70,272 for DeepSeek-V3 in bfloat16; plain multi-head attention would keep 3,997,696.
     Source: DeepSeek-V2, arXiv 2405.04434 table 1.
     """
     per_number = whole("bytes_per_number", bytes_per_number, 1)

@@ -1,12 +1,20 @@
-"""Write on from prompts, token by token: one or several at once, whole or as a stream."""
+"""Generate text token by token, for one or several prompts, all at once or as a stream."""
 
 from collections.abc import Collection, Iterator, Sequence
 
 from mini_moe.arguments import whole
 from mini_moe.inference.cache import LatentCache
 from mini_moe.inference.engine import Decoder
-from mini_moe.inference.rows import Generation, Piece, Prompt, Row, make_rows, prompts_of, take_all
 from mini_moe.inference.sampling import Sampling
+from mini_moe.inference.sequences import (
+    Generation,
+    Piece,
+    Prompt,
+    SequenceState,
+    make_sequences,
+    prompts_of,
+    take_all,
+)
 from mini_moe.inference.speculative import Drafter, Speculation, write_ahead
 from mini_moe.model import Transformer
 
@@ -25,16 +33,16 @@ def generate(
     stop_token: int | Collection[int] | None = None,
     stop: str | Sequence[str] | None = None,
 ) -> str | list[int] | list[str] | list[list[int]]:
-    """What the model writes after `prompt`: text for text, token ids for ids, prompt not included.
+    """Return what the model writes after `prompt`: a string for a string, token ids for ids.
 
-    For a list of prompts, of any lengths, the list of what each gets on its own. Ends at a
-    `stop_token` or before a `stop` string, after max_new_tokens, or where the model's longest
-    sequence is reached. Temperature 0 always takes the likeliest token; the same seed gives the
-    same text, and row i of several prompts is drawn with seed + i, or with its own.
+    The prompt itself is not included. A list of prompts, of any lengths, gives a list of what each
+    gives on its own. Generation ends at a `stop_token`, before a `stop` string, after
+    max_new_tokens, or when max_seq_len is reached. Temperature 0 always takes the likeliest token.
+    The same seed gives the same text; of several prompts, prompt i uses seed + i, or seed[i].
 
-    Raises: ValueError for an empty prompt, ids out of range, a text without a tokenizer, a prompt
-    longer than the model accepts, settings that `Sampling` refuses, an argument of another type,
-    or logits that are not finite.
+    Raises: ValueError for an empty prompt, ids out of range, a string without a tokenizer, a
+    prompt longer than the model accepts, settings that `Sampling` rejects, an argument of the
+    wrong type, or logits that are not finite.
     """
     sampling = Sampling(
         temperature=temperature,
@@ -66,13 +74,16 @@ def complete(
     stop: str | Sequence[str] | None = None,
     log_probabilities: bool = False,
 ) -> list[Generation]:
-    """`generate` for a list of prompts, with tokens, log-probabilities and why each one ended."""
-    rows = make_rows(
+    """Generate for a list of prompts; return text, tokens, log-probabilities and why each ended.
+
+    Arguments and errors as for `generate`, with all sampling settings in `sampling`.
+    """
+    sequences = make_sequences(
         model, prompts, max_new_tokens, sampling, seed, stop_token, stop, log_probabilities
     )
-    for _ in write(Decoder(model), rows):
+    for _ in write(Decoder(model), sequences):
         pass
-    return [row.generation() for row in rows]
+    return [sequence.generation() for sequence in sequences]
 
 
 def stream(
@@ -87,40 +98,40 @@ def stream(
     log_probabilities: bool = False,
     ahead: int = 0,
 ) -> Iterator[Piece]:
-    """`generate` for one prompt, yielding each token as it is written; stop reading at any time.
+    """Generate for one prompt, yielding each token as it is written; you may stop at any time.
 
-    Text comes in whole characters, and never a part of a stop string: what is uncertain waits for
-    the next piece, the last of which may have no token. Arguments are checked at once. With
-    `ahead`, the model's MTP module proposes that many tokens a pass.
+    Text comes in whole characters and never contains part of a stop string: uncertain text waits
+    for the next piece, so the last piece may have text but no token. Arguments are checked
+    immediately. With `ahead`, the model's MTP module proposes that many tokens per pass.
     """
-    rows = make_rows(
+    sequences = make_sequences(
         model, [prompt], max_new_tokens, sampling, seed, stop_token, stop, log_probabilities
     )
     ahead, decoder = whole("ahead", ahead, 0), Decoder(model)
     if ahead:
-        writing = write_ahead(Drafter(decoder, ahead), rows[0], Speculation())
+        writing = write_ahead(Drafter(decoder, ahead), sequences[0], Speculation())
     else:
-        writing = write(decoder, rows)
-    return pieces(writing, rows[0])
+        writing = write(decoder, sequences)
+    return pieces(writing, sequences[0])
 
 
-def pieces(writing: Iterator[None], row: Row) -> Iterator[Piece]:
-    """The pieces of one row, made as they are asked for."""
+def pieces(writing: Iterator[None], sequence: SequenceState) -> Iterator[Piece]:
+    """Yield the pieces of one sequence as they are written."""
     for _ in writing:
-        if row.ended != "stop token":
-            yield row.last_piece
-    if rest := row.finish():
+        if sequence.ended != "stop token":
+            yield sequence.last_piece
+    if rest := sequence.finish():
         yield Piece(None, rest, None)
 
 
-def write(decoder: Decoder, rows: list[Row]) -> Iterator[None]:
-    """Give every row that has not ended one more token, again and again, until all have."""
-    active = [row for row in rows if not row.ended]
+def write(decoder: Decoder, sequences: list[SequenceState]) -> Iterator[None]:
+    """Add one token to every unfinished sequence, yield, and repeat until all have ended."""
+    active = [sequence for sequence in sequences if not sequence.ended]
     if not active:
         return
-    longest = max(len(row.prompt) + row.limit - 1 for row in active)
+    longest = max(len(sequence.prompt) + sequence.limit - 1 for sequence in active)
     cache = LatentCache(decoder.model, len(active), longest)
-    hidden = decoder.prefill([row.prompt for row in active], cache)
+    hidden = decoder.prefill([sequence.prompt for sequence in active], cache)
     while active:
         take_all(active, decoder.logits(hidden))
         yield
@@ -130,5 +141,5 @@ def write(decoder: Decoder, rows: list[Row]) -> Iterator[None]:
                 active[index] = active[-1]
                 active.pop()
         if active:
-            last = decoder.as_tokens([[row.tokens[-1]] for row in active])
+            last = decoder.as_tokens([[sequence.tokens[-1]] for sequence in active])
             hidden = decoder.read(last, cache)[:, -1]

@@ -14,15 +14,15 @@ from mini_moe.ops import likeliest
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is drawn. Filters act in this order, each on what the one before left.
+    """How a token is drawn. Filters apply in this order, each to what the previous one left.
 
-    Raises: ValueError that names the setting, what was expected and what came.
+    Raises: ValueError that names the setting, what was expected and what it got.
     """
 
     temperature: float = 0.8  # divides the logits; 0 always takes the likeliest token
-    top_k: int | None = None  # the k likeliest tokens; None: all
-    top_p: float = 0.95  # the likeliest tokens that together reach this probability; 1: all
-    min_p: float = 0.0  # tokens at least this likely, as a share of the likeliest one
+    top_k: int | None = None  # keep the k likeliest tokens; None: all
+    top_p: float = 0.95  # keep the likeliest tokens that together reach this probability; 1: all
+    min_p: float = 0.0  # keep tokens at least this likely, as a share of the likeliest one
     repetition_penalty: float = 1.0  # above 1, tokens that were read or written are less likely
 
     def __post_init__(self) -> None:
@@ -34,17 +34,17 @@ class Sampling:
             "min_p": number("min_p", self.min_p, least=0, most=1),
             "repetition_penalty": number("repetition_penalty", penalty, above=0),
         }
-        for name, value in checked.items():  # plain Python numbers, whatever came
+        for name, value in checked.items():  # as plain Python numbers
             object.__setattr__(self, name, value)
 
     @property
     def is_argmax(self) -> bool:
-        """Whether the logits alone decide: always the likeliest token, whatever was before."""
+        """Whether the next token is always the likeliest one, whatever came before."""
         return self.temperature == 0 and self.repetition_penalty == 1
 
 
-def greedy_tokens(logits: Float[Tensor, "rows vocab"]) -> list[int]:
-    """The likeliest token of every row. Raises: ValueError as `next_token` does."""
+def greedy_tokens(logits: Float[Tensor, "batch vocab"]) -> list[int]:
+    """Return each sequence's likeliest token. Raises: ValueError as `next_token` does."""
     best, tokens = likeliest(logits)
     for value in best.tolist():
         check_finite(value)
@@ -57,9 +57,9 @@ def next_token(
     generator: torch.Generator | None = None,
     seen: Sequence[int] = (),
 ) -> int:
-    """Draw one token after a row of logits; `seen` is what the repetition penalty counts.
+    """Draw one token from logits; the repetition penalty applies to the tokens in `seen`.
 
-    Raises: ValueError where no token can be chosen: a logit is NaN or infinite.
+    Raises: ValueError if the largest logit is NaN or infinite, so no token can be chosen.
     """
     logits = penalised(logits, sampling, seen)
     best, token = logits.max(dim=-1)
@@ -73,7 +73,7 @@ def next_token(
 def next_probabilities(
     logits: Float[Tensor, "vocab"], sampling: Sampling, seen: Sequence[int] = ()
 ) -> Float[Tensor, "vocab"]:
-    """The distribution that `next_token` draws from, by token id; all on one token if greedy."""
+    """Return the distribution that `next_token` draws from; one-hot if greedy."""
     logits = penalised(logits, sampling, seen)
     best, token = logits.max(dim=-1)
     check_finite(best.item())
@@ -86,9 +86,10 @@ def next_probabilities(
 def ranked_probabilities(
     logits: Float[Tensor, "*batch vocab"], sampling: Sampling
 ) -> tuple[Float[Tensor, "*batch vocab"], Int[Tensor, "*batch vocab"]]:
-    """Probabilities, likeliest first and 0 where filtered out, and the ids; they need not sum to 1.
+    """Return probabilities, likeliest first, and their token ids.
 
-    `logits` have their largest value at 0, so that any temperature above 0 is safe.
+    Probabilities that were filtered out are 0, and the rest are not renormalised. `logits` must be
+    shifted so that the largest is 0, which makes any temperature above 0 safe.
     Source: top-k, Fan et al., arXiv 1805.04833; top-p, Holtzman et al., arXiv 1904.09751 §3.1;
     min-p, Nguyen et al., arXiv 2407.01082.
     """
@@ -106,10 +107,10 @@ def ranked_probabilities(
 
 
 def penalised(logits: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:
-    """Logits of seen tokens divided by the penalty if positive, multiplied by it if not.
+    """Divide the logits of seen tokens by the penalty if positive, multiply them by it if not.
 
-    Source: Keskar et al. (CTRL), arXiv 1909.05858, which divides; the case below 0 as in
-    transformers, so that a penalty above 1 always makes a token less likely.
+    Source: Keskar et al. (CTRL), arXiv 1909.05858, which always divides; negative logits are
+    treated as in transformers, so that a penalty above 1 always makes a token less likely.
     """
     if sampling.repetition_penalty == 1 or not len(seen):
         return logits
@@ -121,13 +122,13 @@ def penalised(logits: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor
 
 
 def check_finite(best: float) -> None:
-    """Raise ValueError where the largest logit is NaN or infinite: no token follows from it."""
+    """Raise ValueError if the largest logit is NaN or infinite: then no token can be chosen."""
     if not math.isfinite(best):
-        raise ValueError(f"logits: a finite largest one expected, got {best}")
+        raise ValueError(f"logits: a finite maximum expected, got {best}")
 
 
 def log_probability(logits: Float[Tensor, "vocab"], token: int) -> float:
-    """ln softmax(logits)[token]: what the model itself says, before temperature and filters."""
+    """Return ln softmax(logits)[token], the model's own value, before temperature and filters."""
     return logits.float().log_softmax(dim=-1)[token].item()
 
 
@@ -137,7 +138,7 @@ def sample_token(
     top_p: float,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "batch 1"]:
-    """Draw from softmax(logits / temperature), kept to the likeliest tokens that make up top_p.
+    """Draw from softmax(logits / temperature), limited to the likeliest tokens that reach top_p.
 
     Source: nucleus sampling, Holtzman et al., arXiv 1904.09751 §3.1.
     """

@@ -1,4 +1,4 @@
-"""Tokens in, text out, as far as it is certain: whole characters, and no piece of a stop string."""
+"""Turn tokens into text that is certain: whole characters, and no part of a stop string."""
 
 import codecs
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from mini_moe.text import Tokenizer
 
 
 class TextStream:
-    """Turns tokens into text one by one and notices stop strings, wherever tokens divide them.
+    """Turns tokens into text one by one and detects stop strings, even across token boundaries.
 
-    A character's bytes may be spread over tokens, and so may a stop string; what could still become
-    one of them is held back until it is certain. Of several stop strings, the one that is complete
-    first counts, the longest of those. Joined, what `add` and `end` return is `tokenizer.decode` of
-    all tokens, cut before the stop string.
+    A character's bytes, or a stop string, may be spread over several tokens; text that could still
+    become part of either is held back until it is certain. Of several stop strings, the first to
+    be completed counts, and of those completed at the same place, the longest. What `add` and
+    `end` return adds up to `tokenizer.decode` of all tokens, cut before the stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
@@ -23,11 +23,11 @@ class TextStream:
         self._held = ""
 
     def add(self, token: int) -> str:
-        """The text that is certain now; once `stopped`, there is no more."""
+        """Add a token and return the text that is now certain; "" once `stopped`."""
         return self._release(self._decoder.decode(self.tokenizer.token_bytes([token])[0]))
 
     def end(self) -> str:
-        """What was held back, when no token follows."""
+        """Return the text that was held back, now that no more tokens follow."""
         rest = self._release(self._decoder.decode(b"", final=True))
         if not self.stopped:
             rest, self._held = rest + self._held, ""
@@ -51,21 +51,21 @@ class TextStream:
 
 
 def begun(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     most = min(len(text), len(stop) - 1)
     return next((n for n in range(most, 0, -1) if stop.startswith(text[-n:])), 0)
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One, several or no stop strings as a tuple.
+    """Return one, several or no stop strings as a tuple.
 
-    Raises: ValueError for an empty one, or what is no text.
+    Raises: ValueError for an empty one, or anything that is not a string.
     """
     if stop is None or isinstance(stop, str):
         stops = () if stop is None else (stop,)
     else:
-        stops = tuple(items("stop", stop, "a text, several texts, or None"))
+        stops = tuple(items("stop", stop, "a string, several strings, or None"))
     for one in stops:
         if not isinstance(one, str) or not one:
-            raise ValueError(f"stop: strings that are not empty expected, got {one!r}")
+            raise ValueError(f"stop: non-empty strings expected, got {one!r}")
     return stops

@@ -1,4 +1,4 @@
-"""Where time, bytes and FLOPs go: counted before a step, and measured in it."""
+"""Where time, bytes and FLOPs go: counted before a training step, and measured during it."""
 
 from mini_moe.profiling.counting import Counts, cache_bytes_per_token, count, muon_flops
 from mini_moe.profiling.counting.memory import StepMemory, measure_memory, predict_memory

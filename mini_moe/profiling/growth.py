@@ -1,4 +1,4 @@
-"""How time and memory grow with one size of the problem, and the power that fits them."""
+"""How time and memory grow with one size of the problem, and the power law that fits them."""
 
 import dataclasses
 import math
@@ -15,17 +15,17 @@ from mini_moe.text import Corpus, load_corpus, sample_batch
 from mini_moe.training.loop import check_fit, fresh_state, train_step
 
 AXES = {
-    "tokens": "tokens a step (sequences of one length)",
-    "experts": "routed experts (as many chosen, as wide)",
-    "top_k": "experts a token",
-    "width": "d_model (feed-forward networks and heads in proportion)",
-    "context": "tokens of the one sequence",
+    "tokens": "tokens per step (sequences of equal length)",
+    "experts": "routed experts (same top_k, same width)",
+    "top_k": "experts per token",
+    "width": "d_model (feed-forward networks and heads scale along)",
+    "context": "tokens in a single sequence",
 }
 WARM_UP = 2
 
 
 class Power(NamedTuple):
-    """y ≈ factor · x^exponent, fitted by least squares between the logarithms."""
+    """y ≈ factor · x^exponent, fitted by least squares on the logarithms."""
 
     exponent: float
     error: float  # standard error of the exponent
@@ -37,26 +37,26 @@ class Power(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Growth:
-    """Measured seconds and bytes along one axis, everything else held still."""
+    """Seconds and bytes measured along one axis, with everything else fixed."""
 
     axis: str
     what: str  # "training step" or "forward pass"
     values: tuple[int, ...]
-    seconds: tuple[float, ...]  # the fastest of some rounds
-    n_bytes: tuple[int, ...]  # most memory of a training step, foretold; () where it was not
+    seconds: tuple[float, ...]  # the fastest of several rounds
+    n_bytes: tuple[int, ...]  # predicted peak memory of a training step; () if not predicted
 
     @property
     def time(self) -> Power:
-        """The power of the axis that time grows with."""
+        """The power law of time along the axis."""
         return fit_power(self.values, self.seconds)
 
     @property
     def memory(self) -> Power:
-        """The power of the axis that memory grows with."""
+        """The power law of memory along the axis."""
         return fit_power(self.values, self.n_bytes)
 
     def last_steps(self) -> list[float]:
-        """The exponent between each value and the next: a bend shows here, not in the fit."""
+        """Return the exponent between each value and the next, which shows a bend the fit hides."""
         pairs = list(zip(self.values, self.seconds, strict=True))
         return [
             math.log(later / sooner) / math.log(more / fewer)
@@ -65,14 +65,14 @@ class Growth:
 
 
 def fit_power(x: Sequence[int | float], y: Sequence[int | float]) -> Power:
-    """The straight line through log y against log x, with the standard error of its slope.
+    """Fit a straight line to log y against log x, and estimate the standard error of its slope.
 
     slope = Σ (u − ū)(v − v̄) / Σ (u − ū)²; error = √(Σ residual² / (n − 2) / Σ (u − ū)²).
 
     Raises: ValueError for fewer than three points, values not above 0, or all x equal.
     """
     if len(x) != len(y) or len(x) < 3:
-        raise ValueError(f"x and y: as many points, at least 3, expected; got {len(x)}, {len(y)}")
+        raise ValueError(f"x and y: equally many, at least 3, expected, got {len(x)}, {len(y)}")
     if min(*x, *y) <= 0:
         raise ValueError(f"x and y: values above 0 expected, got {min(*x, *y)}")
     u, v = [math.log(a) for a in x], [math.log(b) for b in y]
@@ -98,15 +98,15 @@ def measure_growth(
     memory: bool = True,
     device: str = "cpu",
 ) -> Growth:
-    """Time a training step (or a forward pass) at several values of one axis of `AXES`.
+    """Time a training step (or a forward pass) at several values of one axis in `AXES`.
 
-    All sizes are built first and then take turns, so that a slow moment of the machine falls on
-    each of them; the fastest of `rounds` counts, after WARM_UP turns. On `device="cuda"` the clock
-    waits for the work that was started. Memory is foretold, which takes a second or two a value,
-    unless `memory` is False.
+    All sizes are built first and then timed alternately, so that a slow moment of the machine
+    affects all of them; the fastest of `rounds` counts, after WARM_UP untimed rounds. On
+    `device="cuda"` the clock waits for the GPU to finish. Peak memory is predicted, which takes a
+    second or two per value, unless `memory` is False.
 
-    Raises: ValueError for an unknown axis, fewer than three values, no rounds, a device that is not
-    here, or a value that makes no model.
+    Raises: ValueError for an unknown axis, fewer than three values, no rounds, an unavailable
+    device, or a value that gives an invalid configuration.
     """
     if axis not in AXES:
         raise ValueError(f"axis={axis!r}: one of {', '.join(AXES)} expected")
@@ -114,7 +114,7 @@ def measure_growth(
         raise ValueError(f"what={what!r}: 'training step' or 'forward pass' expected")
     if len(set(values)) < 3 or rounds < 1:
         raise ValueError(
-            f"values: at least 3 different ones, and rounds of at least 1, expected; "
+            f"values: at least 3 different ones, and at least 1 round, expected, "
             f"got {list(values)}, rounds={rounds}"
         )
     where = as_device(device)
@@ -146,9 +146,9 @@ def measure_growth(
 def sized(
     config: ModelConfig, train: TrainConfig, axis: str, value: int
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Both configurations with one axis at `value` and everything else held still.
+    """Return both configurations with one axis set to `value` and everything else unchanged.
 
-    Raises: ValueError where they don't fit, e.g. tokens that are no whole number of sequences.
+    Raises: ValueError if they don't fit, e.g. if the tokens don't make whole sequences.
     """
     replace = dataclasses.replace
     if axis == "tokens":

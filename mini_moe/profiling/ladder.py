@@ -1,4 +1,4 @@
-"""One change after the other on the same model, each timed beside all that came before it."""
+"""Apply one change after another to the same model, and time each against all earlier ones."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from mini_moe.training.loop import train_step
 
 @contextmanager
 def with_threads(count: int) -> Iterator[None]:
-    """Operations on the CPU share their work among this many threads meanwhile.
+    """Use this many CPU threads for operations inside the context.
 
     Raises: ValueError for fewer than one.
     """
@@ -38,11 +38,11 @@ class Rung:
 
     name: str
     config: TrainConfig
-    form: Form = "compiled"  # of the operations: the switch's position
-    fused: bool = True  # AdamW in one pass, or one operation and one weight after the other
+    form: Form = "compiled"  # which implementation of the operations runs, as in `ops.use`
+    fused: bool = True  # AdamW in one pass, or one operation and one weight at a time
 
     def state(self, model: Transformer) -> TrainingState:
-        """A copy of the model with this rung's optimizers."""
+        """Return a copy of the model with this rung's optimizers."""
         state = copy_state(model, self.config)
         if not self.fused:
             for optimizer in state.optimizers:
@@ -55,17 +55,17 @@ class Rung:
 def climb(
     model: Transformer, rungs: Sequence[Rung], corpus: Corpus | None = None, *, rounds: int = 4
 ) -> dict[str, list[float]]:
-    """Seconds of `rounds` training steps of each rung, all taking turns.
+    """Time `rounds` training steps of each rung, alternating between rungs; return the seconds.
 
-    So a slow moment of the machine falls on each of them. Before a step that counts one is taken
-    that doesn't: caches, and the routines that libraries keep for each shape, are those of the rung
-    before. The model is copied for every rung.
+    Alternating makes a slow moment of the machine affect all rungs. Each timed step follows an
+    untimed one, because caches, and the routines that libraries keep for each shape, are still
+    those of the previous rung. Every rung gets a copy of the model.
 
-    Raises: ValueError for no rungs, two of one name, no rounds, or a model that can't be timed.
+    Raises: ValueError for no rungs, duplicate names, no rounds, or a model that can't be timed.
     """
     names = [rung.name for rung in rungs]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"rungs: at least one, with different names, expected; got {names}")
+        raise ValueError(f"rungs: at least one, with distinct names, expected, got {names}")
     check_model(model, rounds, compiled_too=True)
     corpus = load_corpus() if corpus is None else corpus
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured: products, copies, and the price of a single call."""
+"""Measure this machine's limits: matrix products, copies, and the cost of a single call."""
 
 import functools
 import math
@@ -11,23 +11,23 @@ import torch
 
 from mini_moe.ops import compiled
 
-MATMUL_SIZES = (512, 1024)  # of square products
-COPY_BYTES = (256 << 10, 64 << 20)  # one that stays in a core's cache, one that goes to memory
+MATMUL_SIZES = (512, 1024)  # sizes of square products
+COPY_BYTES = (256 << 10, 64 << 20)  # the first fits a core's cache, the second goes to memory
 CALLS = 1000  # tiny operations in a row
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The fastest that was seen on a device; nothing measured here should come out above."""
+    """The best rates measured on a device; nothing measured there should exceed them."""
 
     device: str
     threads: int
-    flops: dict[str, float]  # FLOP/s of a matrix product, by type
+    flops: dict[str, float]  # FLOP/s of the fastest matrix product, by dtype
     flops_from: dict[str, str]  # which product that was
-    memory_bytes: float  # bytes read and written a second, far beyond the caches
-    cache_bytes: float  # the same for a tensor that stays in a core's cache
-    call_seconds: float  # of one operation on one number: what calling alone costs
+    memory_bytes: float  # bytes read and written per second, for tensors far larger than caches
+    cache_bytes: float  # bytes read and written per second, for a tensor in a core's cache
+    call_seconds: float  # of one operation on one number: the cost of the call alone
 
     def __str__(self) -> str:
         lines = [f"{self.device}, {self.threads} threads"]
@@ -41,7 +41,7 @@ class Limits:
     def seconds(
         self, flops: int | float, n_bytes: int | float, calls: int, dtype: str = "bfloat16"
     ) -> dict[str, float]:
-        """The least that each limit alone allows: by "compute", by "bytes" and by "calls"."""
+        """Return the least seconds that "compute", "bytes" and "calls" would each allow alone."""
         return {
             "compute": flops / self.flops[dtype],
             "bytes": n_bytes / self.memory_bytes,
@@ -50,11 +50,11 @@ class Limits:
 
 
 def machine_limits(device: str | torch.device = "cpu", budget: int | float = 3.0) -> Limits:
-    """Measure a device once a process and number of threads, in about `budget` seconds at most.
+    """Measure a device, once per process and number of threads, in at most about `budget` seconds.
 
-    Products are square, of MATMUL_SIZES; on the CPU also the compiled grouped product with one
-    expert, where that is built, since a roof must not be lower than our own kernels. Copies move
-    COPY_BYTES, each counted as read and written. All are the best of repeats.
+    Products are square, of MATMUL_SIZES; on the CPU the compiled grouped product with one expert
+    is also tried if it is built, since the roof must not be below our own kernels. Copies move
+    COPY_BYTES, counted as both read and written. All figures are the best of several repeats.
 
     Raises: ValueError for a device without numbers (meta), or a budget that is not positive.
     """
@@ -100,7 +100,7 @@ def _measure(device: str, threads: int, budget: float) -> Limits:
 def best_seconds(
     call: Callable[[], object], budget: float = 0.3, device: str = "cpu", least: int = 3
 ) -> float:
-    """The fastest of repeated calls: `least` of them, more while the budget of seconds lasts."""
+    """Return the fastest of at least `least` calls; repeat while the budget of seconds lasts."""
     wait = torch.cuda.synchronize if device == "cuda" else nullcontext
     call()
     wait()

@@ -1,4 +1,4 @@
-"""Which limit holds each part of a step back: arithmetic, bytes, or the number of calls."""
+"""Which limit holds back each part of a step: arithmetic, bytes, or the number of calls."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mini_moe.profiling.counting import Counts, muon_flops
 from mini_moe.profiling.limits import Limits, machine_limits
 from mini_moe.profiling.timing.result import StepProfile
 
-# kinds of the profile ← kinds of the count; sorting and combining belong to the experts there
+# kinds in the profile ← kinds in the count, where sorting and combining belong to the experts
 COUNTED = {
     "embedding": ("embedding",),
     "norms": ("norms",),
@@ -20,69 +20,69 @@ COUNTED = {
     "head": ("head",),
 }
 WITH_EXPERTS = ("sort", "combine")
-PASSES = 3  # a training step moves each product's operands three times: forward, and two products
-MUON_NUMBERS, ADAMW_NUMBERS = 5, 7  # numbers of a parameter that an update reads or writes
-LOSS_NUMBERS = 4  # of each logit: read, probability written, read, gradient written
+PASSES = 3  # a training step has three products per forward product: forward and two backward
+MUON_NUMBERS, ADAMW_NUMBERS = 5, 7  # numbers per parameter that an update reads or writes
+LOSS_NUMBERS = 4  # per logit: read, probability written, read, gradient written
 FP32 = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One kind of part: what it had to do, how long it took, and what each limit allows."""
+    """One kind of part: how much work it had, how long it took, and what each limit allows."""
 
     kind: str
-    flops: int  # of products, in one step
-    n_bytes: int  # least traffic
+    flops: int  # of matrix products, in one step
+    n_bytes: int  # minimum traffic
     calls: int
     seconds: float
-    limits: dict[str, float]  # least seconds by "compute", "bytes", "calls"
+    limits: dict[str, float]  # least seconds allowed by "compute", "bytes" and "calls"
 
     @property
     def bound(self) -> str:
-        """The limit that asks for the most time: the first one to run into."""
+        """The limit that takes the most time."""
         return max(self.limits, key=self.limits.__getitem__)
 
     @property
     def reached(self) -> float:
-        """Share of the time that this limit explains; 1 would be as fast as it allows."""
+        """Share of the time that this limit explains; 1 is as fast as it allows."""
         return self.limits[self.bound] / self.seconds if self.seconds else 0.0
 
     @property
     def flops_per_second(self) -> float:
-        """Of products only."""
+        """FLOP/s achieved, counting matrix products only."""
         return self.flops / self.seconds if self.seconds else 0.0
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the least traffic; what really moved may be more."""
+        """Bytes per second achieved, counting minimum traffic; more may actually be moved."""
         return self.n_bytes / self.seconds if self.seconds else 0.0
 
     @property
     def intensity(self) -> float:
-        """FLOPs for each byte of the least traffic."""
+        """FLOPs per byte of minimum traffic."""
         return self.flops / self.n_bytes if self.n_bytes else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """Every part of a step as a point under the roofs of this machine."""
+    """Every part of a step as a point under this machine's roofs."""
 
     points: tuple[Point, ...]
     limits: Limits
-    dtype: str  # that most products have
-    flops: int  # of the model in one step, the optimizer's not counted
-    seconds: float  # of the plain step
+    dtype: str  # of most products
+    flops: int  # of the model in one step, without the optimizer
+    seconds: float  # of the step without recording
 
     @property
     def utilisation(self) -> float:
-        """Model FLOPs utilisation: the model's FLOPs over what the peak could do in that time.
+        """Model FLOPs utilisation: the model's FLOPs over those possible at peak in that time.
 
         Source: PaLM, arXiv 2204.02311 §4.1.
         """
         return self.flops / self.seconds / self.limits.flops[self.dtype]
 
     def __getitem__(self, kind: str) -> Point:
-        """The point of one kind, as in roofline["experts"]."""
+        """Return the point of one kind, as in roofline["experts"]."""
         for point in self.points:
             if point.kind == kind:
                 return point
@@ -105,17 +105,18 @@ def roofline(
     *,
     optimizer: str = "muon",
 ) -> Roofline:
-    """Join what was counted with what was measured, part by part.
+    """Combine counted work with measured time, part by part.
 
-    FLOPs and bytes are those of `count` on the same batch; a training step's bytes are taken as
-    three forward passes', since each of its products has three operands, as many as forward. The
-    optimizer moves every parameter, gradient and moment once; Muon multiplies besides.
+    FLOPs and bytes are those of `count` on the same batch. A training step is taken to move the
+    bytes of three forward passes: it has three products per forward product, each with three
+    operands of the same sizes. The optimizer moves every parameter, gradient and moment once; Muon
+    also multiplies matrices.
 
-    Raises: ValueError where the count is of another number of tokens, or the optimizer unknown.
+    Raises: ValueError if the count is for another number of tokens, or the optimizer is unknown.
     """
     if counts.work.tokens != profile.tokens:
         raise ValueError(
-            f"counts: of {profile.tokens} tokens expected, as the profile, "
+            f"counts: {profile.tokens} tokens expected, as in the profile, "
             f"got batch · seq = {counts.work.tokens}"
         )
     if optimizer not in ("muon", "adamw"):
@@ -141,14 +142,14 @@ def roofline(
 
 
 def trains(profile: StepProfile) -> bool:
-    """Whether the profile holds a backward pass."""
+    """Whether the profile includes a backward pass."""
     return any(row.phase == "backward" and row.seconds for row in profile.rows)
 
 
 def counted_work(
     profile: StepProfile, counts: Counts, optimizer: str
 ) -> dict[str, tuple[int, int]]:
-    """FLOPs and bytes of a step by kind; kinds that neither multiply nor move much are left out."""
+    """Return FLOPs and bytes of a step by kind, without kinds that multiply and move little."""
     training = trains(profile)
     passes = PASSES if training else 1
     work = {}
@@ -166,14 +167,14 @@ def counted_work(
 
 
 def optimizer_work(config: ModelConfig, parameters: int, optimizer: str) -> tuple[int, int]:
-    """FLOPs of the products, and bytes of parameters, gradients and moments, in fp32."""
+    """Return FLOPs of the products, and bytes of parameters, gradients and moments, in fp32."""
     if optimizer == "adamw":
         return 0, ADAMW_NUMBERS * parameters * FP32
     return muon_flops(config), MUON_NUMBERS * parameters * FP32
 
 
 def spent_by(profile: StepProfile) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds and calls by kind, sorting and combining among the experts."""
+    """Return seconds and calls by kind, with sorting and combining included in the experts."""
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
     for row in profile.rows:

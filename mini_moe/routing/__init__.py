@@ -1,4 +1,4 @@
-"""What the router did: recorded without changing it, and measured."""
+"""Record what the router does, without changing it, and measure it."""
 
 from mini_moe.routing.intervene import intervene  # noqa: I001
 from mini_moe.routing.metrics import (

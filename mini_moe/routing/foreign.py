@@ -1,17 +1,17 @@
-"""What the recorder needs to know of a model: one of ours, or a mixture of experts by others.
+"""What the recorder needs to know about a model, whether ours or a transformers MoE.
 
-Of a model from transformers three tensors of each MoE layer are copied while it runs: the router's
-logits, as it returns them, and the ids and gates that its experts are given. In detail:
+While a transformers model runs, three tensors of each MoE layer are copied: the logits that the
+router returns, and the expert ids and gates passed to the experts. In detail:
 
-| family | logits, by the router | gates, given to the experts |
+| family | logits returned by the router | gates passed to the experts |
 |---|---|---|
 | DeepSeek-V2 | fp32 | softmax · routed_scaling_factor |
 | DeepSeek-V3, GLM-4-MoE | fp32 | sigmoid, over their sum if norm_topk_prob, · scaling factor |
-| Mixtral | model's type | softmax over their sum, fp32 |
-| OLMoE, Qwen2-MoE, Qwen3-MoE | model's type | softmax, over their sum if norm_topk_prob |
-| gpt-oss | model's type, with the router's bias | softmax of the chosen logits alone |
+| Mixtral | model's dtype | softmax over their sum, fp32 |
+| OLMoE, Qwen2-MoE, Qwen3-MoE | model's dtype | softmax, over their sum if norm_topk_prob |
+| gpt-oss | model's dtype, with the router's bias | softmax over the chosen logits only |
 
-The gates of OLMoE, Qwen and gpt-oss have the model's type. Shared experts are not recorded.
+The gates of OLMoE, Qwen and gpt-oss have the model's dtype. Shared experts are not recorded.
 """
 
 import re
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mini_moe.config import ModelConfig
 from mini_moe.model import Routing, Transformer
 
-# Routers of transformers 5 whose rules are known, and the models that have them.
+# Routers of transformers 5 whose rules are known, and the models that use them.
 SUPPORTED = {
     "DeepseekV2TopkRouter": "DeepSeek-V2",
     "DeepseekV3TopkRouter": "DeepSeek-V3, R1, Moonlight, Kimi K2",
@@ -48,12 +48,12 @@ Run = Callable[[Tensor, Tensor | None], tuple[Tensor | None, list[Routing]]]
 class Subject:
     """A model as the recorder sees it.
 
-    `run(tokens [batch, seq], inside)` gives the logits, or None, and each MoE layer's decisions;
-    `inside` is False for padding, or None where there is none.
+    `run(tokens [batch, seq], inside)` returns the logits (or None) and each MoE layer's decisions;
+    `inside` is False at padding, or None if there is no padding.
     """
 
     run: Run
-    layers: tuple[int, ...]  # index in the model of each MoE layer
+    layers: tuple[int, ...]  # model layer index of each MoE layer
     score_function: str
     device: torch.device
     vocab_size: int | None = None
@@ -63,9 +63,9 @@ class Subject:
 
 
 def subject_of(model: nn.Module) -> Subject:
-    """Ours, or one of transformers with experts and routers that are known.
+    """Wrap a model of ours, or a transformers model with a known kind of router, for recording.
 
-    Raises: ValueError for no model, a model without experts, or experts of an unknown kind.
+    Raises: ValueError for anything but a module, a model without experts, or unknown experts.
     """
     if isinstance(model, Transformer):
         return _our_subject(model)
@@ -73,7 +73,7 @@ def subject_of(model: nn.Module) -> Subject:
         raise ValueError(f"model: an nn.Module expected, got {type(model).__name__}")
     blocks = find_blocks(model)
     if not hasattr(model, "get_input_embeddings"):
-        raise ValueError(_unknown(f"{type(model).__name__}, which is no model of transformers"))
+        raise ValueError(_unknown(f"{type(model).__name__}, which is not a transformers model"))
     embedding = model.get_input_embeddings().weight
     config = getattr(model.config, "get_text_config", lambda: model.config)()
 
@@ -100,7 +100,7 @@ def _our_subject(model: Transformer) -> Subject:
         raise ValueError("model: a mixture of experts expected, this one has only dense layers")
 
     def run(tokens: Tensor, inside: Tensor | None) -> tuple[Tensor | None, list[Routing]]:
-        """Attention looks back only, so padding on the right reaches no token of the text."""
+        """Run without a mask: attention is causal, so right padding cannot affect the text."""
         routings: list[Routing] = []
         return model(tokens, routings=routings), routings
 
@@ -117,11 +117,11 @@ def _our_subject(model: Transformer) -> Subject:
 
 
 def find_blocks(model: nn.Module) -> dict[int, tuple[nn.Module, nn.Module]]:
-    """Layer index → its router and its experts.
+    """Map each MoE layer's index to its router and its experts.
 
-    A block is a module with `experts` and a router named `gate` or `router`; its layer is the last
-    number in its name.
-    Raises: ValueError where there are none, or two in one layer.
+    A block is a module with `experts` and a router named `gate` or `router`; its layer index is
+    the last number in its name.
+    Raises: ValueError if there are none, or two in one layer.
     """
     blocks: dict[int, tuple[nn.Module, nn.Module]] = {}
     for name, module in model.named_modules():
@@ -132,13 +132,13 @@ def find_blocks(model: nn.Module) -> dict[int, tuple[nn.Module, nn.Module]]:
         numbers = re.findall(r"(?:^|\.)(\d+)(?=\.|$)", name)
         layer = int(numbers[-1]) if numbers else len(blocks)
         if layer in blocks:
-            raise ValueError(f"model: one MoE block a layer expected, got {name} beside another")
+            raise ValueError(f"model: one MoE block per layer expected, got a second one, {name}")
         blocks[layer] = router, experts
     if not blocks:
         kinds = {type(module).__name__ for module in model.modules()}
         suspects = sorted(kind for kind in kinds if re.search("moe|expert", kind, re.IGNORECASE))
         if suspects:
-            raise ValueError(_unknown(f"{', '.join(suspects)} without a router that can be found"))
+            raise ValueError(_unknown(f"{', '.join(suspects)} without a recognisable router"))
         raise ValueError("model: a mixture of experts expected, this one has only dense layers")
     return blocks
 
@@ -147,11 +147,11 @@ def find_blocks(model: nn.Module) -> dict[int, tuple[nn.Module, nn.Module]]:
 def recording(
     blocks: dict[int, tuple[nn.Module, nn.Module]],
 ) -> Iterator[dict[int, dict[str, Tensor]]]:
-    """Collect, for each layer, the router's logits and what its experts are given.
+    """Collect each layer's router logits and the ids and gates passed to its experts.
 
-    `logits` is the first tensor that the router returns, `expert_ids` and `gates` are the
-    integers and the weights of the same shape among the arguments of the experts. Hooks only look,
-    and only at what this thread runs; they are gone afterwards, also after an exception.
+    `logits` is the first tensor the router returns; `expert_ids` and `gates` are the integer
+    tensor and the floating-point tensor of the same shape among the experts' arguments. The hooks
+    change nothing, ignore other threads, and are removed at the end, even after an exception.
     """
     seen: dict[int, dict[str, Tensor]] = {layer: {} for layer in blocks}
     handles, here = [], threading.get_ident()
@@ -187,22 +187,22 @@ def recording(
 
 
 def score_function(router: nn.Module) -> str:
-    """ "sigmoid" for routers with a bias that only chooses, "softmax" for all others."""
+    """Return "sigmoid" for routers with a choice-only bias, "softmax" for all others."""
     return "sigmoid" if hasattr(router, "e_score_correction_bias") else "softmax"
 
 
 def scores_from_logits(
     router: nn.Module, logits: Float[Tensor, "tokens experts"]
 ) -> tuple[Float[Tensor, "tokens experts"], Float[Tensor, "tokens experts"]]:
-    """Scores and choice scores of a router's own logits, in fp32, by its own expressions.
+    """Compute scores and choice scores from a router's logits in fp32, with its own formulas.
 
-    DeepSeek-V3, GLM-4-MoE: the sigmoid; to choose, plus `e_score_correction_bias`, and −inf
-    outside the `topk_group` groups with the largest sum of two.
-    DeepSeek-V2: the softmax; to choose with "group_limited_greedy", −inf outside the groups with
-    the largest maximum.
-    Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE: the softmax, also to choose.
-    gpt-oss: the softmax over all experts. The model never forms it: it takes the softmax of the
-    chosen logits alone, which is these scores divided by their sum over the chosen ones.
+    DeepSeek-V3, GLM-4-MoE: sigmoid; choice scores add `e_score_correction_bias` and are −inf
+    outside the `topk_group` groups with the largest sum of their two best.
+    DeepSeek-V2: softmax; with "group_limited_greedy", choice scores are −inf outside the groups
+    with the largest maximum.
+    Mixtral, OLMoE, Qwen2-MoE, Qwen3-MoE: softmax, for both.
+    gpt-oss: softmax over all experts. The model never computes it: it takes the softmax of the
+    chosen logits only, which equals these scores divided by their sum over the chosen experts.
     """
     logits = logits.float()
     if score_function(router) == "sigmoid":
@@ -225,12 +225,12 @@ def scores_from_logits(
 
 
 def _decision(layer: int, router: nn.Module, seen: dict[str, Tensor]) -> Routing:
-    """One layer's record, best choice first; half precision is widened, which changes no value."""
+    """Build one layer's record, best choice first; half precision widens to fp32 exactly."""
     kind = type(router).__name__
     if len(seen) < 3:
         raise ValueError(
-            f"model: {kind} and experts expected to run as modules, those of layer {layer} did not "
-            "(a compiled model, or a fused kernel?)"
+            f"model: {kind} and its experts expected to run as modules, those of layer {layer} did "
+            "not (a compiled model, or a fused kernel?)"
         )
     wide = {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in seen.items()}
     logits, gates = (rearrange(wide[name], "... n -> (...) n") for name in ("logits", "gates"))
@@ -245,10 +245,10 @@ def _decision(layer: int, router: nn.Module, seen: dict[str, Tensor]) -> Routing
 
 
 def _explains(routing: Routing) -> bool:
-    """Whether the scores give what was chosen, and gates in proportion to the chosen scores.
+    """Whether the best scores were chosen, with gates in proportion to the chosen scores.
 
-    A router that is not in SUPPORTED, but looks like one that is, is recorded only then. A single
-    expert a token with gate 1 tells nothing about the scores, so it does not pass.
+    A router that is not in SUPPORTED but looks like one that is gets recorded only if this holds.
+    One expert per token with gate 1 says nothing about the scores, so it does not pass.
     """
     chosen = routing.scores.gather(-1, routing.expert_ids)
     best = routing.choice_scores.topk(chosen.shape[-1], dim=-1).values

@@ -1,4 +1,4 @@
-"""Texts, labels and tokenizers as people give them: checked, and turned into tensors."""
+"""Check texts, labels and tokenizers as users pass them, and turn them into tensors."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -17,20 +17,19 @@ NAMES = "a list of names"
 
 
 def read_texts(text: Any, tokenizer: Any) -> tuple[list[Int[Tensor, "seq"]], bool]:
-    """Token ids of each text, and whether several were given.
+    """Return the token ids of each text, and whether several texts were given.
 
-    Raises: ValueError for nothing, for kinds that do not go together, or for words without a
-    tokenizer.
+    Raises: ValueError for an empty text, for a mix of kinds, or for a string without a tokenizer.
     """
     if isinstance(text, str):
         return [_encode(text, tokenizer, "text")], False
     if isinstance(text, Tensor | np.ndarray):
         if text.ndim not in (1, 2):
             raise ValueError(f"text: [seq] or [batch, seq] expected, got {list(text.shape)}")
-        rows = list(text) if text.ndim == 2 else [text]
-        if not rows:
+        texts = list(text) if text.ndim == 2 else [text]
+        if not texts:
             raise ValueError("text: at least one token expected, got an empty text")
-        return [_ids(row, "text") for row in rows], text.ndim == 2
+        return [_ids(ids, "text") for ids in texts], text.ndim == 2
     if not isinstance(text, Sequence) or isinstance(text, bytes | bytearray):
         raise ValueError(f"text: str, token ids or a list expected, got {type(text).__name__}")
     if not text:
@@ -67,12 +66,12 @@ def check_ids(
 def read_labels(
     labels: Any, lengths: list[int], names: Sequence[str], several: bool
 ) -> tuple[list[Int[Tensor, "_"]] | None, tuple[str, ...]]:
-    """The label of every token of every text, as numbers, and the names of the numbers.
+    """Return the label of every token of every text as a number, and the names of the labels.
 
-    Names are numbered by their place in `names`, or as they first appear where none are given.
+    Names are numbered by their position in `names`, or in order of appearance if it is empty.
 
-    Raises: ValueError for another number of labels than of texts or tokens, a name that is not in
-    `names`, a number that has none, or names mixed with numbers.
+    Raises: ValueError if the number of labels doesn't match the texts or tokens, for a name that
+    is not in `names`, a number without a name, or names mixed with numbers.
     """
     names = items("label_names", names, NAMES, ordered=True)
     if labels is None:
@@ -90,7 +89,7 @@ def read_labels(
 def check_stream(
     tokens: Any, labels: Any, seq_len: int, batch_tokens: int, max_seq_len: int | None
 ) -> None:
-    """Raise ValueError unless a stream has tokens, a label for each, and rows that fit."""
+    """Raise ValueError unless a stream has tokens, a label for each, and a fitting `seq_len`."""
     shape = _shape(tokens)
     if len(shape) != 1 or not shape[0]:
         raise ValueError(f"tokens: [n_tokens], not empty, expected; got {shape}")
@@ -110,10 +109,10 @@ def check_stream(
 
 
 def pieces_of(ids: list[int], tokenizer: Any) -> list[str]:
-    """Each token as a readable string; without a tokenizer, its number.
+    """Return each token as a readable string, or its id if there is no tokenizer.
 
-    Tokens of transformers' tokenizers are shown as ours are: `·` space, `⏎` newline, `⟨c3⟩` a
-    byte that is no character by itself.
+    Tokens of transformers' tokenizers are shown like ours: `·` for a space, `⏎` for a newline,
+    `⟨c3⟩` for a byte that is not a character by itself.
     Raises: ValueError for a tokenizer of an unknown kind.
     """
     if tokenizer is None:
@@ -133,7 +132,7 @@ def pieces_of(ids: list[int], tokenizer: Any) -> list[str]:
 
 
 def _readable(token: str, in_bytes: bool) -> str:
-    """An entry of a byte-level vocabulary (Ġ is a space), or a SentencePiece one (▁, <0x0A>)."""
+    """Spell out an entry of a byte-level (Ġ is a space) or SentencePiece (▁, <0x0A>) vocabulary."""
     if in_bytes:
         spelled = all(character in BYTE_OF for character in token)
         return readable(bytes(map(BYTE_OF.get, token)) if spelled else token.encode())
@@ -158,7 +157,7 @@ def _kind(item: Any) -> str:
 
 def _encode(text: str, tokenizer: Any, name: str) -> Int[Tensor, "seq"]:
     if tokenizer is None:
-        raise ValueError(f"{name}: this model has no tokenizer; pass token ids, or a tokenizer")
+        raise ValueError(f"{name}: this model has no tokenizer; pass token ids or a tokenizer")
     if not hasattr(tokenizer, "encode"):
         raise ValueError(
             "tokenizer: one of this package or of transformers expected, "
@@ -168,7 +167,7 @@ def _encode(text: str, tokenizer: Any, name: str) -> Int[Tensor, "seq"]:
 
 
 def _ids(ids: Any, name: str) -> Int[Tensor, "seq"]:
-    """One text's ids as int64 on the CPU."""
+    """Return one text's ids as int64 on the CPU."""
     if isinstance(ids, Sequence) and any(isinstance(one, bool | np.bool_) for one in ids):
         raise ValueError(f"{name}: integer ids expected, got {list(ids)}")
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "u":
@@ -187,7 +186,7 @@ def _ids(ids: Any, name: str) -> Int[Tensor, "seq"]:
 
 
 def _of_tokens(label: Any, length: int, n: int) -> list:
-    """The labels of one text's tokens: one for all of them, or one for each."""
+    """Return one label per token of a text, given one for the whole text or one per token."""
     if isinstance(label, Tensor | np.ndarray):
         label = label.tolist()
     is_one = isinstance(label, str) or not isinstance(label, Sequence)
@@ -200,7 +199,7 @@ def _of_tokens(label: Any, length: int, n: int) -> list:
 
 
 def _numbered(each: list[list], names: list[str]) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Labels as numbers; `names` grows where it was empty."""
+    """Return labels as numbers, and `names`, or if it is empty the names in order of appearance."""
     values = {value for label in each for value in label}
     if not all(isinstance(value, Integral) for value in values):
         if not all(isinstance(value, str) for value in values):
@@ -213,7 +212,7 @@ def _numbered(each: list[list], names: list[str]) -> tuple[list[Tensor], tuple[s
         each = [[place[value] for value in label] for label in each]
     elif names and not all(0 <= value < len(names) for value in values):
         raise ValueError(
-            f"labels: numbers in [0, {len(names)}), one of label_names, expected, "
+            f"labels: numbers in [0, {len(names)}), the indices of label_names, expected, "
             f"got {min(values)} to {max(values)}"
         )
     return [torch.tensor(label, dtype=torch.long) for label in each], tuple(names)

@@ -1,4 +1,4 @@
-"""Run a model with routers that choose otherwise, while the model itself stays as it is."""
+"""Run a model with routers that choose differently, without changing the model itself."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from mini_moe.model.moe import MoE
 from mini_moe.model.router import Router
 from mini_moe.routing.twin import shadow, twin
 
-OFF = -1e6  # added to a score of at most 1; finite, so that sums of group scores stay ordered
+OFF = -1e6  # added to a score of at most 1; finite, so sums of group scores keep their order
 PAIRS = "(layer, expert) pairs"
 
 
@@ -29,24 +29,24 @@ def intervene(
     top_k: int | None = None,
     temperature: int | float = 1.0,
 ) -> Iterator[Transformer]:
-    """`with intervene(model, off={(2, 5)}) as changed:` gives a model that really runs so.
+    """Yield a model whose routing is changed: `with intervene(model, off={(2, 5)}) as changed:`.
 
-    off: (layer, expert) pairs that no token may choose; the token takes its next best.
-    shared_off: layers whose shared experts add nothing.
-    bias: layer → what is added to its experts' bias, one number per expert.
-    top_k: experts per token, in every layer; the gates are made from those.
+    off: (layer, expert) pairs that no token may choose; tokens take their next best expert.
+    shared_off: layers whose shared experts contribute nothing.
+    bias: for each layer, what to add to the bias of its experts, one number per expert.
+    top_k: experts per token, in every layer; gates are computed from those experts only.
     temperature: divides the logits of every router.
 
-    `layer` is the model's layer index. `model` itself isn't changed, so others may run or train it
-    meanwhile, and interventions of one model may overlap; to add one to another, intervene in
-    `changed`. `changed` computes with the model's own weights: the changes are of bias, router
-    temperature and configuration, and the same code runs. What is saved of it is the unchanged
-    model. Switching an expert off after training, without training again, is the ablation of
-    DeepSeekMoE, arXiv 2401.06066 §4.5.
+    `layer` is the model's layer index. `model` itself isn't changed, so other code can keep
+    running or training it, and several interventions on one model can be active at once; to
+    combine two, intervene on `changed`. `changed` runs the same code on the same weights; only
+    bias, router temperature and configuration differ. Saving it saves the unchanged model.
+    Switching an expert off after training, without retraining, is the ablation of DeepSeekMoE,
+    arXiv 2401.06066 §4.5.
 
     Raises: ValueError for a layer without experts, an expert out of range, fewer experts left than
-    a token must choose, a bias of another size or not finite, a top_k or temperature out of range,
-    or an argument of another type.
+    a token must choose, a bias of the wrong size or not finite, a top_k or temperature out of
+    range, or an argument of the wrong type.
     """
     layers = moe_layers(model)
     temperature = number("temperature", temperature, above=0)
@@ -66,9 +66,9 @@ def intervene(
 
 
 def moe_layers(model: Transformer) -> dict[int, MoE]:
-    """The mixtures of experts of a model by layer index, MTP modules left out.
+    """Return a model's MoE modules by layer index, without those of MTP modules.
 
-    Raises: ValueError for a model without any, or of another kind.
+    Raises: ValueError for a model without any, or one that is not a Transformer.
     """
     if not isinstance(model, Transformer):
         raise ValueError(f"model: a mini_moe.Transformer expected, got {type(model).__name__}")
@@ -86,7 +86,7 @@ def _change_router(
     top_k: int | None,
     temperature: float,
 ) -> None:
-    """Make a twin's router behave as asked."""
+    """Apply the changes to a twin's router."""
     if top_k is not None:
         router.config = dataclasses.replace(router.config, top_k=top_k)
     if silent:
@@ -102,7 +102,7 @@ def _change_router(
 
 
 def _silent_experts(off: Any, layers: dict[int, MoE]) -> dict[int, set[int]]:
-    """Layer → the experts that no token may choose."""
+    """Map each layer to the experts that no token may choose."""
     silent: dict[int, set[int]] = {layer: set() for layer in layers}
     for pair in items("off", off, PAIRS):
         place = items("off", pair, PAIRS)
@@ -120,7 +120,7 @@ def _silent_experts(off: Any, layers: dict[int, MoE]) -> dict[int, set[int]]:
 
 
 def _added_bias(bias: Any, layers: dict[int, MoE]) -> dict[int, Tensor]:
-    """Layer → what is added to its bias, one number per expert."""
+    """Map each layer to what is added to its bias, one number per expert."""
     if bias is None:
         return {}
     if not isinstance(bias, Mapping):
@@ -160,5 +160,6 @@ def _check_enough_left(config: ModelConfig, layer: int, silent: set[int]) -> Non
     fewest = sum(sorted(alive)[: config.top_k_groups])  # the groups a token could be left with
     if fewest < config.top_k:
         raise ValueError(
-            f"off: layer {layer} may be left with {fewest} experts, a token chooses {config.top_k}"
+            f"off: layer {layer}: at least top_k={config.top_k} experts left expected, got as few "
+            f"as {fewest}"
         )

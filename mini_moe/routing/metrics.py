@@ -1,4 +1,4 @@
-"""How evenly experts are used, and how even chance alone would be."""
+"""How evenly experts are used, and how even the load would be by chance alone."""
 
 import math
 
@@ -12,11 +12,11 @@ from mini_moe.arguments import integers, number, whole
 def expert_load(
     expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
 ) -> Float[Tensor, "*layers experts"]:
-    """Share of all choices that went to each expert; sums to one in every layer.
+    """Share of all choices that went to each expert; the shares of a layer sum to one.
 
     An even load is 1 / n_experts. Source: DeepSeek-V3, arXiv 2412.19437 §4.5.3, whose
     relative expert load is this times n_experts.
-    Raises: ValueError for no choices at all, or an expert that does not exist.
+    Raises: ValueError if there are no choices, or for an expert that does not exist.
     """
     n_experts = check_choices(expert_ids, n_experts)
     flat = expert_ids.flatten(-2).long()
@@ -26,9 +26,9 @@ def expert_load(
 
 
 def check_choices(expert_ids: Tensor, n_experts: int) -> int:
-    """n_experts as an int.
+    """Check a tensor of choices and return n_experts as an int.
 
-    Raises: ValueError for no choices, an expert outside [0, n_experts), or another type.
+    Raises: ValueError for no choices, an expert outside [0, n_experts), or a wrong type.
     """
     n_experts = whole("n_experts", n_experts, 1)
     if not integers("expert_ids", expert_ids).numel():
@@ -40,7 +40,7 @@ def check_choices(expert_ids: Tensor, n_experts: int) -> int:
 
 
 def relative_load(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers experts"]:
-    """Each expert's load over the mean load: 1 is even, 2 is twice its share.
+    """Each expert's load divided by the mean load: 1 is even, 2 is twice the even share.
 
     Source: DeepSeek-V3, arXiv 2412.19437 §4.5.3 and figure 9.
     """
@@ -56,9 +56,9 @@ def max_violation(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*lay
 
 
 def load_entropy(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
-    """Entropy of the load divided by its maximum ln n_experts: 1 is even, 0 is one expert only.
+    """Entropy of the load over its maximum, ln n_experts: 1 is even, 0 means one gets everything.
 
-    −Σ p ln p / ln n_experts, after Shannon (1948) §6. One expert alone is as even as can be: 1.
+    −Σ p ln p / ln n_experts, after Shannon (1948) §6. A layer with a single expert counts as even.
     """
     share = load / load.sum(dim=-1, keepdim=True)
     if load.shape[-1] == 1:
@@ -69,8 +69,8 @@ def load_entropy(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*laye
 def load_variation(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers"]:
     """Coefficient of variation: standard deviation of the load over its mean; 0 is even.
 
-    √(mean((load − mean)²)) / mean, over all experts and not a sample of them. Source: Shazeer et
-    al., arXiv 1701.06538 §4, whose balance loss is its square.
+    √(mean((load − mean)²)) / mean, without Bessel's correction: these are all the experts, not a
+    sample. Source: Shazeer et al., arXiv 1701.06538 §4, whose balance loss is its square.
     """
     return load.std(dim=-1, correction=0) / load.mean(dim=-1)
 
@@ -86,12 +86,11 @@ def dead_share(load: Float[Tensor, "*layers experts"]) -> Float[Tensor, "*layers
 
 
 def noise_floor(n_experts: int, tokens_per_expert: float) -> float:
-    """MaxVio that even, random routing shows by chance: about √(2 ln N / m) for N experts that
-    expect m tokens each.
+    """MaxVio that uniformly random routing shows by chance, about √(2 ln N / m).
 
-    The largest of N normal deviations of relative size 1/√m. A measured MaxVio below this says
-    nothing. 0 for a single expert.
-    Raises: ValueError unless there is at least one expert and more than 0 tokens for it.
+    That is for N experts with m tokens each on average: the largest of N normal deviations of
+    relative size 1/√m. A measured MaxVio below this says nothing. 0 for a single expert.
+    Raises: ValueError unless there is at least one expert and more than 0 tokens per expert.
     """
     n_experts = whole("n_experts", n_experts, 1)
     tokens_per_expert = number("tokens_per_expert", tokens_per_expert, above=0)

@@ -1,4 +1,4 @@
-"""Record every routing decision of a model: for one text, for several, for a long corpus."""
+"""Record every routing decision of a model on one text, several texts or a long corpus."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,43 +30,43 @@ _SLICE = 1024  # tokens whose losses are computed at once; bounds the copy of th
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingTrace:
-    """What the routers of all MoE layers saw and chose, token by token; padding is left out.
+    """What the routers of all MoE layers saw and chose, token by token, without padding.
 
-    `expert_ids` and `gates` are what the experts were given. For a model from transformers,
-    `router_logits` are what its router returned, and `scores` and `choice_scores` are made from
-    them with the router's own expressions (see `mini_moe.routing.foreign`).
+    `expert_ids` and `gates` are the ones passed to the experts. For a transformers model,
+    `router_logits` are the ones its router returned, and `scores` and `choice_scores` are computed
+    from them with the router's own formulas (see `mini_moe.routing.foreign`).
     """
 
-    config: ModelConfig | None  # of a model of this package; None for others
-    score_function: str  # "sigmoid" or "softmax": what makes scores of the router's logits
+    config: ModelConfig | None  # None unless the model is a mini_moe Transformer
+    score_function: str  # "sigmoid" or "softmax": turns the router's logits into scores
     tokens: Int[Tensor, "tokens"]  # ids
     pieces: list[str]  # the tokens as readable text
-    layers: tuple[int, ...]  # index in the model of each recorded layer
+    layers: tuple[int, ...]  # model layer index of each recorded layer
     router_logits: Float[Tensor, "layers tokens experts"]
     scores: Float[Tensor, "layers tokens experts"]  # sigmoid or softmax of the router's logits
-    choice_scores: Float[Tensor, "layers tokens experts"]  # + bias; −inf outside chosen groups
+    choice_scores: Float[Tensor, "layers tokens experts"]  # with bias; −inf outside chosen groups
     expert_ids: Int[Tensor, "layers tokens top_k"]  # best choice first
     gates: Float[Tensor, "layers tokens top_k"]  # weight of each chosen expert
-    text_ids: Int[Tensor, "tokens"]  # which text, or which row of a stream, a token belongs to
-    targets: Int[Tensor, "tokens"]  # the token that really follows; −1 where there is none
-    logits: Float[Tensor, "tokens vocab"] | None = None  # of the token after each position
+    text_ids: Int[Tensor, "tokens"]  # which text (or sequence of a stream) it belongs to
+    targets: Int[Tensor, "tokens"]  # the actual next token; −1 at the end of a text
+    logits: Float[Tensor, "tokens vocab"] | None = None  # for the token after each position
     predicted: Int[Tensor, "tokens"] | None = None  # the most probable next token
     losses: Float[Tensor, "tokens"] | None = None  # −ln p(target), nats; NaN without a target
-    labels: Int[Tensor, "tokens"] | None = None  # the number given to each token
-    label_names: tuple[str, ...] = ()  # names of those numbers, where they have names
+    labels: Int[Tensor, "tokens"] | None = None  # the label of each token, as a number
+    label_names: tuple[str, ...] = ()  # label_names[n] names label n; empty if they have no names
 
     @property
     def n_experts(self) -> int:
-        """Routed experts a layer."""
+        """Number of routed experts per layer."""
         return self.scores.shape[-1]
 
     @property
     def top_k(self) -> int:
-        """Routed experts a token."""
+        """Number of routed experts per token."""
         return self.expert_ids.shape[-1]
 
     def take(self, which: Bool[Tensor, "tokens"] | Int[Tensor, "taken"]) -> "RoutingTrace":
-        """The trace of some tokens only: a mask, such as `labels == 2`, or places in order."""
+        """Return the trace of some of the tokens, given a mask (`labels == 2`) or indices."""
         places = which.nonzero().flatten() if which.dtype == torch.bool else which
         changes: dict[str, Any] = {"pieces": [self.pieces[n] for n in places.tolist()]}
         changes |= {name: getattr(self, name)[:, places] for name in _BY_LAYER}
@@ -86,19 +86,20 @@ def trace_routing(
     batch_size: int = 1,
     keep_logits: bool = True,
 ) -> RoutingTrace:
-    """Run a model over a text, or several, and keep each layer's scores, choices and gates.
+    """Run a model over one or more texts and keep each layer's scores, choices and gates.
 
-    The model computes what it would compute anyway: recording changes no bit of its result, nor
-    whether it is training. `model` is one of ours or of transformers (`foreign.SUPPORTED`).
+    Recording changes neither the model's output, bit for bit, nor its training mode. `model` is a
+    mini_moe Transformer or a transformers model (see `foreign.SUPPORTED`).
     `text` is a string, token ids, or a list of either; an array [batch, seq] is one batch of
-    texts. `tokenizer` (ours, or one of transformers with its own special tokens) defaults to the
-    model's. `labels`: a number or name for each text, or a sequence of one for each token.
-    Texts of a list run one by one, so that they get the numbers they get alone; `batch_size`
-    texts at once are faster, padded on the right behind a mask, and equal up to rounding.
+    texts. `tokenizer` is ours or one from transformers, which adds its own special tokens; the
+    default is the model's. `labels` has one number or name per text, or one sequence per text with
+    a label per token.
+    The texts of a list run one at a time, so each gives the same numbers as on its own. A larger
+    `batch_size` is faster: texts are right-padded and masked, and results agree up to rounding.
 
-    Raises: ValueError for an empty or mixed list, a text without a tokenizer, labels of another
-    length, ids out of range, more tokens than the model accepts, or a model without experts or
-    with experts of an unknown kind.
+    Raises: ValueError for an empty or mixed list, a string without a tokenizer, labels of the
+    wrong length, ids out of range, more tokens than the model accepts, or a model without experts
+    or with experts of an unknown kind.
     """
     batch_size, keep_logits = whole("batch_size", batch_size, 1), flag("keep_logits", keep_logits)
     subject = subject_of(model)
@@ -110,9 +111,9 @@ def trace_routing(
         batch_size = len(texts)
     parts = []
     for first in range(0, len(texts), batch_size):
-        rows = texts[first : first + batch_size]
-        part = _trace_rows(subject, rows, [_targets(ids) for ids in rows], first, keep_logits)
-        parts.append(part)
+        batch = texts[first : first + batch_size]
+        targets = [_targets(ids) for ids in batch]
+        parts.append(_trace_batch(subject, batch, targets, first, keep_logits))
     trace = _join(parts)
     if numbers is not None:
         numbers = torch.cat(numbers).to(subject.device)
@@ -130,16 +131,17 @@ def stream_routing(
     seq_len: int = 256,
     batch_tokens: int = 8192,
 ) -> Iterator[RoutingTrace]:
-    """The routing of a corpus of any length, as traces of `batch_tokens` tokens, without logits.
+    """Yield the routing of a corpus of any length as traces of `batch_tokens` tokens, no logits.
 
-    The stream is cut into rows of `seq_len` tokens, each read without what came before it; the
-    last row may be shorter. `text_ids` number the rows through the whole stream; `targets` go on
-    across rows. Only one batch is held at a time, so memory does not grow with the corpus: let
-    each trace go before asking for the next. `tokens` may stay on disk (a numpy memmap).
+    The stream is cut into sequences of `seq_len` tokens, and none sees the tokens before it; the
+    last one may be shorter. `text_ids` number the sequences of the whole stream; `targets` carry
+    on from one sequence to the next. Only one batch is in memory at a time, so memory does not
+    grow with the corpus if you drop each trace before taking the next. `tokens` may stay on disk
+    (a numpy memmap).
 
-    Raises: ValueError for an empty stream, labels of another length, `seq_len` above what the
+    Raises: ValueError for an empty stream, labels of the wrong length, `seq_len` above what the
     model accepts, `batch_tokens` below `seq_len`, ids out of range, or a model that
-    `trace_routing` refuses.
+    `trace_routing` rejects.
     """
     subject = subject_of(model)
     tokenizer = subject.tokenizer if tokenizer is None else tokenizer
@@ -158,7 +160,7 @@ def _stream(
     seq_len: int,
     batch_tokens: int,
 ) -> Iterator[RoutingTrace]:
-    """One trace for each batch of whole rows, and one for a shorter last row."""
+    """Yield one trace per batch of full sequences, and one for a shorter last sequence."""
     n_tokens, step = len(tokens), batch_tokens // seq_len * seq_len
     whole = n_tokens // seq_len * seq_len
     starts = [*range(0, whole, step), *([whole] if whole < n_tokens else [])]
@@ -166,13 +168,13 @@ def _stream(
         parts = [tokens[n : n + end - start] for n in (start, start + 1)]
         ids, following = (_on_cpu("tokens", part) for part in parts)
         targets = F.pad(following, (0, len(ids) - len(following)), value=-1)
-        rows = list(ids.split(seq_len))
-        check_ids(rows, subject.vocab_size, subject.max_seq_len)
+        sequences = list(ids.split(seq_len))
+        check_ids(sequences, subject.vocab_size, subject.max_seq_len)
         numbers = (
             None if labels is None else _on_cpu("labels", labels[start:end]).to(subject.device)
         )
         yield replace(
-            _trace_rows(subject, rows, list(targets.split(seq_len)), start // seq_len, False),
+            _trace_batch(subject, sequences, list(targets.split(seq_len)), start // seq_len, False),
             pieces=pieces_of(ids.tolist(), tokenizer),
             labels=numbers,
             label_names=names,
@@ -192,16 +194,16 @@ def _targets(ids: Int[Tensor, "seq"]) -> Int[Tensor, "seq"]:
     return torch.cat([ids[1:], ids.new_tensor([-1])])
 
 
-def _trace_rows(
+def _trace_batch(
     subject: Subject,
-    rows: list[Tensor],
+    sequences: list[Tensor],
     targets: list[Tensor],
     first_text: int,
     keep_logits: bool,
 ) -> RoutingTrace:
-    """Run some rows of ids as one batch, padded on the right, and leave the padding out."""
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = pad_sequence(rows, batch_first=True).to(subject.device)
+    """Run some sequences of ids as one right-padded batch and drop the padding from the trace."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    tokens = pad_sequence(sequences, batch_first=True).to(subject.device)
     padded = len(set(lengths.tolist())) > 1
     inside = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(subject.device)
     with torch.no_grad():
@@ -220,10 +222,10 @@ def _trace_rows(
     return RoutingTrace(
         config=subject.config,
         score_function=subject.score_function,
-        tokens=torch.cat(rows).to(subject.device),
+        tokens=torch.cat(sequences).to(subject.device),
         pieces=[],
         layers=subject.layers,
-        text_ids=torch.repeat_interleave(torch.arange(len(rows)) + first_text, lengths).to(
+        text_ids=torch.repeat_interleave(torch.arange(len(sequences)) + first_text, lengths).to(
             subject.device
         ),
         targets=follow,
@@ -235,7 +237,7 @@ def _trace_rows(
 def _losses(
     logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, "tokens"]
 ) -> Float[Tensor, "tokens"]:
-    """Cross-entropy of each token's successor in fp32, in slices; NaN where none follows."""
+    """Return each position's cross-entropy in fp32, computed in slices; NaN without a target."""
     slices = zip(logits.split(_SLICE), targets.split(_SLICE), strict=True)
     losses = torch.cat(
         [F.cross_entropy(x.float(), y, ignore_index=-1, reduction="none") for x, y in slices]
@@ -244,7 +246,7 @@ def _losses(
 
 
 def _join(parts: list[RoutingTrace]) -> RoutingTrace:
-    """Traces of one model, one after the other."""
+    """Concatenate traces of the same model."""
     if len(parts) == 1:
         return parts[0]
     changes = {name: torch.cat([getattr(p, name) for p in parts], dim=1) for name in _BY_LAYER}

@@ -1,4 +1,4 @@
-"""A second module tree over the same weights, to be changed or watched without anyone noticing."""
+"""A second module tree over the same weights: change or hook it without touching the first."""
 
 import copy
 from typing import Any, TypeVar
@@ -10,12 +10,11 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def twin(model: Model) -> Model:
-    """A model of its own that shares every parameter and buffer with `model`.
+    """Return a separate model that shares every parameter and buffer with `model`.
 
-    Modules, their hooks and their modes are copies, so hooks registered on the twin, `eval()` and
+    Modules, hooks and training modes are copied, so hooks registered on the twin, `eval()` and
     attributes set on it never reach `model`, which other threads may be running. Weights aren't
-    copied: training `model` trains its twins, and a gradient taken through a twin arrives in
-    `model`.
+    copied: training `model` trains its twins, and gradients through a twin accumulate in `model`.
     """
     twins = {module: _alone(module) for module in model.modules()}
     for made in twins.values():
@@ -25,15 +24,15 @@ def twin(model: Model) -> Model:
 
 
 def shadow(module: nn.Module, name: str, value: Any) -> None:
-    """Let a twin's module compute with `value` in place of its parameter, buffer or child `name`.
+    """Make a twin's module compute with `value` in place of its parameter, buffer or child `name`.
 
-    What it holds stays: `parameters()`, `state_dict()` and `save_hf` still see the original.
+    The original stays registered: `parameters()`, `state_dict()` and `save_hf` still see it.
     """
-    vars(module)[name] = value  # found before nn.Module looks a name up among what it holds
+    vars(module)[name] = value  # found before nn.Module looks in its tables of parameters etc.
 
 
 def _alone(module: nn.Module) -> nn.Module:
-    """A copy of one module that shares tensors and children, but none of the tables of them."""
+    """Copy one module: the copy shares tensors and children, but has its own tables of them."""
     made = copy.copy(module)
     tables = {name: value for name, value in vars(made).items() if isinstance(value, TABLES)}
     vars(made).update({name: table.copy() for name, table in tables.items()})

@@ -1,4 +1,4 @@
-"""A small text, and arms that run in a second."""
+"""A small corpus, and arms that run in a second."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def peak_of_100_gigaflops(monkeypatch):
 
 @pytest.fixture
 def arms(corpus) -> dict[str, Arm]:
-    """A mixture with a shared expert, to be taken apart afterwards, and a dense network."""
+    """Build a mixture with a shared expert and knock-outs, and a dense network."""
     moe = small_model_config(corpus, n_routed_experts=12, n_layers=3)
     plan = small_train_config(steps=20, eval_every=20)
     dense = dataclasses.replace(moe, n_dense_layers=moe.n_layers)
@@ -30,7 +30,7 @@ def arms(corpus) -> dict[str, Arm]:
 
 @pytest.fixture
 def corpus_and_arms(monkeypatch, corpus, arms):
-    """The command line runs these arms on this text."""
+    """Make the command line run these arms on this corpus."""
     monkeypatch.setattr("mini_moe.experiments.__main__.load_corpus", lambda: corpus)
     designs = {"balance": lambda: arms, "sparsity": lambda: arms}
     monkeypatch.setattr("mini_moe.experiments.__main__.DESIGNS", designs)

@@ -1,4 +1,4 @@
-"""The results in the repository are those of the arms that the code defines."""
+"""The results in the repository belong to the arms that the code defines."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from mini_moe.experiments.records import check_same_settings, results_path
 
 @pytest.fixture(scope="module", params=sorted(DESIGNS))
 def committed(request):
-    """Name, runs and arms of one experiment."""
+    """Return the name, runs and arms of one experiment."""
     return request.param, load_results(request.param), DESIGNS[request.param]()
 
 
@@ -25,14 +25,14 @@ def test_every_run_was_made_with_the_settings_of_its_arm(committed):
         check_same_settings(results_path(name), run, settings(arms[run["arm"]], run["seed"]))
 
 
-def test_every_run_says_how_and_where_it_was_made(committed):
+def test_every_run_records_how_and_where_it_was_made(committed):
     name, runs, _ = committed
     for run in runs:
         assert run["command"].startswith(f"python -m mini_moe.experiments {name}")
         assert {"cpu", "cores", "threads", "torch", "date"} <= set(run["machine"])
 
 
-def test_curves_end_where_training_ended(committed):
+def test_curves_end_at_the_last_training_step(committed):
     _, runs, _ = committed
     for run in runs:
         assert run["curve"][-1][0] == run["train_config"]["steps"]

@@ -1,4 +1,4 @@
-"""What the arms have in common, and what differs: counted, not believed."""
+"""What the arms have in common and where they differ, checked by counting."""
 
 import dataclasses
 
@@ -40,10 +40,10 @@ def test_twins_differ_by_at_most_half_a_unit_of_width(config, equal):
     assert abs(parameters(twin)[equal] - parameters(config)[equal]) <= unit / 2
 
 
-def test_twins_of_another_kind_are_refused():
-    with pytest.raises(ValueError, match="'active' or 'total' expected"):
+def test_impossible_twins_are_refused():
+    with pytest.raises(ValueError, match="equal='flops': 'active' or 'total'"):
         dense_twin(presets.lab(), "flops")
-    with pytest.raises(ValueError, match="of a model with experts"):
+    with pytest.raises(ValueError, match="a model with experts, expected"):
         dense_twin(dense_twin(presets.lab(), "total"), "total")
 
 
@@ -51,7 +51,7 @@ MIXTURES = [name for name, arm in ARMS.items() if arm.model.n_moe_layers]
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_mixtures_work_with_equal_parameters_but_for_their_routers(name):
+def test_mixtures_have_equal_active_parameters_except_for_their_routers(name):
     routers = ARMS[name].model.n_routed_experts * (128 + 1) * 3
     moe_routers = 31 * (128 + 1) * 3
     difference = SIZES[name]["active"] - SIZES["moe"]["active"]
@@ -59,7 +59,7 @@ def test_mixtures_work_with_equal_parameters_but_for_their_routers(name):
 
 
 @pytest.mark.parametrize("name", ["no shared", "experts 8", "grain 2", "grain 8"])
-def test_grains_have_equal_totals_but_for_their_routers(name):
+def test_grains_have_equal_totals_except_for_their_routers(name):
     routers = ARMS[name].model.n_routed_experts * (128 + 1) * 3
     assert SIZES[name]["total"] - routers == SIZES["moe"]["total"] - 31 * (128 + 1) * 3
 
@@ -69,7 +69,7 @@ def test_expert_counts_go_from_one_to_thirty_two():
     assert [ARMS[f"experts {n}"].model.n_routed_experts for n in counts] == counts
 
 
-def test_a_single_expert_a_token_keeps_its_gradient():
+def test_a_single_expert_per_token_keeps_its_gradient():
     for name in MIXTURES:
         config = ARMS[name].model
         assert config.top_k > 1 or not config.norm_topk_prob
@@ -91,7 +91,7 @@ def test_arms_differ_from_their_reference_only_where_their_name_says():
             assert not differing
 
 
-def test_balance_arms_share_one_model_and_differ_in_balance_alone():
+def test_balance_arms_share_one_model_and_differ_only_in_balance():
     arms = balance_arms()
     assert {arm.model for arm in arms.values()} == {presets.lab()}
     allowed = {"bias_update_rate", "bias_update", "balance_loss", "balance_loss_weight"}
@@ -103,7 +103,7 @@ def test_balance_arms_share_one_model_and_differ_in_balance_alone():
                 assert getattr(arm.training, field.name) == getattr(none, field.name)
 
 
-def test_all_but_two_arms_read_the_stories():
+def test_all_but_two_arms_train_on_the_stories():
     six = [name for name, arm in ARMS.items() if not arm.domains]
     assert six == ["dense six domains", "moe six domains"]
     assert {arm.domains for arm in ARMS.values()} == {(), ("stories_en", "stories_de")}

@@ -1,4 +1,4 @@
-"""Experts off after training: what is off, and that nothing stays off."""
+"""Knock-outs switch off the right experts after training, and none stay off."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def load(model, corpus, arms):
     return (counts / counts.sum(dim=-1, keepdim=True)).tolist()
 
 
-def test_the_model_is_as_before(model, load, corpus, arms):
+def test_the_model_is_unchanged(model, load, corpus, arms):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = model.config
     knock_out_losses(model, load, corpus, arms["moe"].training)
@@ -42,7 +42,7 @@ def test_every_condition_is_measured(model, load, corpus, arms):
     assert len([c for c in conditions if c[0] == "random"]) == 8
 
 
-def test_the_losses_are_those_of_the_interventions(model, load, corpus, arms):
+def test_losses_match_those_of_the_interventions(model, load, corpus, arms):
     training = arms["moe"].training
     results = knock_out_losses(model, load, corpus, training)
     by_hand = {(1 + n, max(range(12), key=shares.__getitem__)) for n, shares in enumerate(load)}
@@ -63,7 +63,7 @@ def test_the_draws_follow_the_seed(model, load, corpus, arms):
     assert first == again != other
 
 
-def test_pairs_name_layers_as_the_model_does():
+def test_pairs_use_the_models_layer_indices():
     assert pairs(1, [[0, 4], [2]]) == {(1, 0), (1, 4), (2, 2)}
 
 
@@ -83,11 +83,11 @@ def test_increases_average_draws_but_not_seeds():
     }
 
 
-def test_increases_need_an_arm_that_was_taken_apart():
-    with pytest.raises(ValueError, match="arm='dense': one with knock_outs expected"):
+def test_increases_need_an_arm_with_knock_outs():
+    with pytest.raises(ValueError, match="arm='dense': an arm with knock_outs expected"):
         loss_increases([{"arm": "dense"}], "dense")
 
 
-def test_a_load_of_other_layers_is_refused(model, load, corpus, arms):
+def test_a_load_of_the_wrong_shape_is_refused(model, load, corpus, arms):
     with pytest.raises(ValueError, match=r"load: .* 12 experts in each of 2 layers expected"):
         knock_out_losses(model, load[:1], corpus, arms["moe"].training)

@@ -1,4 +1,4 @@
-"""The command: what it runs, what it leaves alone, how it goes on."""
+"""The command: what it runs, what it leaves alone, and how it resumes."""
 
 import dataclasses
 import json
@@ -15,14 +15,14 @@ def arguments(folder, *more, name="balance"):
 
 
 def timeless(run):
-    """A run without what differs each time: the clock and the machine's load."""
+    """Return a run without what differs each time: clock times and the machine's load."""
     kept = {k: v for k, v in run.items() if k not in ("machine", "command")}
     for name in ("curve", "violation_curve"):
         kept[name] = [[step, value] for step, _, value in run.get(name, [])]
     return kept
 
 
-def test_every_arm_runs_once_a_seed(corpus_and_arms, tmp_path, capsys):
+def test_every_arm_runs_once_per_seed(corpus_and_arms, tmp_path, capsys):
     assert main(arguments(tmp_path, "--seeds", "2")) == 0
     runs = load_results("balance", tmp_path)
     assert [(r["arm"], r["seed"]) for r in runs] == [
@@ -31,7 +31,7 @@ def test_every_arm_runs_once_a_seed(corpus_and_arms, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_a_record_keeps_settings_sizes_curve_losses_balance_machine_and_command(
+def test_a_record_contains_settings_sizes_curve_losses_balance_machine_and_command(
     corpus_and_arms, tmp_path
 ):
     corpus, arms = corpus_and_arms
@@ -70,13 +70,13 @@ def test_another_seed_gives_another_run(corpus_and_arms, tmp_path):
     assert first["validation"] != second["validation"]
 
 
-def test_two_commands_side_by_side_leave_each_run_once(corpus_and_arms, tmp_path, monkeypatch):
+def test_two_parallel_commands_record_each_run_once(corpus_and_arms, tmp_path, monkeypatch):
     measure = experiments.measure
 
     def slow(*settings):
         monkeypatch.setattr(experiments, "measure", measure)
         record = measure(*settings)
-        assert main(arguments(tmp_path, "--seeds", "1")) == 0  # the same command, meanwhile
+        assert main(arguments(tmp_path, "--seeds", "1")) == 0  # the same command in parallel
         return record
 
     monkeypatch.setattr(experiments, "measure", slow)
@@ -84,7 +84,7 @@ def test_two_commands_side_by_side_leave_each_run_once(corpus_and_arms, tmp_path
     assert [run["arm"] for run in load_results("balance", tmp_path)] == ["moe", "dense"]
 
 
-def test_what_is_finished_is_not_run_again(corpus_and_arms, tmp_path, capsys):
+def test_finished_runs_are_not_repeated(corpus_and_arms, tmp_path, capsys):
     main(arguments(tmp_path, "--seeds", "1", "--arms", "dense"))
     before = (tmp_path / "balance.jsonl").read_text()
     capsys.readouterr()
@@ -95,7 +95,7 @@ def test_what_is_finished_is_not_run_again(corpus_and_arms, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_what_a_command_beside_it_has_finished_is_left_out(corpus_and_arms, tmp_path, monkeypatch):
+def test_runs_finished_by_a_parallel_command_are_skipped(corpus_and_arms, tmp_path, monkeypatch):
     from mini_moe.experiments import __main__ as command
 
     def measure(*job):
@@ -119,7 +119,7 @@ def test_a_killed_run_leaves_a_line_that_the_next_command_replaces(corpus_and_ar
     assert list(map(timeless, again)) == list(map(timeless, whole))
 
 
-def test_ctrl_c_writes_nothing_and_says_how_to_go_on(
+def test_ctrl_c_writes_nothing_and_says_how_to_continue(
     corpus_and_arms, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("mini_moe.experiments.__main__.measure", lambda *_: None)
@@ -128,7 +128,7 @@ def test_ctrl_c_writes_nothing_and_says_how_to_go_on(
     assert "the same command continues" in capsys.readouterr().out
 
 
-def test_a_stopped_training_is_no_result(corpus, arms, monkeypatch):
+def test_a_stopped_training_gives_no_result(corpus, arms, monkeypatch):
     from mini_moe.experiments import measures
 
     def stopped(*args, **options):
@@ -139,7 +139,9 @@ def test_a_stopped_training_is_no_result(corpus, arms, monkeypatch):
     assert measures.measure("balance", "dense", arms["dense"], 0, corpus) is None
 
 
-def test_another_setting_in_the_file_stops_before_anything_runs(corpus_and_arms, tmp_path, capsys):
+def test_a_different_setting_in_the_file_is_refused_before_anything_runs(
+    corpus_and_arms, tmp_path, capsys
+):
     corpus, arms = corpus_and_arms
     main(arguments(tmp_path, "--seeds", "1", "--arms", "dense"))
     arm = arms["dense"]
@@ -148,7 +150,8 @@ def test_another_setting_in_the_file_stops_before_anything_runs(corpus_and_arms,
     )
     before = (tmp_path / "balance.jsonl").read_text()
     assert main(arguments(tmp_path, "--seeds", "2")) == 1
-    assert "run with learning_rate=0.02, asked for is 0.5" in capsys.readouterr().err
+    message = "learning_rate=0.5 expected, but it was run with 0.02"
+    assert message in capsys.readouterr().err
     assert (tmp_path / "balance.jsonl").read_text() == before
 
 
@@ -167,14 +170,16 @@ def test_mistakes_end_in_one_line(corpus_and_arms, tmp_path, capsys, more, messa
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-def test_parts_share_the_runs_without_overlap(arms):
+def test_parts_divide_the_runs_without_overlap(arms):
     whole = chosen(arms, None, 3)
     parts = [chosen(arms, None, 3, f"{n}/4") for n in (1, 2, 3, 4)]
     keys = [(name, seed) for part in parts for name, _, seed in part]
     assert sorted(keys) == sorted((name, seed) for name, _, seed in whole)
 
 
-def test_step_time_measures_every_model_once_and_anew(corpus_and_arms, tmp_path, monkeypatch):
+def test_step_time_measures_every_model_once_and_from_scratch(
+    corpus_and_arms, tmp_path, monkeypatch
+):
     monkeypatch.setattr("mini_moe.experiments.step_time.ROUNDS", 1)
     corpus, arms = corpus_and_arms
     arms["dense again"] = arms["dense"]

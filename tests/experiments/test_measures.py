@@ -1,4 +1,4 @@
-"""Curves, and corpora cut down to some domains."""
+"""Curves, and corpora restricted to some domains."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from mini_moe.text import Corpus, Split
 
 @pytest.fixture
 def three_domains(corpus):
-    """Six tokens of three domains on either side."""
+    """Build a corpus with six tokens of three domains in each split."""
     split = Split(np.arange(6, dtype=np.uint16), np.array([0, 1, 2, 2, 1, 0], np.uint8), 12)
     bytes_of = {name: {side: {"bytes": n} for side in ("train", "validation")}
                 for name, n in (("a", 3), ("b", 4), ("c", 5))}  # fmt: skip
@@ -19,13 +19,13 @@ def three_domains(corpus):
 def test_a_corpus_keeps_the_order_of_its_documents(three_domains):
     kept = only_domains(three_domains, ("c", "a"))
     assert kept.train.tokens.tolist() == [0, 2, 3, 5]
-    assert kept.train.domains.tolist() == [1, 0, 0, 1]  # places in the new list of names
+    assert kept.train.domains.tolist() == [1, 0, 0, 1]  # positions in the new list of names
     assert kept.domain_names == ("c", "a")
     assert kept.validation.n_bytes == 8
     assert kept.validation_by_domain["c"].tokens.tolist() == [2, 3]
 
 
-def test_without_names_the_corpus_stays(three_domains):
+def test_without_names_the_corpus_is_unchanged(three_domains):
     assert only_domains(three_domains, ()) is three_domains
 
 
@@ -49,5 +49,5 @@ def test_points_of_a_curve_average_ten_steps_and_all_layers():
     assert curve(log, "max_violation") == [[10, 5.0, 3.25], [20, 10.0, 8.25]]
 
 
-def test_numbers_are_rounded_wherever_they_stand():
+def test_numbers_are_rounded_at_any_depth():
     assert rounded({"a": [0.12345678, [1.0]]}, 3) == {"a": [0.123, [1.0]]}

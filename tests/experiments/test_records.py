@@ -1,4 +1,4 @@
-"""Files of results: whole lines, clear errors."""
+"""Result files have complete lines and give clear errors."""
 
 import json
 
@@ -22,7 +22,7 @@ def run(arm="dense", seed=0, loss=3.0):
     }  # fmt: skip
 
 
-def test_what_is_appended_is_loaded(tmp_path):
+def test_appended_runs_are_loaded(tmp_path):
     path = results_path("balance", tmp_path / "new")
     append_run(path, run(seed=1))
     append_run(path, run(seed=0))
@@ -56,7 +56,7 @@ def test_a_damaged_line_is_named(tmp_path, line, message):
         load_results("balance", tmp_path)
 
 
-def test_only_an_unfinished_last_line_is_dropped(tmp_path):
+def test_only_an_incomplete_last_line_is_dropped(tmp_path):
     path = results_path("balance", tmp_path)
     append_run(path, run())
     whole = path.read_bytes()
@@ -71,33 +71,33 @@ def test_only_an_unfinished_last_line_is_dropped(tmp_path):
     drop_unfinished(tmp_path / "nothing")
 
 
-def test_numbers_that_json_has_not_are_never_written(tmp_path):
+def test_numbers_that_json_lacks_are_never_written(tmp_path):
     path = results_path("balance", tmp_path)
     with pytest.raises(ValueError):
         append_run(path, run(loss=float("nan")))
     assert path.read_bytes() == b""
 
 
-def test_replacing_writes_the_file_anew(tmp_path):
+def test_replacing_rewrites_the_file(tmp_path):
     path = results_path("step_time", tmp_path)
     append_run(path, run("old"))
     replace_runs(path, [run("a"), run("b")])
     assert [r["arm"] for r in load_results("step_time", tmp_path)] == ["a", "b"]
 
 
-def test_equal_settings_pass_and_tuples_are_lists(tmp_path):
+def test_equal_settings_pass_and_tuples_equal_lists(tmp_path):
     settings = {"model_config": {"d_model": 16}, "train_config": {"betas": (0.9, 0.95)}}
     check_same_settings(tmp_path, run(), settings)
 
 
 @pytest.mark.parametrize("changed", [{"d_model": 32}, {"d_model": 16, "new": 1}, {}])
-def test_another_setting_is_named(tmp_path, changed):
+def test_a_different_setting_is_named(tmp_path, changed):
     settings = {"model_config": changed, "train_config": {"betas": (0.9, 0.95)}}
-    with pytest.raises(ValueError, match=r"arm 'dense', seed 0 was run with (d_model|new)="):
+    with pytest.raises(ValueError, match=r"arm 'dense', seed 0: (d_model|new)=.* run with"):
         check_same_settings(tmp_path, run(), settings)
 
 
-def test_final_losses_come_seed_by_seed():
+def test_final_losses_are_sorted_by_seed():
     runs = [run(seed=2, loss=3.2), run(seed=0, loss=3.0), run("moe"), run(seed=1, loss=3.1)]
     assert final_losses(runs, "dense") == [3.0, 3.1, 3.2]
     assert final_losses(runs, "moe", "code") == [4.0]

@@ -1,4 +1,4 @@
-"""Intervals against quantiles from printed tables, and cases done by hand."""
+"""Intervals match quantiles from printed tables and hand-worked cases."""
 
 import math
 import statistics
@@ -17,7 +17,7 @@ from mini_moe.experiments import (
 )
 from mini_moe.experiments.statistics import t_within
 
-# Two-sided 95 %, 99 % and 90 %, as in every printed table of Student's t.
+# Two-sided 95 %, 99 % and 90 %, as in any printed table of Student's t.
 TABLE = {
     (0.975, 1): 12.7062, (0.975, 2): 4.30265, (0.975, 3): 3.18245, (0.975, 4): 2.77645,
     (0.975, 9): 2.26216, (0.975, 10): 2.22814, (0.975, 30): 2.04227, (0.995, 2): 9.92484,
@@ -26,7 +26,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("case", TABLE)
-def test_quantiles_are_those_of_the_printed_table(case):
+def test_quantiles_match_the_printed_table(case):
     assert t_quantile(*case) == pytest.approx(TABLE[case], rel=3e-6)
 
 
@@ -65,12 +65,12 @@ def test_equal_values_have_no_width():
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [1.0, math.inf]])
-def test_too_few_or_strange_values_are_refused(values):
+def test_too_few_or_non_finite_values_are_refused(values):
     with pytest.raises(ValueError, match="at least two finite numbers"):
         mean_interval(values)
 
 
-def test_pairs_cancel_what_the_seed_does_to_both():
+def test_pairing_cancels_the_seeds_effect():
     seeds = [3.0, 5.0, 1.0]
     better = [value - 0.1 for value in seeds]
     difference = paired_difference(better, seeds)
@@ -96,20 +96,20 @@ def test_a_claim_needs_an_interval_without_zero():
     )
 
 
-def test_the_interval_holds_the_true_mean_as_often_as_it_says():
+def test_the_interval_contains_the_true_mean_as_often_as_it_says():
     draws = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)).tolist()
     held = sum(mean_interval(values).holds_zero for values in draws)
     assert held / len(draws) == pytest.approx(0.95, abs=0.012)  # three standard errors
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_of_a_share_holds_it_and_stays_between_0_and_1(drawn):
+def test_the_interval_of_a_share_contains_it_and_stays_between_0_and_1(drawn):
     hits, trials = drawn
     low, high = share_interval(hits, trials)
     assert 0 <= low <= hits / trials <= high <= 1 and low < high
 
 
-def test_intervals_of_shares_are_the_published_ones():
+def test_intervals_of_shares_match_published_values():
     # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
     assert share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert share_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
@@ -117,7 +117,7 @@ def test_intervals_of_shares_are_the_published_ones():
     assert share_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
 
 
-def test_more_trials_say_more_about_a_share():
+def test_more_trials_narrow_the_interval_of_a_share():
     widths = [high - low for low, high in (share_interval(n, n) for n in (3, 10, 60))]
     assert widths == sorted(widths, reverse=True)
 

@@ -1,4 +1,4 @@
-"""Times of a step find the arms that they belong to."""
+"""Step times are matched with the arms they belong to."""
 
 import dataclasses
 
@@ -22,5 +22,5 @@ def test_arms_share_the_time_of_their_model():
 
 
 def test_an_arm_without_a_time_is_named():
-    with pytest.raises(ValueError, match="a step of arm 'c' expected"):
+    with pytest.raises(ValueError, match="one for the model of arm 'c' expected"):
         seconds_per_step([], [{"arm": "c", "model_config": {}}])

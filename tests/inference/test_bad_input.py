@@ -1,4 +1,4 @@
-"""What does not fit is refused or defined alike, whole or streamed, with proposals or without."""
+"""Bad input is handled the same way, whole or streamed, with or without proposals."""
 
 import numpy as np
 import pytest
@@ -51,23 +51,23 @@ WAYS = (whole, streamed, ahead, streamed_ahead)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    ("prompt", "new", "said"),
+    ("prompt", "new", "message"),
     [
         ("", 5, "at least one token expected, got an empty prompt"),
         ("the cat " * 40, 5, "at most max_seq_len=64 tokens expected, got"),
         ("the", -1, "max_new_tokens=-1 must be an integer of at least 0"),
     ],
 )
-def test_prompts_and_lengths_that_do_not_fit_are_named(model, way, prompt, new, said):
-    with pytest.raises(ValueError, match=said):
+def test_prompts_and_lengths_that_do_not_fit_are_named(model, way, prompt, new, message):
+    with pytest.raises(ValueError, match=message):
         way(model, prompt, new)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        ({"prompt": 5}, "prompt=5 must be a text or a list of token ids"),
+        ({"prompt": 5}, "prompt=5 must be a string or a list of token ids"),
         ({"prompt": None}, "prompt=None must be"),
         ({"prompt": b"the"}, "prompt=b'the' must be"),
         ({"prompt": {3, 4}}, "prompt={3, 4} must be"),
@@ -86,27 +86,27 @@ def test_prompts_and_lengths_that_do_not_fit_are_named(model, way, prompt, new, 
         ({"stop_token": 1.0}, "stop_token=1.0 must be a token id"),
         ({"stop_token": [1.0]}, "stop_token=1.0 must be an integer"),
         ({"stop_token": 270}, r"stop_token=270 must be an integer in \[0, 269\]"),
-        ({"stop": 5}, "stop=5 must be a text, several texts, or None"),
+        ({"stop": 5}, "stop=5 must be a string, several strings, or None"),
         ({"stop": b"a"}, "stop=b'a' must be"),
         ({"sampling": {"top_k": 1}}, "sampling=.* must be a Sampling or None"),
         ({"log_probabilities": "no"}, "log_probabilities='no' must be True or False"),
     ],
 )
-def test_arguments_of_another_type_are_named(model, way, wrong, said):
+def test_arguments_of_the_wrong_type_are_named(model, way, wrong, message):
     given = {"prompt": "the cat", "new": 5} | wrong
-    with without_shape_hook(), pytest.raises(ValueError, match=said):
+    with without_shape_hook(), pytest.raises(ValueError, match=message):
         way(model, given.pop("prompt"), given.pop("new"), **given)
 
 
 @pytest.mark.parametrize("wrong", [True, 1.0, "1", None, -1])
-def test_proposals_are_counted_in_integers(model, wrong):
+def test_the_number_of_proposals_must_be_an_integer(model, wrong):
     for call in (stream, speculate):
         with without_shape_hook(), pytest.raises(ValueError, match="ahead=.* must be an integer"):
             call(model, "the", 5, ahead=wrong)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_numbers_of_numpy_and_torch_are_numbers(model, way):
+def test_numpy_and_torch_numbers_are_accepted(model, way):
     sampling = Sampling(temperature=0.9, top_k=5, top_p=0.5, min_p=0.25, repetition_penalty=1.5)
     given = Sampling(
         temperature=np.float64(0.9),
@@ -130,7 +130,7 @@ def test_numbers_of_numpy_and_torch_are_numbers(model, way):
     assert found == wanted
 
 
-def test_another_model_and_a_text_of_prompts_are_refused(model):
+def test_a_wrong_model_and_a_string_of_prompts_are_refused(model):
     with without_shape_hook():
         with pytest.raises(ValueError, match="model: a mini_moe.Transformer expected, got Linear"):
             generate(torch.nn.Linear(2, 2), "the")
@@ -140,7 +140,7 @@ def test_another_model_and_a_text_of_prompts_are_refused(model):
             sample_token(torch.zeros(1, 4), "hot", 0.9)
         with pytest.raises(ValueError, match="top_p=2 must be a finite number in"):
             sample_token(torch.zeros(1, 4), 0, 2)
-        with pytest.raises(ValueError, match="stop: strings that are not empty"):
+        with pytest.raises(ValueError, match="stop: non-empty strings"):
             TextStream(model.tokenizer, [""])
         for named in ({"batch": 1.0}, {"batch": True}, {"capacity": 8.0}, {"n_layers": 0}):
             with pytest.raises(ValueError, match=f"{next(iter(named))}=.* must be an integer"):
@@ -148,7 +148,7 @@ def test_another_model_and_a_text_of_prompts_are_refused(model):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_new_tokens_are_an_empty_text_and_too_many_end_with_the_context(model, way):
+def test_zero_new_tokens_give_an_empty_text_and_too_many_end_with_the_context(model, way):
     assert way(model, "the cat", 0, sampling=GREEDY) == ""
     longest = complete(model, ["the cat"], 10_000, sampling=GREEDY)[0]
     assert len(longest.tokens) == 65 - len(model.tokenizer.encode("the cat"))
@@ -156,7 +156,7 @@ def test_no_new_tokens_are_an_empty_text_and_too_many_end_with_the_context(model
 
 
 @pytest.mark.parametrize("temperature", [-0.1, -1e-30, float("nan"), float("inf")])
-def test_a_temperature_below_zero_or_without_end_is_named(temperature):
+def test_a_temperature_that_is_negative_or_not_finite_is_named(temperature):
     with pytest.raises(ValueError, match=f"temperature={temperature} must be a finite number"):
         Sampling(temperature=temperature)
 
@@ -176,20 +176,20 @@ def test_logits_that_are_not_numbers_end_the_text_with_an_error(way, temperature
     broken = small_model(vocab_size=270, n_mtp_layers=1)
     broken.tokenizer = train_bpe(["the cat"], vocab_size=270)
     broken.norm.weight.data[3] = float("nan")
-    with pytest.raises(ValueError, match="logits: a finite largest one expected, got nan"):
+    with pytest.raises(ValueError, match="logits: a finite maximum expected, got nan"):
         way(broken, "the cat", 5, sampling=Sampling(temperature=temperature))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_proposals_that_are_not_numbers_are_an_error_too(model, way):
+def test_nan_proposals_are_an_error(model, way):
     broken = small_model(vocab_size=270, n_mtp_layers=1)
     broken.tokenizer = model.tokenizer
     expected = way(broken, "the cat", 5, sampling=GREEDY)
     broken.mtp[0].norm.weight.data[3] = float("nan")
-    if way in (whole, streamed):  # the module has no part in these
+    if way in (whole, streamed):  # these don't use the module
         assert way(broken, "the cat", 5, sampling=GREEDY) == expected
         return
-    with pytest.raises(ValueError, match="logits: a finite largest one expected, got nan"):
+    with pytest.raises(ValueError, match="logits: a finite maximum expected, got nan"):
         way(broken, "the cat", 5, sampling=GREEDY)
 
 
@@ -203,14 +203,14 @@ def test_a_stop_string_may_begin_in_one_token_and_end_in_another(model, way):
     across = [n for n in sorted(ends) if 2 <= n <= length - 2][:8]
     assert across
     for end in across:
-        stop = written.text[end - 2 : end + 2]  # two characters on either side of a token's end
+        stop = written.text[end - 2 : end + 2]  # two characters on either side of a token boundary
         expected = written.text[: written.text.index(stop)]
         assert way(model, "the cat", 40, sampling=GREEDY, stop=stop) == expected
 
 
 @pytest.mark.parametrize("proposals", [0, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("broken")])
-def test_a_stream_that_was_interrupted_ends_and_leaves_the_model_as_it_was(
+def test_an_interrupted_stream_ends_and_leaves_the_model_unchanged(
     model, monkeypatch, proposals, error
 ):
     expected = streamed(model, "the cat", 20, sampling=GREEDY)
@@ -225,7 +225,7 @@ def test_a_stream_that_was_interrupted_ends_and_leaves_the_model_as_it_was(
 
 
 def raising(error):
-    """A function that fails, whatever it is called with."""
+    """Return a function that raises `error` whatever it is called with."""
 
     def fail(*_, **__):
         raise error
@@ -234,25 +234,25 @@ def raising(error):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_cache_of_another_batch_size_is_refused_and_stays_as_it_was(rows):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_cache_of_the_wrong_batch_size_is_refused_and_unchanged(batch):
     model = small_model()
     decoder, cache = Decoder(model), LatentCache(model, batch=2, capacity=8)
     tokens = random_tokens(model.config, 3, 4)
     decoder.read(tokens[:2], cache)
     held = cache.numbers.clone()
-    said = f"made for a batch of 2, got tokens of {rows}"
-    with pytest.raises(ValueError, match=said):
-        decoder.read(tokens[:rows], cache)
-    with pytest.raises(ValueError, match=said):
-        model(tokens[:rows], cache=cache)
+    message = f"a batch of 2 sequences expected, got {batch}"
+    with pytest.raises(ValueError, match=message):
+        decoder.read(tokens[:batch], cache)
+    with pytest.raises(ValueError, match=message):
+        model(tokens[:batch], cache=cache)
     assert cache.lengths == [4, 4] and torch.equal(cache.numbers, held)
-    with pytest.raises(ValueError, match="made for a batch of 2|empty cache expected"):
-        decoder.prefill(tokens[:rows].tolist(), cache)
+    with pytest.raises(ValueError, match="a batch of 2 sequences|empty cache expected"):
+        decoder.prefill(tokens[:batch].tolist(), cache)
 
 
 def command(folder, capsys, *arguments):
-    """Exit status, standard output and standard error of the command line."""
+    """Run the command line; return its exit status, standard output and standard error."""
     status = main(["--checkpoint", str(folder), "--prompt", "the cat", *arguments])
     return status, *capsys.readouterr()
 
@@ -267,16 +267,14 @@ def test_the_command_line_does_the_same(model, tmp_path, capsys, proposals):
     assert command(tmp_path, capsys, *settings, "10000") == expected
 
 
-def test_the_command_line_tells_of_logits_without_end_on_a_line_of_their_own(
-    model, tmp_path, capsys
-):
+def test_the_command_line_reports_infinite_logits_on_their_own_line(model, tmp_path, capsys):
     broken = small_model(vocab_size=270)
     broken.tokenizer = model.tokenizer
-    broken.norm.weight.data[:] = 3e38  # finite, so that it loads; what comes of it is not
+    broken.norm.weight.data[:] = 3e38  # finite, so that it loads; the logits are not
     save_hf(broken, tmp_path)
     status, out, err = command(tmp_path, capsys)
     assert (status, out) == (1, "the cat\n")
-    assert err.startswith("error: logits: a finite largest one expected") and err.count("\n") == 1
+    assert err.startswith("error: logits: a finite maximum expected") and err.count("\n") == 1
 
 
 def test_proposals_of_a_checkpoint_without_an_mtp_module_are_refused(model, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The cache holds one latent and one rotated key a token and layer, and nothing more."""
+"""The cache holds one latent and one rotated key per token and layer, and nothing more."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from mini_moe.inference.cache import kv_bytes_per_token
 from tests.helpers import random_tokens, relative_error, small_model
 
 
-def test_deepseek_v3_caches_70272_bytes_a_token():
+def test_deepseek_v3_caches_70272_bytes_per_token():
     assert kv_bytes_per_token(presets.deepseek_v3()) == 70_272
     assert kv_bytes_per_token(presets.deepseek_v3(), bytes_per_number=1) == 35_136
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("dtype", "n_bytes"), [(torch.float32, 4), (torch.bfloat16, 2)])
-def test_bytes_are_those_of_the_formula(dtype, n_bytes):
+def test_bytes_match_the_formula(dtype, n_bytes):
     model = small_model(n_mtp_layers=1).to(dtype)
     cache = KeyValueCache()
     assert (len(cache), cache.n_bytes) == (0, 0)
@@ -29,7 +29,7 @@ def test_bytes_are_those_of_the_formula(dtype, n_bytes):
 @torch.no_grad()
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 6], [11, 1]])
 @pytest.mark.parametrize("changes", [{}, {"q_lora_rank": 8}, {"yarn_factor": 4.0}])
-def test_logits_with_a_cache_are_those_of_one_pass(pieces, changes):
+def test_logits_with_a_cache_match_one_pass(pieces, changes):
     model = small_model(yarn_original_seq_len=16, **changes)
     tokens = random_tokens(model.config, seq=12)
     cache = KeyValueCache()
@@ -38,7 +38,7 @@ def test_logits_with_a_cache_are_those_of_one_pass(pieces, changes):
 
 
 @torch.no_grad()
-def test_a_full_cache_is_refused_and_stays_as_it_was():
+def test_a_full_cache_is_refused_and_unchanged():
     model = small_model()
     cache = KeyValueCache()
     model(random_tokens(model.config, seq=64), cache=cache)
@@ -49,7 +49,7 @@ def test_a_full_cache_is_refused_and_stays_as_it_was():
 
 @torch.no_grad()
 @pytest.mark.parametrize(("dtype", "n_bytes"), [(torch.float32, 4), (torch.bfloat16, 2)])
-def test_allocated_bytes_are_those_of_the_formula(dtype, n_bytes):
+def test_allocated_bytes_match_the_formula(dtype, n_bytes):
     model = small_model(n_mtp_layers=1).to(dtype)
     cache = LatentCache(model, batch=3, capacity=20)
     assert cache.n_bytes == kv_bytes_per_token(model.config, n_bytes) * 3 * 20
@@ -60,7 +60,7 @@ def test_allocated_bytes_are_those_of_the_formula(dtype, n_bytes):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 6], [11, 1]])
-def test_a_preallocated_cache_gives_what_a_growing_one_gives(pieces):
+def test_a_preallocated_cache_gives_the_same_as_a_growing_one(pieces):
     model = small_model()
     tokens = random_tokens(model.config, seq=12)
     growing, fixed = KeyValueCache(), LatentCache(model, 2)
@@ -70,7 +70,7 @@ def test_a_preallocated_cache_gives_what_a_growing_one_gives(pieces):
 
 
 @torch.no_grad()
-def test_an_interrupted_pass_leaves_the_cache_as_it_was(monkeypatch):
+def test_an_interrupted_pass_leaves_the_cache_unchanged(monkeypatch):
     model = small_model()
     cache, tokens = LatentCache(model, 2), random_tokens(model.config, seq=12)
     model(tokens[:, :5], cache=cache)
@@ -86,7 +86,7 @@ def test_an_interrupted_pass_leaves_the_cache_as_it_was(monkeypatch):
 
 
 @torch.no_grad()
-def test_a_dropped_row_is_replaced_by_the_last():
+def test_a_dropped_sequence_is_replaced_by_the_last():
     model = small_model()
     cache, tokens = LatentCache(model, 3), random_tokens(model.config, 3)
     model(tokens, cache=cache)
@@ -98,25 +98,27 @@ def test_a_dropped_row_is_replaced_by_the_last():
 
 
 @torch.no_grad()
-def test_a_cache_is_refused_where_it_does_not_fit():
+def test_a_cache_that_does_not_fit_is_refused():
     model = small_model()
     cache = LatentCache(model, batch=2, capacity=8)
-    with pytest.raises(ValueError, match="batch of 2, got tokens of 3 rows"):
+    with pytest.raises(ValueError, match="batch of 2 sequences expected, got 3"):
         model(random_tokens(model.config, 3, 4), cache=cache)
-    with pytest.raises(ValueError, match="more than its capacity=8"):
+    with pytest.raises(ValueError, match="at most capacity=8 positions"):
         model(random_tokens(model.config, 2, 9), cache=cache)
     wider = small_model(kv_lora_rank=20)
-    with pytest.raises(ValueError, match="3 layers of 20 numbers, got layer 0 with 24"):
+    with pytest.raises(
+        ValueError, match="3 layers with 20 numbers per token expected, got layer 0 with 24"
+    ):
         wider(random_tokens(model.config, 2, 4), cache=cache)
     assert cache.lengths == [0, 0]
     cache.lengths = [3, 5]
-    with pytest.raises(ValueError, match=r"rows of one length expected, got \[3, 5\]"):
+    with pytest.raises(ValueError, match=r"sequences of equal length expected, got \[3, 5\]"):
         model(random_tokens(model.config, 2, 1), cache=cache)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [({"batch": 0}, "batch=0"), ({"capacity": 0}, r"\[1, 64\]")]
+    ("arguments", "message"), [({"batch": 0}, "batch=0"), ({"capacity": 0}, r"\[1, 64\]")]
 )
-def test_impossible_caches_are_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_impossible_caches_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         LatentCache(small_model(), **arguments)

@@ -1,4 +1,4 @@
-"""Generation writes what the full forward pass says, from any prompt, and stops where it must."""
+"""Generation matches full forward passes, works for any prompt, and stops where it must."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.helpers import small_model, without_shape_hook
 
 @pytest.fixture(scope="module")
 def bytewise():
-    """A model whose tokenizer knows every byte, with entries beyond the tokenizer's."""
+    """A model with a byte-level tokenizer and a larger vocabulary than the tokenizer's."""
     tokenizer = train_bpe(["the cat sat on the mat, the cat sat"], vocab_size=270)
     model = small_model(vocab_size=300)
     model.tokenizer = tokenizer
@@ -21,7 +21,7 @@ def bytewise():
 
 @torch.no_grad()
 @pytest.mark.parametrize("changes", [{}, {"q_lora_rank": 8, "n_mtp_layers": 1}, {"n_layers": 1}])
-def test_greedy_text_is_that_of_full_passes(changes):
+def test_greedy_text_matches_full_passes(changes):
     model = small_model(**changes)
     ids = [5, 17, 40]
     for token in generate(model, ids, max_new_tokens=25, temperature=0.0):
@@ -36,7 +36,7 @@ def test_greedy_text_is_that_of_full_passes(changes):
     [{"off": [(1, 0), (2, 3)]}, {"shared_off": [1]}, {"top_k": 1}, {"temperature": 3.0}]
     + [{"bias": {2: [0.0, 5.0] + [0.0] * 6}}],
 )
-def test_interventions_reach_what_is_written(changes):
+def test_interventions_affect_generated_text(changes):
     model, ids = small_model(), [5, 17, 40]
     with intervene(model, **changes) as changed:
         for token in generate(changed, ids, max_new_tokens=12, temperature=0.0):
@@ -44,7 +44,7 @@ def test_interventions_reach_what_is_written(changes):
             ids.append(token)
 
 
-def test_the_same_seed_writes_the_same_and_another_does_not():
+def test_the_same_seed_gives_the_same_text_and_another_does_not():
     model = small_model()
     torch.manual_seed(1)
     first = generate(model, [3], seed=7, max_new_tokens=20)
@@ -73,17 +73,17 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it():
 
 
 @pytest.mark.parametrize(("prompt_length", "written"), [(1, 64), (60, 5), (63, 2), (64, 1)])
-def test_writing_ends_where_the_model_ends(prompt_length, written):
+def test_generation_ends_at_max_seq_len(prompt_length, written):
     assert len(generate(small_model(), [1] * prompt_length, max_new_tokens=500)) == written
 
 
 @pytest.mark.parametrize("too_long", [65, 66, 300])
-def test_a_prompt_longer_than_the_model_is_refused(too_long):
+def test_a_prompt_longer_than_max_seq_len_is_refused(too_long):
     with pytest.raises(ValueError, match=f"prompt: at most max_seq_len=64 .* got {too_long}"):
         generate(small_model(), [1] * too_long)
 
 
-def test_no_new_tokens_is_an_empty_answer(bytewise):
+def test_zero_new_tokens_give_an_empty_answer(bytewise):
     assert generate(bytewise, [1, 2], max_new_tokens=0) == []
     assert generate(bytewise, "the", max_new_tokens=0) == ""
 
@@ -96,10 +96,10 @@ def test_prompts_of_any_characters_are_continued(bytewise, prompt):
     assert isinstance(written, str) and written
 
 
-def test_text_never_holds_ids_that_the_tokenizer_lacks(bytewise):
+def test_text_never_contains_ids_that_the_tokenizer_lacks(bytewise):
     with torch.no_grad():
         wanted = bytewise.lm_head.weight.clone()
-        bytewise.lm_head.weight[270:] *= 100  # far likelier, or far less, than all others
+        bytewise.lm_head.weight[270:] *= 100  # far likelier, or far less likely, than all others
     try:
         ids = generate(bytewise, [5], max_new_tokens=20, temperature=0.0)
         text = generate(bytewise, "the cat", max_new_tokens=20, temperature=0.0)
@@ -115,7 +115,7 @@ def test_prompt_ids_are_not_changed_and_answers_are_plain_numbers():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"prompt": ""}, "empty prompt"),
         ({"prompt": []}, "empty prompt"),
@@ -134,15 +134,15 @@ def test_prompt_ids_are_not_changed_and_answers_are_plain_numbers():
         ({"prompt": [1], "repetition_penalty": 0.0}, "repetition_penalty=0.0"),
         ({"prompt": [1], "max_new_tokens": -1}, "max_new_tokens=-1"),
         ({"prompt": [1], "max_new_tokens": 2.0}, "max_new_tokens=2.0"),
-        ({"prompt": [1], "stop": ""}, "stop: strings that are not empty"),
+        ({"prompt": [1], "stop": ""}, "stop: non-empty strings"),
         ({"prompt": [1], "stop": ["a", 3]}, "got 3"),
         ({"prompt": [[1], []]}, "empty prompt"),
         ({"prompt": [[1], [300]]}, "vocab_size=300"),
-        ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, "one seed or 2, one a prompt"),
+        ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, "one seed, or 2, one per prompt"),
     ],
 )
-def test_mistakes_are_named(bytewise, arguments, said):
-    with without_shape_hook(), pytest.raises(ValueError, match=said):
+def test_mistakes_are_named(bytewise, arguments, message):
+    with without_shape_hook(), pytest.raises(ValueError, match=message):
         generate(bytewise, **arguments)
 
 
@@ -161,19 +161,19 @@ WAYS = [
 
 
 @pytest.mark.parametrize("settings", WAYS)
-def test_several_prompts_get_what_each_gets_alone(settings):
+def test_several_prompts_give_what_each_gives_alone(settings):
     model = small_model()
     together = generate(model, PROMPTS, max_new_tokens=40, seed=5, **settings)
     alone = [
-        generate(model, prompt, max_new_tokens=40, seed=5 + row, **settings)
-        for row, prompt in enumerate(PROMPTS)
+        generate(model, prompt, max_new_tokens=40, seed=5 + index, **settings)
+        for index, prompt in enumerate(PROMPTS)
     ]
     assert together == alone
     own = generate(model, PROMPTS[1:3], max_new_tokens=40, seed=[6, 7], **settings)
     assert own == alone[1:3]
 
 
-def test_rows_that_end_early_leave_the_others_alone(bytewise):
+def test_sequences_that_end_early_do_not_affect_the_others(bytewise):
     alone = [generate(bytewise, p, max_new_tokens=40, temperature=0.0) for p in PROMPTS]
     stops = {alone[1][4], alone[2][9]}
     expected = [
@@ -184,7 +184,7 @@ def test_rows_that_end_early_leave_the_others_alone(bytewise):
     assert together == expected
 
 
-def test_a_row_at_the_end_of_the_context_leaves_the_others_alone():
+def test_a_sequence_at_the_end_of_the_context_does_not_affect_the_others():
     model = small_model()
     written = complete(model, [[1] * 60, [2] * 30], 20, sampling=Sampling(temperature=0.0))
     assert [len(one.tokens) for one in written] == [5, 20]
@@ -192,7 +192,7 @@ def test_a_row_at_the_end_of_the_context_leaves_the_others_alone():
     assert written[1].tokens == generate(model, [2] * 30, max_new_tokens=20, temperature=0.0)
 
 
-def test_several_texts_get_several_texts(bytewise):
+def test_several_texts_give_several_texts(bytewise):
     texts = generate(bytewise, ["the cat", "on"], max_new_tokens=8, seed=0)
     assert texts == [
         generate(bytewise, "the cat", max_new_tokens=8, seed=0),
@@ -226,7 +226,7 @@ def test_a_stream_checks_its_arguments_before_the_first_piece(bytewise):
         stream(bytewise, "")
 
 
-def test_a_stream_makes_one_token_at_a_time_and_may_be_left(monkeypatch):
+def test_a_stream_computes_one_token_at_a_time_and_can_be_abandoned(monkeypatch):
     model, passes = small_model(), []
     head = model.lm_head.weight
     from mini_moe.inference import Decoder
@@ -241,7 +241,7 @@ def test_a_stream_makes_one_token_at_a_time_and_may_be_left(monkeypatch):
     assert model.lm_head.weight is head and head.requires_grad
 
 
-def test_a_text_ends_before_a_stop_string_wherever_tokens_divide_it(bytewise):
+def test_a_text_ends_before_a_stop_string_even_across_token_boundaries(bytewise):
     whole = generate(bytewise, "the cat", 40, seed=3, temperature=1.5, top_p=1.0)
     for start in range(2, len(whole) - 4, 5):
         stop = whole[start : start + 4]
@@ -264,7 +264,7 @@ def test_ids_end_with_the_tokens_that_spell_the_stop_string(bytewise):
     assert written == ids[: len(written)] and stop in bytewise.tokenizer.decode(written)
 
 
-def test_why_a_text_ended_is_told(bytewise):
+def test_the_reason_a_text_ended_is_reported(bytewise):
     ids = generate(bytewise, [3], 5, temperature=0.0)
     greedy = Sampling(temperature=0.0)
 
@@ -282,11 +282,11 @@ def test_why_a_text_ended_is_told(bytewise):
 def test_logits_that_are_not_finite_are_an_error(value, temperature):
     model = small_model()
     model.norm.weight.data[3] = value
-    with pytest.raises(ValueError, match="logits: a finite largest one expected"):
+    with pytest.raises(ValueError, match="logits: a finite maximum expected"):
         generate(model, [3], temperature=temperature)
 
 
-def test_numbers_of_other_libraries_are_token_ids():
+def test_token_ids_may_come_from_numpy_or_torch():
     model = small_model()
     expected = generate(model, [3, 4], 5, temperature=0.0)
     ids = torch.tensor([3, 4])

@@ -1,4 +1,4 @@
-"""The command line writes what `generate` writes, and says in one line what does not fit."""
+"""The command line writes what `generate` writes, and reports bad input in one line."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.helpers import small_model
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A folder with a small model and its tokenizer."""
+    """Save a small model and its tokenizer to a folder."""
     folder = tmp_path_factory.mktemp("checkpoint")
     model = small_model(vocab_size=270, n_mtp_layers=1)
     model.tokenizer = train_bpe(["the cat sat on the mat, the cat sat"], vocab_size=270)
@@ -43,21 +43,21 @@ def test_a_text_stops_before_its_stop_string(checkpoint, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--prompt", ""], "empty prompt"),
         (["--prompt", "the cat" * 40], "at most max_seq_len=64 tokens"),
         (["--prompt", "a", "--temperature", "-1"], "temperature=-1.0"),
         (["--prompt", "a", "--max_new_tokens", "-1"], "max_new_tokens=-1"),
         (["--prompt", "a", "--ahead", "-1"], "ahead=-1"),
-        (["--prompt", "a", "--stop", ""], "stop: strings that are not empty"),
+        (["--prompt", "a", "--stop", ""], "stop: non-empty strings"),
         (["--prompt", "a", "--checkpoint", "/nowhere"], "/nowhere"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(checkpoint, capsys, arguments, said):
+def test_bad_input_is_reported_in_one_line(checkpoint, capsys, arguments, message):
     assert run(checkpoint, *arguments) == 1
     printed = capsys.readouterr()
-    assert printed.out == "" and said in printed.err
+    assert printed.out == "" and message in printed.err
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""Tokens are drawn from the distribution that the settings describe, by any of the filters."""
+"""Tokens are drawn from the distribution that the settings describe, for every filter."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from mini_moe.inference.sampling import next_probabilities, next_token
 
 
 def drawn(logits, n=4000, **options):
-    """Shares of the tokens drawn n times from the same logits."""
+    """Draw n times from the same logits and return each token's share."""
     settings = {"temperature": 1.0, "top_p": 1.0} | options
     generator = torch.Generator().manual_seed(0)
     tokens = sample_token(logits.expand(n, -1), generator=generator, **settings)
@@ -48,17 +48,17 @@ def test_top_p_keeps_the_fewest_that_reach_it(top_p, kept):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-6])
-def test_cold_sampling_takes_the_best_of_each_row(temperature):
+def test_cold_sampling_takes_each_sequences_best_token(temperature):
     logits = torch.randn(6, 50)
     tokens = sample_token(logits, temperature, 0.9)
     assert tokens.shape == (6, 1) and torch.equal(tokens[:, 0], logits.argmax(dim=-1))
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_one_token_is_drawn_for_each_row(batch):
+def test_one_token_is_drawn_for_each_sequence(batch):
     certain = torch.full((batch, 9), -1e9)
-    for row in range(batch):
-        certain[row, row] = 0
+    for index in range(batch):
+        certain[index, index] = 0
     tokens = sample_token(certain.bfloat16(), 1.0, 0.95)
     assert tokens.flatten().tolist() == list(range(batch)) and tokens.dtype == torch.int64
 
@@ -105,7 +105,7 @@ def test_tokens_follow_their_distribution(settings):
     assert chi_square < freedom + 5 * (2 * freedom) ** 0.5 + 5
 
 
-def test_greedy_puts_all_on_the_likeliest_token():
+def test_greedy_puts_all_probability_on_the_likeliest_token():
     logits = torch.tensor([0.1, 2.0, -1.0])
     sampling = Sampling(temperature=0.0)
     assert next_token(logits, sampling) == 1
@@ -128,7 +128,7 @@ def test_impossible_tokens_are_never_drawn():
 
 @pytest.mark.parametrize("bad", [[torch.nan, 0.0], [0.0, torch.inf], [-torch.inf, -torch.inf]])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_no_token_follows_from_logits_that_are_not_finite(bad, temperature):
+def test_no_token_is_chosen_from_logits_that_are_not_finite(bad, temperature):
     for choose in (next_token, next_probabilities):
-        with pytest.raises(ValueError, match="finite largest one expected"):
+        with pytest.raises(ValueError, match="finite maximum expected"):
             choose(torch.tensor(bad), Sampling(temperature=temperature))

@@ -1,4 +1,4 @@
-"""Text comes out whole, and nothing of a stop string ever does."""
+"""Text comes out in whole characters, and never any part of a stop string."""
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ TOKENIZER = train_bpe(["aab ab aba abab 你好 the cat"], vocab_size=275)
 
 
 def streamed(ids, stops=()):
-    """Pieces of the text, the last held back one included, and whether a stop string ended it."""
+    """Return all pieces of the text, and whether a stop string ended it."""
     stream = TextStream(TOKENIZER, stops)
     pieces = []
     for token in ids:
@@ -22,7 +22,7 @@ def streamed(ids, stops=()):
 
 
 def first_complete(text, stops):
-    """Where the stop string that is complete first begins, by trying every end."""
+    """Return the start of the first stop string to be completed, by trying every end position."""
     for end in range(1, len(text) + 1):
         starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
         if starts:
@@ -46,7 +46,7 @@ def test_text_ends_before_the_first_complete_stop_string(text, stops):
     assert "".join(pieces) == text[:cut]
 
 
-def test_no_piece_holds_a_part_of_a_character_or_of_a_stop_string():
+def test_no_piece_contains_part_of_a_character_or_of_a_stop_string():
     ids = TOKENIZER.encode("x你y") + TOKENIZER.encode("stop it")
     pieces, stopped = streamed(ids, ["stop!"])
     assert not any("\ufffd" in piece for piece in pieces) and not stopped
@@ -65,7 +65,7 @@ def test_nothing_follows_a_stop_string():
     ("text", "stop", "length"),
     [("ab", "bc", 1), ("aab", "abc", 2), ("abc", "abc", 0), ("", "a", 0)],
 )
-def test_begun_is_the_longest_beginning(text, stop, length):
+def test_begun_is_the_longest_matching_prefix(text, stop, length):
     assert begun(text, stop) == length
 
 

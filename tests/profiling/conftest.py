@@ -1,4 +1,4 @@
-"""A small text, model and step that the tests of profiling share."""
+"""A small corpus, model and profile that the profiling tests share."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def config():
 
 @pytest.fixture(scope="session")
 def profiled(corpus):
-    """A profile of a training step, with its model."""
+    """Profile a training step; return the model and the profile."""
     torch.manual_seed(0)
     model = Transformer(small_model_config(corpus))
     return model, profile_step(model, small_train_config(), corpus, steps=2, warm_up=1)

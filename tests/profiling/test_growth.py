@@ -9,15 +9,15 @@ from mini_moe.profiling.growth import AXES, Growth, sized
 from tests.training.small_run import small_model_config, small_train_config
 
 
-def test_an_exact_power_is_found_without_error():
+def test_an_exact_power_law_is_fitted_without_error():
     x = (1, 2, 4, 8)
     power = fit_power(x, [3 * value**1.5 for value in x])
     assert power.exponent == pytest.approx(1.5) and power.factor == pytest.approx(3)
     assert power.error == pytest.approx(0, abs=1e-9)
 
 
-def test_the_standard_error_says_how_far_fits_scatter():
-    """Of many noisy fits, about two thirds must lie within one standard error (n − 2 = 8)."""
+def test_the_standard_error_matches_the_scatter_of_fits():
+    """About two thirds of many noisy fits must be within one standard error (n − 2 = 8)."""
     draw, x, inside, rounds = random.Random(0), [2**n for n in range(10)], 0, 400
     for _ in range(rounds):
         power = fit_power(x, [value * math.exp(draw.gauss(0, 0.3)) for value in x])
@@ -28,18 +28,18 @@ def test_the_standard_error_says_how_far_fits_scatter():
 @pytest.mark.parametrize(
     ("x", "y"), [((1, 2), (1, 2)), ((1, 2, 3), (1, 2)), ((1, 2, 0), (1, 2, 3)), ((2, 2, 2),) * 2]
 )
-def test_a_line_needs_three_different_positive_points(x, y):
+def test_a_fit_needs_three_different_positive_points(x, y):
     with pytest.raises(ValueError, match="x and y|x: different"):
         fit_power(x, y)
 
 
-def test_a_bend_shows_between_neighbours():
+def test_a_bend_shows_between_adjacent_values():
     growth = Growth(axis="tokens", what="forward pass", values=(1, 2, 4),
                     seconds=(1.0, 1.0, 2.0), n_bytes=())  # fmt: skip
     assert growth.last_steps() == [0.0, 1.0]
 
 
-def test_one_axis_moves_and_the_rest_stands_still(corpus):
+def test_one_axis_changes_and_the_rest_is_fixed(corpus):
     config, train = small_model_config(corpus), small_train_config()
     assert sized(config, train, "experts", 16)[0].top_k == config.top_k
     assert sized(config, train, "tokens", 64)[1].batch_size == 4
@@ -61,7 +61,7 @@ def test_every_axis_can_be_measured(corpus, axis):
     assert growth.n_bytes == () and len(growth.seconds) == 3 and min(growth.seconds) > 0
 
 
-def test_a_training_step_has_its_memory_too(corpus):
+def test_a_training_steps_memory_is_included(corpus):
     growth = measure_growth(
         small_model_config(corpus), "experts", (2, 4, 8), train_config=small_train_config(),
         corpus=corpus, rounds=1,
@@ -72,7 +72,7 @@ def test_a_training_step_has_its_memory_too(corpus):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("what", ["training step", "forward pass"])
-def test_growth_on_the_gpu_waits_for_its_work(corpus, what, monkeypatch):
+def test_growth_on_the_gpu_waits_for_the_gpu(corpus, what, monkeypatch):
     devices, timed = [], growth_module.seconds_of
     monkeypatch.setattr(
         growth_module,
@@ -97,7 +97,7 @@ def test_growth_on_the_gpu_waits_for_its_work(corpus, what, monkeypatch):
         {"device": "tpu"},
     ],
 )
-def test_bad_requests_are_named(corpus, wrong):
-    asked = {"axis": "top_k", "values": (1, 2, 4)} | wrong
+def test_bad_arguments_are_named(corpus, wrong):
+    given = {"axis": "top_k", "values": (1, 2, 4)} | wrong
     with pytest.raises(ValueError, match="expected"):
-        measure_growth(small_model_config(corpus), corpus=corpus, **asked)
+        measure_growth(small_model_config(corpus), corpus=corpus, **given)

@@ -27,8 +27,8 @@ def test_every_rung_is_timed_in_every_round(model, corpus, rungs):
     assert hooks(model) == 0
 
 
-def test_the_definition_goes_through_every_expert_and_is_gone_afterwards(model):
-    """All four experts are asked although two were chosen; the fast path is back after an error."""
+def test_the_definition_runs_every_expert_and_is_gone_afterwards(model):
+    """All four experts run although two were chosen; the fast path is back after an error."""
     experts = next(module for module in model.modules() if isinstance(module, Experts))
     inputs = torch.randn(8, 16), torch.tensor([[0, 1]] * 8), torch.full((8, 2), 0.5)
 
@@ -39,19 +39,19 @@ def test_the_definition_goes_through_every_expert_and_is_gone_afterwards(model):
 
     _, plain = activations()
     with pytest.raises(KeyboardInterrupt), use("definition"):
-        asked, defined = activations()
-        assert asked == 4
+        n_experts_run, defined = activations()
+        assert n_experts_run == 4
         assert torch.allclose(plain, defined, atol=1e-6)
         raise KeyboardInterrupt
     assert activations()[0] < 4
 
 
-def test_unfused_means_unfused_and_changes_no_result(model, rungs):
+def test_the_fused_flag_reaches_the_optimizer(model, rungs):
     states = [rungs[0].state(model), rungs[2].state(model)]
     assert [s.optimizers[0].param_groups[0]["fused"] for s in states] == [False, True]
 
 
-def test_the_number_of_threads_comes_back_even_after_an_error():
+def test_the_number_of_threads_is_restored_even_after_an_error():
     before = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt), with_threads(before + 1):
         assert torch.get_num_threads() == before + 1

@@ -23,13 +23,13 @@ def test_a_machine_is_measured_once(measured, monkeypatch):
     assert machine_limits(budget=0.05) is measured
 
 
-def test_the_product_that_was_fastest_is_named(measured):
+def test_the_fastest_product_is_named(measured):
     for origin in measured.flops_from.values():
         assert " × " in origin
         assert origin.startswith("torch") or not compiled.WHY_NOT
 
 
-def test_the_three_least_times():
+def test_least_seconds_of_the_three_limits():
     limits = Limits(
         device="cpu", threads=1, flops={"bfloat16": 100.0}, flops_from={"bfloat16": "torch"},
         memory_bytes=10.0, cache_bytes=20.0, call_seconds=0.5,
@@ -38,7 +38,7 @@ def test_the_three_least_times():
     assert "torch" in str(limits)
 
 
-def test_the_best_of_repeats_counts():
+def test_the_fastest_of_several_calls_counts():
     clock = iter([0.0, 5.0, 6.0, 6.0, 9.0, 9.0, 10.0, 10.0, 10.0, 10.0])
     calls = []
     original = limits_module.time.perf_counter
@@ -47,7 +47,7 @@ def test_the_best_of_repeats_counts():
         assert best_seconds(lambda: calls.append(1), budget=0.0, least=3) == 1.0
     finally:
         limits_module.time.perf_counter = original
-    assert len(calls) == 4  # one to warm up
+    assert len(calls) == 4  # including one warm-up call
 
 
 def test_a_device_without_numbers_is_refused():

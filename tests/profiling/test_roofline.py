@@ -20,14 +20,14 @@ def joined(profiled, config):
     return profile, counts, roofline(profile, counts, LIMITS)
 
 
-def test_every_product_is_in_some_point(joined):
+def test_every_product_belongs_to_a_point(joined):
     _, counts, roof = joined
     flops = sum(point.flops for point in roof.points if point.kind != "optimizer")
     assert flops == counts.total.flops_training
     assert roof["optimizer"].flops == muon_flops(counts.config)
 
 
-def test_points_take_the_time_of_the_profile(joined):
+def test_points_have_the_times_of_the_profile(joined):
     profile, _, roof = joined
     sums = profile.by()
     together = sums["experts"] + sums.get("sort", 0.0) + sums["combine"]
@@ -35,13 +35,13 @@ def test_points_take_the_time_of_the_profile(joined):
     assert roof["attention"].seconds == pytest.approx(sums["attention"])
 
 
-def test_utilisation_counts_the_model_alone(joined):
+def test_utilisation_counts_only_the_model(joined):
     profile, counts, roof = joined
     expected = counts.total.flops_training / profile.plain_seconds / 1e12
     assert roof.utilisation == pytest.approx(expected)
 
 
-def test_the_largest_least_time_is_the_bound():
+def test_the_limit_that_takes_longest_is_the_bound():
     point = Point(
         kind="head", flops=100, n_bytes=50, calls=2, seconds=8.0,
         limits={"compute": 1.0, "bytes": 4.0, "calls": 2.0},
@@ -59,7 +59,7 @@ def test_a_forward_pass_moves_a_third_of_the_bytes(joined, profiled):
     assert "optimizer" not in part and "loss" not in part
 
 
-def test_adamw_multiplies_nothing_and_moves_more(joined):
+def test_adamw_has_no_products_and_moves_more_bytes(joined):
     profile, counts, _ = joined
     muon, adamw = (counted_work(profile, counts, name)["optimizer"] for name in ("muon", "adamw"))
     assert adamw == (0, muon[1] // 5 * 7)

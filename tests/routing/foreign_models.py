@@ -1,4 +1,4 @@
-"""Small random models of transformers' MoE classes, and their layers computed expert by expert."""
+"""Small random models of transformers' MoE classes, and their layers, one expert at a time."""
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ _MLA |= {"v_head_dim": 16, "n_routed_experts": 8, "moe_intermediate_size": 16}
 _MLA |= {"first_k_dense_replace": 1}
 _SHARED = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}
 _GROUPS = {"n_group": 4, "topk_group": 2}
-# name: (class, changes of its configuration, layers with experts)
+# name: (class, changes to its configuration, layers with experts)
 CASES = {
     "deepseek-v2": ("DeepseekV2", _MLA | _GROUPS | {"topk_method": "greedy"}, (1, 2)),
     "deepseek-v2-groups": (
@@ -58,13 +58,13 @@ CASES = {
 
 
 def foreign_model(case: str, seed: int = 0) -> nn.Module:
-    """A random model of a case, with norms that are not one and biases that change the choice."""
+    """Build the random model of a case, with norms other than one and biases that matter."""
     kind, changes, _ = CASES[case]
     return random_model(kind, seed, **changes)
 
 
 def random_model(kind: str, seed: int = 0, **changes) -> nn.Module:
-    """`<kind>ForCausalLM` with every parameter and bias drawn at random."""
+    """Build `<kind>ForCausalLM` with every parameter and bias drawn at random."""
     config = getattr(transformers, f"{kind}Config")(**_SIZES | changes)
     torch.manual_seed(seed)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
@@ -78,7 +78,7 @@ def random_model(kind: str, seed: int = 0, **changes) -> nn.Module:
 
 
 def expert_outputs(experts: nn.Module, x: Tensor) -> Tensor:
-    """[tokens, experts, d_model]: what each expert makes of each token, from its weights."""
+    """Apply every expert to every token, from the weights alone: [tokens, experts, d_model]."""
     outputs = []
     for expert in range(len(experts.gate_up_proj)):
         if hasattr(experts, "gate_up_proj_bias"):  # gpt-oss: weights [in, out], and biases
@@ -95,7 +95,7 @@ def expert_outputs(experts: nn.Module, x: Tensor) -> Tensor:
 
 
 def shared_output(block: nn.Module, x: Tensor) -> Tensor:
-    """What the experts that every token meets add, or zero."""
+    """Return the output of the shared experts, or zero if there are none."""
     if hasattr(block, "shared_experts"):
         return block.shared_experts(x)
     if hasattr(block, "shared_expert"):

@@ -1,4 +1,4 @@
-"""Traces of transformers' models hold what their layers used, and taking them changes nothing."""
+"""Traces of transformers models hold what their layers used; recording them changes nothing."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def n_hooks(model):
 
 
 def run_watched(model, tokens):
-    """What each MoE block was given and gave back, by layer, in one run of the model."""
+    """Run the model once and return each MoE block's module, input and output, by layer."""
     blocks = {layer: owner(model, experts) for layer, (_, experts) in find_blocks(model).items()}
     seen = {}
 
@@ -106,7 +106,7 @@ SIGMOID = ("deepseek-v3", "moonlight", "glm-4-moe")
 
 
 @pytest.mark.parametrize("case", ["deepseek-v2-groups", "deepseek-v3", "glm-4-moe"])
-def test_two_of_four_groups_stay_open(case):
+def test_two_of_four_groups_remain_eligible(case):
     inside = trace_routing(foreign_model(case), TOKENS).choice_scores.isfinite()
     groups = inside.unflatten(-1, (4, 2))
     assert groups.any(-1).sum(-1).eq(2).all() and inside.sum(-1).eq(4).all()
@@ -126,14 +126,14 @@ def test_recording_changes_no_bit_and_leaves_nothing_behind(case, training):
     assert n_hooks(model) == 0 and not trace.gates.requires_grad
 
 
-def test_hooks_go_also_after_an_exception():
+def test_hooks_are_removed_even_after_an_exception():
     model = foreign_model("mixtral")
 
     def broken(*_):
-        raise RuntimeError("half way")
+        raise RuntimeError("halfway")
 
     handle = model.model.layers[1].mlp.experts.register_forward_hook(broken)
-    with pytest.raises(RuntimeError, match="half way"):
+    with pytest.raises(RuntimeError, match="halfway"):
         trace_routing(model, TOKENS)
     handle.remove()
     assert n_hooks(model) == 0
@@ -152,8 +152,8 @@ def test_what_another_thread_runs_is_not_recorded():
         assert seen == kept
 
 
-def test_what_a_hook_of_the_user_changes_is_recorded():
-    """A knocked-out expert is seen, since the record is what the experts were given."""
+def test_changes_made_by_a_users_hook_are_recorded():
+    """A knock-out shows up, because the record holds what was passed to the experts."""
     model = foreign_model("olmoe")
     handle = model.model.layers[0].mlp.gate.register_forward_hook(
         lambda _, inputs, output: (output[0], output[1], torch.full_like(output[2], 5))
@@ -165,7 +165,7 @@ def test_what_a_hook_of_the_user_changes_is_recorded():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_trace_of_a_deepseek_v3_equals_that_of_our_copy(tmp_path, seed):
-    """The same weights in transformers' class and in ours choose the same, with the same gates."""
+    """With the same weights, transformers' class and ours choose the same experts and gates."""
     theirs = random_hf_model(seed)
     theirs.save_pretrained(tmp_path)
     ours = load_hf(tmp_path)
@@ -193,7 +193,7 @@ GLM_LITE |= {"q_lora_rank": None, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, 
     ("kind", "changes"),
     [("Glm4MoeLite", GLM_LITE), ("GraniteMoe", {"num_local_experts": 8})],
 )
-def test_an_unlisted_router_is_recorded_where_its_numbers_follow_a_known_rule(kind, changes):
+def test_an_unlisted_router_is_recorded_if_its_numbers_follow_a_known_rule(kind, changes):
     model = random_model(kind, **changes)
     assert type(next(iter(find_blocks(model).values()))[0]).__name__ not in SUPPORTED
     trace = trace_routing(model, TOKENS)
@@ -215,18 +215,18 @@ def test_an_unknown_router_is_refused_with_the_list_of_known_ones(kind, changes)
     assert n_hooks(model) == 0
 
 
-def test_a_module_with_experts_that_is_no_language_model_is_refused():
+def test_a_module_with_experts_that_is_not_a_language_model_is_refused():
     class Moe(nn.Module):
         pass
 
-    with pytest.raises(ValueError, match="got Moe without a router"):
+    with pytest.raises(ValueError, match="got Moe without a recognisable router"):
         trace_routing(Moe(), TOKENS)
     block = foreign_model("mixtral").model.layers[0].mlp
-    with pytest.raises(ValueError, match="MixtralSparseMoeBlock, which is no model"):
+    with pytest.raises(ValueError, match="MixtralSparseMoeBlock, which is not a transformers"):
         trace_routing(block, TOKENS)
 
 
-def test_a_dense_model_and_no_model_are_refused():
+def test_a_dense_model_and_a_non_model_are_refused():
     with pytest.raises(ValueError, match="only dense layers"):
         trace_routing(random_model("Llama"), TOKENS)
     with without_shape_hook(), pytest.raises(ValueError, match="model: an nn.Module expected"):

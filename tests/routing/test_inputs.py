@@ -1,4 +1,4 @@
-"""Tokens of any tokenizer are shown as readable text."""
+"""Tokens from any tokenizer are shown as readable text."""
 
 import pytest
 import tokenizers
@@ -14,12 +14,12 @@ from tests.routing.foreign_models import random_model
 
 @pytest.fixture(scope="module")
 def byte_level():
-    """transformers' reading of our own byte-level vocabulary."""
+    """Our own byte-level vocabulary, loaded by transformers."""
     return PreTrainedTokenizerFast(tokenizer_file=str(data_folder() / "tokenizer.json"))
 
 
 def sentence_piece():
-    """A vocabulary as Mixtral's: ▁ for a space, <0x0A> for a byte."""
+    """Build a vocabulary like Mixtral's: ▁ for a space, <0x0A> for a byte."""
     vocabulary = {"<unk>": 0, "▁the": 1, "▁fox": 2, "<0x0A>": 3, "<0xC3>": 4, "ü": 5}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
@@ -29,7 +29,7 @@ def sentence_piece():
 TEXT = "The fox — der Fuchs läuft.\n\tx = 1 🦊"
 
 
-def test_a_transformers_tokenizer_reads_and_shows_as_ours(byte_level):
+def test_a_transformers_tokenizer_encodes_and_displays_like_ours(byte_level):
     model = random_model("Mixtral", vocab_size=4096, num_local_experts=4)
     trace = trace_routing(model, TEXT, tokenizer=byte_level)
     ours = default_tokenizer()
@@ -38,7 +38,7 @@ def test_a_transformers_tokenizer_reads_and_shows_as_ours(byte_level):
     assert trace_routing(model, TEXT, tokenizer=ours).pieces == trace.pieces
 
 
-def test_our_models_take_other_tokenizers_too(byte_level):
+def test_our_models_also_accept_other_tokenizers(byte_level):
     trace = trace_routing(small_model(vocab_size=4096), [TEXT, "Haus"], tokenizer=byte_level)
     assert "".join(trace.take(trace.text_ids == 1).pieces) == "Haus"
 
@@ -48,7 +48,7 @@ def test_sentence_pieces_show_spaces_and_bytes():
     assert shown == ["·the", "·fox", "⏎", "⟨c3⟩", "ü", "<unk>"]
 
 
-def test_special_tokens_show_as_they_are_spelled(byte_level):
+def test_special_tokens_are_shown_literally(byte_level):
     assert pieces_of([0], byte_level) == ["<|endoftext|>"]
 
 
@@ -61,7 +61,7 @@ def test_an_id_beyond_the_tokenizer_shows_as_its_number(byte_level):
 
 
 @pytest.mark.parametrize("text", ["words", [1, 2]])
-def test_what_is_no_tokenizer_is_named(text):
+def test_anything_but_a_tokenizer_is_named(text):
     with pytest.raises(ValueError, match="tokenizer: one of this package or of transformers"):
         trace_routing(small_model(), text, tokenizer=object())
 

@@ -1,4 +1,4 @@
-"""Load and balance against counting by hand."""
+"""Load and balance match counts done by hand."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ from tests.helpers import without_shape_hook
 
 @st.composite
 def choices(draw):
-    """Ids [layers, tokens, top_k] and the number of experts, some of them maybe unused."""
+    """Draw ids [layers, tokens, top_k] and a number of experts, some of them possibly unused."""
     experts = draw(st.integers(2, 12))
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 4)))
     flat = draw(
@@ -65,7 +65,7 @@ def test_one_expert_for_all_is_the_worst_case():
     assert max_violation(load) == 15 and load_entropy(load) == 0 and dead_experts(load) == 15
 
 
-def test_counts_stay_exact_where_single_precision_stops_counting():
+def test_counts_stay_exact_where_single_precision_would_not():
     """At 2²⁴ = 16,777,216, adding one to a float32 changes nothing."""
     ids = torch.zeros(18_000_000, 1, dtype=torch.long)
     ids[0] = 1
@@ -101,13 +101,13 @@ def test_every_expert_chosen_by_every_token_is_even():
 
 
 @pytest.mark.parametrize("bad", [0, -3])
-def test_floor_of_no_experts_is_refused(bad):
+def test_noise_floor_of_no_experts_is_refused(bad):
     with pytest.raises(ValueError, match="n_experts"):
         noise_floor(bad, 10.0)
 
 
 @pytest.mark.parametrize("bad", [0, -1.0])
-def test_floor_of_no_tokens_is_refused(bad):
+def test_noise_floor_of_no_tokens_is_refused(bad):
     with pytest.raises(ValueError, match="tokens_per_expert"):
         noise_floor(8, float(bad))
 
@@ -132,7 +132,7 @@ def test_no_tokens_have_no_load():
         (torch.zeros(2, 2, dtype=torch.long), True, "n_experts=True must be an integer"),
     ],
 )
-def test_choices_of_another_type_are_refused(ids, n_experts, named):
+def test_choices_of_the_wrong_type_are_refused(ids, n_experts, named):
     with without_shape_hook(), pytest.raises(ValueError, match=named):
         expert_load(ids, n_experts)
 

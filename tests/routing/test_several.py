@@ -1,4 +1,4 @@
-"""Several texts in one call get the numbers they get alone, and every token keeps its labels."""
+"""Several texts in one call give the same numbers as each alone, and tokens keep their labels."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def model_of(case):
 
 
 @pytest.mark.parametrize("case", ["ours", *CASES])
-def test_each_text_gets_bit_for_bit_what_it_gets_alone(case):
+def test_each_text_gives_the_same_bits_as_on_its_own(case):
     model = model_of(case)
     trace = trace_routing(model, TEXTS)
     for n, text in enumerate(TEXTS):
@@ -40,7 +40,7 @@ def test_texts_run_together_are_padded_without_effect(case):
         assert relative_error(getattr(together, name), getattr(apart, name)) < 1e-6, name
 
 
-def test_targets_are_the_tokens_that_follow_and_losses_their_surprise():
+def test_targets_are_the_next_tokens_and_losses_their_surprise():
     trace = trace_routing(small_model(), TEXTS)
     expected = [follower for text in TEXTS for follower in [*text[1:], -1]]
     assert trace.targets.tolist() == expected
@@ -55,7 +55,7 @@ def test_targets_are_the_tokens_that_follow_and_losses_their_surprise():
     assert torch.equal(trace.predicted, trace.logits.argmax(-1))
 
 
-def test_several_texts_are_read_with_the_tokenizer():
+def test_several_texts_are_encoded_with_the_tokenizer():
     model = small_model(vocab_size=4096)
     model.tokenizer = default_tokenizer()
     trace = trace_routing(model, ["The fox", "der Fuchs läuft"])
@@ -78,7 +78,7 @@ def test_logits_can_be_left_out():
         (torch.tensor([1, 1, 0, 2]), [1, 1, 0, 2], ()),
     ],
 )
-def test_a_label_of_a_text_belongs_to_all_its_tokens(labels, numbers, names):
+def test_a_label_of_a_text_applies_to_all_its_tokens(labels, numbers, names):
     trace = trace_routing(small_model(), TEXTS, labels=labels)
     assert trace.label_names == names
     expected = [number for number, text in zip(numbers, TEXTS, strict=True) for _ in text]
@@ -160,18 +160,18 @@ def test_texts_that_cannot_be_traced_are_named(text, named):
         ({"label_names": "abc"}, "label_names='abc' must be a list of names"),
     ],
 )
-def test_arguments_of_another_type_are_refused(wrong, named):
+def test_arguments_of_the_wrong_type_are_refused(wrong, named):
     with without_shape_hook(), pytest.raises(ValueError, match=named):
         trace_routing(small_model(), TEXTS, **wrong)
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numpy_numbers_are_accepted():
     with without_shape_hook():
         trace = trace_routing(small_model(), TEXTS, batch_size=np.int64(2), keep_logits=np.False_)
     assert trace.logits is None and trace.tokens.tolist() == sum(TEXTS, [])
 
 
-def test_taking_places_repeats_and_reorders_tokens():
+def test_take_can_repeat_and_reorder_tokens():
     trace = trace_routing(small_model(), TEXTS, labels=["a", "b", "a", "b"])
     taken = trace.take(torch.tensor([2, 0, 2]))
     assert taken.tokens.tolist() == [7, 5, 7] and taken.pieces == ["7", "5", "7"]

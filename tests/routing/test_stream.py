@@ -1,4 +1,4 @@
-"""A streamed trace says what one call says, in memory that does not grow with the corpus."""
+"""Streaming gives the same traces as one call, in memory that does not grow with the corpus."""
 
 import subprocess
 import sys
@@ -13,23 +13,23 @@ from tests.helpers import relative_error, small_model, without_shape_hook
 from tests.routing.foreign_models import foreign_model
 
 TOKENS = torch.randint(61, (83,), generator=torch.Generator().manual_seed(2))
-SIZES = {"seq_len": 8, "batch_tokens": 20}  # two rows a batch; three tokens are left over
+SIZES = {"seq_len": 8, "batch_tokens": 20}  # two sequences per batch; three tokens are left over
 
 
 @pytest.mark.parametrize("build", [small_model, lambda: foreign_model("deepseek-v3")])
-def test_stream_equals_its_rows_traced_at_once(build):
+def test_stream_equals_its_sequences_traced_at_once(build):
     model = build()
     traces = list(stream_routing(model, TOKENS, **SIZES))
     assert [len(trace.tokens) for trace in traces] == [16] * 5 + [3]
     for n, trace in enumerate(traces):
         assert trace.logits is None
-        rows = TOKENS[16 * n : 16 * n + 16].view(-1, 8) if n < 5 else TOKENS[None, 80:]
-        expected = trace_routing(model, rows)
+        batch = TOKENS[16 * n : 16 * n + 16].view(-1, 8) if n < 5 else TOKENS[None, 80:]
+        expected = trace_routing(model, batch)
         for name in ("scores", "choice_scores", "expert_ids", "gates", "predicted"):
             assert torch.equal(getattr(trace, name), getattr(expected, name)), name
 
 
-def test_every_token_comes_once_with_its_label_and_its_follower():
+def test_every_token_appears_once_with_its_label_and_its_successor():
     labels = torch.arange(83) % 7
     traces = list(stream_routing(small_model(), TOKENS, labels=labels, **SIZES))
     assert torch.equal(torch.cat([t.tokens for t in traces]), TOKENS)
@@ -52,8 +52,8 @@ def test_losses_of_a_stream_are_those_of_the_logits():
 def test_counts_over_a_stream_are_the_counts_of_the_whole():
     model = small_model()
     parts = [t.expert_ids for t in stream_routing(model, TOKENS, **SIZES)]
-    rows = [row.tolist() for row in TOKENS.split(8)]
-    whole = trace_routing(model, rows).expert_ids
+    sequences = [part.tolist() for part in TOKENS.split(8)]
+    whole = trace_routing(model, sequences).expert_ids
     assert torch.equal(expert_load(torch.cat(parts, dim=1), 8), expert_load(whole, 8))
 
 
@@ -94,7 +94,7 @@ def test_bad_streams_are_refused_before_the_first_trace(changes, named):
         stream_routing(small_model(), **arguments)
 
 
-def test_a_token_that_is_no_integer_is_refused_when_its_rows_come():
+def test_a_token_that_is_not_an_integer_is_refused_once_its_batch_is_read():
     with (
         without_shape_hook(),
         pytest.raises(ValueError, match="tokens: integers expected, got float"),
@@ -130,8 +130,10 @@ for trace in stream_routing(model, tokens, labels=tokens % 6, seq_len=64, batch_
 
 
 def test_memory_does_not_grow_with_the_corpus():
-    """The peak after 20,480 tokens is, within 16 MiB, the peak after 200,000: their scores, gates
-    and ids alone are 62 MiB, their logits 3 GiB."""
+    """Peak memory after 200,000 tokens is at most 16 MiB above the peak after 20,480.
+
+    Keeping the scores, gates and ids would take 62 MiB, keeping the logits 3 GiB.
+    """
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     peaks = [int(line) for line in done.stdout.split()]
     assert len(peaks) == 2, done.stderr

@@ -1,4 +1,4 @@
-"""The trace is what the routers did, and taking it changes nothing."""
+"""A trace records what the routers did, and recording it changes nothing."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_without_a_tokenizer_pieces_are_the_ids():
     assert trace_routing(small_model(), [7, 12]).pieces == ["7", "12"]
 
 
-def test_batch_is_one_line_of_tokens():
+def test_batch_is_flattened_into_one_sequence_of_tokens():
     model = small_model()
     tokens = random_tokens(model.config, 3, 5)
     trace = trace_routing(model, tokens)
@@ -100,7 +100,7 @@ def test_text_that_cannot_be_traced_is_named(text, named):
         trace_routing(small_model(), text)
 
 
-def test_empty_text_is_refused_with_a_tokenizer_too():
+def test_empty_text_is_refused_even_with_a_tokenizer():
     model = small_model(vocab_size=4096)
     model.tokenizer = default_tokenizer()
     with pytest.raises(ValueError, match="empty text"):

@@ -1,4 +1,4 @@
-"""A twin computes with the model's weights, and nothing done to its modules reaches the model."""
+"""A twin shares the model's weights, and nothing done to its modules reaches the model."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ def test_a_twin_has_the_weights_and_the_logits_of_the_model():
     assert list(dict(other.named_modules())) == list(dict(model.named_modules()))
 
 
-def test_a_module_that_is_there_twice_is_there_twice_in_the_twin():
+def test_a_module_used_twice_is_used_twice_in_the_twin():
     shared = nn.Linear(3, 3)
     other = twin(nn.Sequential(shared, nn.Tanh(), shared))
     assert other[0] is other[2] is not shared
@@ -36,13 +36,13 @@ def test_hooks_modes_and_attributes_of_a_twin_stay_with_it():
     assert seen == ["model's", "model's", "twin's"]
 
 
-def test_a_gradient_through_a_twin_arrives_in_the_model():
+def test_a_gradient_through_a_twin_reaches_the_model():
     model = small_model()
     twin(model)(random_tokens(model.config)).sum().backward()
     assert all(own.grad is not None for own in (model.norm.weight, model.embed_tokens.weight))
 
 
-def test_a_shadow_is_computed_with_and_not_held():
+def test_a_shadow_is_used_but_not_registered():
     layer = nn.Linear(2, 2, bias=False)
     other = twin(layer)
     shadow(other, "weight", torch.zeros(2, 2))

@@ -1,4 +1,4 @@
-"""A needle in a haystack, depth by depth and length by length."""
+"""Needle-in-a-haystack tests over a grid of depths and lengths."""
 
 from mini_moe.experiments.needle.grid import NeedleGrid, needle_grid, retrieves
 from mini_moe.text.needle import NeedleExample, needle_example

@@ -1,4 +1,4 @@
-"""Passes over a few tokens with a cache, laid out for speed."""
+"""Fast passes over a few tokens with a cache."""
 
 from mini_moe.inference.engine.decoder import Decoder
 

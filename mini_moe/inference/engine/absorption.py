@@ -1,8 +1,8 @@
-"""Attention on latents without rebuilding keys and values: when it pays, and its matrices.
+"""Attention on latents without rebuilding keys and values: when it pays off, and its matrices.
 
-Per head, score = (W_UK c)ᵀ q = cᵀ (W_UKᵀ q) and output = W_O W_UV Σ p c. So W_UK can move over to
-the query and W_UV to the output, and keys and values are the cached latents themselves, the same
-for all heads. RoPE stands between neither pair, because only the separate rope part is rotated.
+Per head, score = (W_UK c)ᵀ q = cᵀ (W_UKᵀ q) and output = W_O W_UV Σ p c. So W_UK can be moved to
+the query and W_UV to the output; keys and values are then the cached latents themselves, shared by
+all heads. RoPE does not get in the way, because only the separate rope part is rotated.
 Source: DeepSeek-V2, arXiv 2405.04434 §2.1.2–2.1.3.
 """
 
@@ -16,10 +16,10 @@ from mini_moe.model.attention import MultiHeadLatentAttention
 
 
 def naive_flops(config: ModelConfig, new: int, keys: int) -> int:
-    """Multiply-adds · 2 of one layer's heads where keys and values are rebuilt from the latents.
+    """FLOPs (2 per multiply-add) of one layer's heads if keys and values are rebuilt from latents.
 
-    With l = kv_lora_rank, n, r, v = widths of nope, rope, value; d = d_model, e = width that the
-    queries are made from (q_lora_rank or d_model):
+    With l = kv_lora_rank; n, r, v = widths of nope, rope and value; d = d_model; e = width of the
+    queries' input (q_lora_rank or d_model):
     2 · heads · [keys · l (n + v) + new · keys · (n + r + v) + new · (e (n + r) + d v)]
     """
     e, d, n, r, v = _widths(config)
@@ -29,7 +29,7 @@ def naive_flops(config: ModelConfig, new: int, keys: int) -> int:
 
 
 def absorbed_flops(config: ModelConfig, new: int, keys: int) -> int:
-    """The same where heads attend to the latents, with W_UK and W_UV multiplied in beforehand.
+    """FLOPs of one layer's heads if they attend to the latents, with W_UK and W_UV absorbed.
 
     2 · heads · [new · keys · (2 l + r) + new · (e (l + r) + d l)]
     """
@@ -40,20 +40,21 @@ def absorbed_flops(config: ModelConfig, new: int, keys: int) -> int:
 
 
 def absorbed_is_cheaper(config: ModelConfig, new: int, keys: int) -> bool:
-    """Whether `new` tokens a row, attending to `keys` positions in all, should be read absorbed.
+    """Whether `new` tokens per sequence, attending to `keys` positions, should be read absorbed.
 
     Rebuilding costs keys · l (n + v) once, whatever the number of new tokens; absorbing costs more
-    for each of them. Both are equal at
+    for each of them. They cost the same at
         new* = keys · l (n + v) / [keys · (2l − n − v) + e (l − n) + d (l − v)]
-    which for long contexts nears l (n + v) / (2l − n − v): 64 tokens for `presets.tiny()`, 171 for
-    DeepSeek-V3. Bytes don't change the choice: both read keys · (l + r) numbers of cache, and
-    rebuilding writes and reads keys · heads · (n + r + v) more, so below new* absorbing saves both.
+    which approaches l (n + v) / (2l − n − v) for long contexts: 64 tokens for `presets.tiny()`, 171
+    for DeepSeek-V3. Bytes don't change the choice: both read keys · (l + r) numbers of cache, and
+    rebuilding writes and reads another keys · heads · (n + r + v), so below new* absorbing saves
+    both FLOPs and bytes.
     """
     return absorbed_flops(config, new, keys) <= naive_flops(config, new, keys)
 
 
 def crossover(config: ModelConfig, keys: int) -> float:
-    """new*: below it absorbing costs fewer operations; infinite where it always does."""
+    """Return new*, below which absorbing costs fewer FLOPs; infinite if it always does."""
     e, d, n, _, v = _widths(config)
     rank = config.kv_lora_rank
     per_token = keys * (2 * rank - n - v) + e * (rank - n) + d * (rank - v)
@@ -66,8 +67,8 @@ def _widths(config: ModelConfig) -> tuple[int, int, int, int, int]:
     return e, config.d_model, nope, rope, value
 
 
-def absorbed_query(attention: MultiHeadLatentAttention) -> Float[Tensor, "rows width"]:
-    """[W_UKᵀ W_nope ; W_rope] of each head, times the softmax scale: heads · (l + r) rows."""
+def absorbed_query(attention: MultiHeadLatentAttention) -> Float[Tensor, "out in"]:
+    """Return each head's [W_UKᵀ W_nope ; W_rope] times the softmax scale: out = heads · (l + r)."""
     config = attention.config
     made_by = attention.q_proj if config.q_lora_rank is None else attention.q_b_proj
     weight = rearrange(_wide(made_by.weight), "(h d) e -> h d e", h=config.n_heads)
@@ -76,8 +77,8 @@ def absorbed_query(attention: MultiHeadLatentAttention) -> Float[Tensor, "rows w
     return torch.cat((on_latents, rope), dim=1).flatten(0, 1) * attention.scale
 
 
-def absorbed_output(attention: MultiHeadLatentAttention) -> Float[Tensor, "d_model rows"]:
-    """W_O W_UV of each head: what turns every head's mixed latent into the layer's output."""
+def absorbed_output(attention: MultiHeadLatentAttention) -> Float[Tensor, "d_model in"]:
+    """Return W_O W_UV of each head, which maps all heads' mixed latents to the layer's output."""
     weight = rearrange(
         _wide(attention.o_proj.weight), "d (h v) -> h d v", h=attention.config.n_heads
     )
@@ -85,7 +86,7 @@ def absorbed_output(attention: MultiHeadLatentAttention) -> Float[Tensor, "d_mod
 
 
 def _up(attention: MultiHeadLatentAttention) -> tuple[Tensor, Tensor]:
-    """W_UK [heads, nope, latent] and W_UV [heads, value, latent]."""
+    """Return W_UK [heads, nope, latent] and W_UV [heads, value, latent]."""
     config = attention.config
     both = rearrange(_wide(attention.kv_b_proj.weight), "(h d) l -> h d l", h=config.n_heads)
     return both.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)

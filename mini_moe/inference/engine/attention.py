@@ -1,4 +1,4 @@
-"""Attention with a cache in its two ways: on the latents, or on keys and values made from them."""
+"""Attention with a cache, in two forms: on the latents, or on keys and values rebuilt from them."""
 
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from mini_moe.ops import latent_attention
 
 
 class Place:
-    """Where a pass stands: what every layer of it needs to know, worked out once."""
+    """The positions of a pass: what every layer needs to know about them, computed once."""
 
     def __init__(self, cache: LatentCache, new: int, rotation: Tensor, absorbed: bool) -> None:
         starts, batch = cache.lengths, cache.batch
@@ -32,17 +32,17 @@ class Place:
             self.latents, self.rope_keys = slots[..., :rank].unbind(0), slots[..., rank:].unbind(0)
             if new == 1 or not absorbed:
                 return
-        steps = torch.arange(new, device=held.device)
-        positions = torch.tensor(starts, device=held.device)[:, None] + steps
+        positions = torch.tensor(starts, device=held.device)[:, None]
+        positions = positions + torch.arange(new, device=held.device)
         if not self.even:
             self.rotation = rotation[positions][:, :, None]
-            rows = torch.arange(batch, device=held.device)[:, None]
-            self.slots, self.index = cache.numbers.unbind(0), (rows, positions)
+            sequences = torch.arange(batch, device=held.device)[:, None]
+            self.slots, self.index = cache.numbers.unbind(0), (sequences, positions)
         after = torch.arange(end, device=held.device) > positions[..., None]
         self.hidden_from = after[:, :, None]  # [batch, new, 1, keys]
 
     def write(self, number: int, latent: Tensor, key_rope: Tensor) -> None:
-        """Put a layer's latents [batch · new, l] and keys [batch, new, r] into the cache."""
+        """Write a layer's latents [batch · new, l] and rope keys [batch, new, r] to the cache."""
         latent = latent.view(self.batch, self.new, -1)
         if self.even:
             self.latents[number].copy_(latent)
@@ -53,11 +53,11 @@ class Place:
 
 
 class AttentionStep:
-    """One layer's attention, added to what came in; `place.absorbed` says which way.
+    """One layer's attention, added to the residual; `place.absorbed` selects the form.
 
-    Absorbed: one product gives every head's query on the latents and what is kept; heads attend to
-    the latents themselves; one product leads back. Its matrices are made when first needed, and
-    kept. Rebuilt: as `MultiHeadLatentAttention`.
+    Absorbed: one product gives every head's query on the latents and the new cache entries; heads
+    attend to the latents directly; one product maps back to d_model. These matrices are built on
+    first use and kept. Rebuilt: the same computation as `MultiHeadLatentAttention`.
     """
 
     def __init__(self, attention: MultiHeadLatentAttention, norm: RMSNorm) -> None:
@@ -77,23 +77,23 @@ class AttentionStep:
 
     @cached_property
     def first(self) -> Product:
-        """What the layer's input is multiplied with: queries on latents, or small ones; [l | r]."""
+        """First product: input to queries (compressed ones if q_lora_rank is set) and [l | r]."""
         query = self.absorbed_query if self.shrink is None else self.shrink.weight
         return Product(torch.cat((query, self.keep.weight)))
 
     @cached_property
     def second(self) -> Product:
-        """Queries on latents from small queries."""
+        """Second product, only with q_lora_rank: compressed queries to queries on latents."""
         return Product(self.absorbed_query)
 
     @cached_property
     def absorbed_out(self) -> Product:
-        """What all heads' mixed latents are multiplied with."""
+        """Last product: all heads' mixed latents to the layer's output."""
         return Product(absorbed_output(self.attention).to(self.out.weight.dtype))
 
     @property
     def absorbed_query(self) -> Tensor:
-        """Rounded once, from fp32."""
+        """The absorbed query matrix, rounded once, from fp32."""
         return absorbed_query(self.attention).to(self.out.weight.dtype)
 
     def __call__(self, x: Tensor, place: Place, number: int) -> Tensor:
@@ -101,7 +101,7 @@ class AttentionStep:
         return (self.absorbed if place.absorbed else self.rebuilt)(x, normed, place, number)
 
     def absorbed(self, x: Tensor, normed: Tensor, place: Place, number: int) -> Tensor:
-        """Attention on the cached latents."""
+        """Attend to the cached latents directly."""
         batch, new, heads = place.batch, place.new, self.config.n_heads
         made = self.first(normed)
         if self.shrink is not None:
@@ -119,7 +119,7 @@ class AttentionStep:
         return x + self.absorbed_out(mixed.view(batch * new, heads * self.rank))
 
     def rebuilt(self, x: Tensor, normed: Tensor, place: Place, number: int) -> Tensor:
-        """Attention on keys and values made from the cached latents; rows of one length."""
+        """Attend to keys and values rebuilt from the cached latents; needs equal lengths."""
         batch, new, heads = place.batch, place.new, self.config.n_heads
         small = normed if self.shrink is None else self.query_norm(self.shrink(normed))
         query = self.query(small).view(batch, new, heads, self.config.qk_head_dim)
@@ -135,9 +135,9 @@ class AttentionStep:
 
 
 def turn(made: Tensor, first: int, rotation: Tensor) -> None:
-    """RoPE in place on the channels from `first` on of [batch, new, heads, width].
+    """Apply RoPE in place to channels `first` and up of [batch, new, heads, width].
 
-    Neighbouring channels are a complex number, and a rotation is a product.
+    Each pair of neighbouring channels is a complex number, and rotating it is a multiplication.
     """
     if first % 2 == 0 and made.dtype == rotation.real.dtype:
         pairs = torch.view_as_complex(made.view(*made.shape[:-1], made.shape[-1] // 2, 2))

@@ -1,4 +1,4 @@
-"""All layers of a pass over a few tokens as one compiled call, where there is one."""
+"""Run all layers on a few tokens in one compiled call, if one is available."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from mini_moe.model.transformer import Block
 from mini_moe.ops.decode import decode, flat, serves, settings_of
 from mini_moe.ops.route import gate_settings
 
-FEW = 16  # tokens of a pass; from more of them on, packing a matrix pays
+FEW = 16  # most tokens per pass; with more, packing the matrices first pays off
 
 
 class FusedLayers:
-    """The model's own matrices, handed over in one list; queries stay as they are made."""
+    """One call over the model's own matrices, passed as one list, not absorbed ones."""
 
     def __init__(self, blocks: Sequence[Block], norm: RMSNorm, rotation: Tensor) -> None:
         layers = [tensors_of(block) for block in blocks]
@@ -30,7 +30,7 @@ class FusedLayers:
             self.settings = settings_of(config, attention.scale)
 
     def takes(self, tokens: int) -> bool:
-        """Whether a pass over so many tokens is one call."""
+        """Whether a pass over this many tokens runs as one call."""
         return self.serves and tokens <= FEW
 
     def __call__(self, x: Tensor, cache: LatentCache) -> Tensor:
@@ -40,7 +40,7 @@ class FusedLayers:
 
 
 def tensors_of(block: Block) -> dict[str, Tensor]:
-    """A block's weights by the names of `decode.TENSORS`."""
+    """Return a block's weights by their names in `decode.TENSORS`."""
     attention, mlp = block.self_attn, block.mlp
     found = {
         "input_norm": block.input_layernorm.weight,

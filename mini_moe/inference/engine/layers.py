@@ -1,4 +1,4 @@
-"""The parts of a layer as plain calls on rows [tokens, width], without modules and gradients."""
+"""The parts of a layer as plain calls on [tokens, width], without modules or gradients."""
 
 from collections.abc import Callable
 
@@ -12,19 +12,19 @@ from mini_moe.ops import moe_experts, normalise, product, route
 
 
 def norm_of(norm: RMSNorm, wide: bool = False) -> Callable[[Tensor], Tensor]:
-    """`RMSNorm` without its module's call, in the weight's type; `wide`: in at least fp32."""
+    """Return `RMSNorm` without a module call; `wide`: at least fp32, not the weight's dtype."""
     weight, eps = norm.weight.detach(), norm.eps
     out = at_least_fp32(weight.dtype) if wide else weight.dtype
     return lambda x: normalise(x, weight, eps, out)
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    """The type of sums over layers: rounding them to bfloat16 would cost more than products do."""
+    """Return the dtype for sums over layers; rounding these to bfloat16 loses most accuracy."""
     return torch.promote_types(dtype, torch.float32)
 
 
 class Product:
-    """x [rows, in] times a weight [out, in], transposed; `wide`: the result is at least fp32."""
+    """x [tokens, in] times a weight [out, in], transposed; at least fp32 if `wide`."""
 
     def __init__(self, weight: Tensor, wide: bool = False) -> None:
         self.weight = weight.detach().contiguous()
@@ -35,7 +35,7 @@ class Product:
 
 
 class MixtureStep:
-    """Router, chosen experts and shared experts, added to what came in."""
+    """Router, chosen experts and shared experts, added to the layer's input (the residual)."""
 
     def __init__(self, mixture: MoE) -> None:
         self.config, self.bias = mixture.gate.config, mixture.gate.e_score_correction_bias
@@ -54,7 +54,7 @@ class MixtureStep:
 
 
 class SwiGLUStep:
-    """A feed-forward network, added to what came in."""
+    """A feed-forward network, added to its input before the norm (the residual)."""
 
     def __init__(self, network: SwiGLU) -> None:
         self.both = Product(torch.cat((network.gate_proj.weight, network.up_proj.weight)))

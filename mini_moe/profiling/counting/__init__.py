@@ -1,4 +1,4 @@
-"""What a model costs before it runs: parameters, FLOPs, bytes and memory, exactly."""
+"""What a model will cost, before it runs: parameters, FLOPs, bytes and memory."""
 
 from mini_moe.profiling.counting.caches import cache_bytes_per_token
 from mini_moe.profiling.counting.formulas import FORMULAS

@@ -1,4 +1,4 @@
-"""How many bytes a token leaves in the cache, by what attention remembers of it."""
+"""How many bytes each token takes in the cache, by kind of attention."""
 
 from mini_moe.config import ModelConfig
 from mini_moe.inference.cache import kv_bytes_per_token
@@ -7,11 +7,11 @@ from mini_moe.inference.cache import kv_bytes_per_token
 def cache_bytes_per_token(
     config: ModelConfig, bytes_per_number: int = 2, groups: int = 8
 ) -> dict[str, int]:
-    """Bytes a token of every kind of attention with this model's layers, heads and widths.
+    """Cache bytes per token for each kind of attention with this model's layers, heads and widths.
 
-    MLA keeps the latent and one rotated key, or, naively, keys and values of all heads; the others
-    keep keys of qk_nope_head_dim and values of v_head_dim: of all heads (MHA), of `groups` of them
-    (GQA, left out where there are fewer heads), or of one (MQA).
+    MLA keeps the latent and one rotated key or, naively, keys and values of all heads. The others
+    keep keys of width qk_nope_head_dim and values of width v_head_dim: for all heads (MHA), for
+    `groups` of them (GQA, left out unless there are more heads than that), or for one (MQA).
 
     Raises: ValueError for counts below one.
     Source: DeepSeek-V2, arXiv 2405.04434 table 1.

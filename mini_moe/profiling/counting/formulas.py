@@ -1,8 +1,8 @@
-"""The FLOPs of operations that torch's counter does not know, told to it.
+"""FLOP formulas for operations that torch's counter does not know.
 
 Importing this module registers them once, so that `torch.utils.flop_counter.FlopCounterMode` sees
-our experts and the CPU's flash attention. A row that no token chose, or that only pads a block, is
-not charged: formulas count what the mathematics needs.
+our experts and the CPU's flash attention. Rows that only pad a block are not counted: formulas
+count what the mathematics needs.
 """
 
 from collections.abc import Callable
@@ -21,43 +21,43 @@ Shape = tuple[int, ...]
 
 
 def experts_forward(x: Shape, expert_ids: Shape, gates: Shape, gate_up: Shape, *_, **__) -> int:
-    """Three products of d_model × d_expert for each (token, choice)."""
+    """Three products with d_model × d_expert matrices for each (token, choice)."""
     return 2 * _rows(expert_ids) * 3 * gate_up[2] * gate_up[3]
 
 
 def experts_backward(grad: Shape, x: Shape, expert_ids: Shape, gates: Shape, gate_up: Shape,
                      *_, **__) -> int:  # fmt: skip
-    """Each forward product has two: of its input's gradient and of its weight's."""
+    """Two products per forward product: for the gradients of its input and of its weight."""
     return 2 * experts_forward(x, expert_ids, gates, gate_up)
 
 
 def grouped_swiglu(x: Shape, token: Shape, offsets: Shape, gate_up: Shape, *_, **__) -> int:
-    """Gate and up projection of every row."""
+    """Gate and up projections of every row."""
     return 2 * token[0] * 2 * gate_up[2] * gate_up[3]
 
 
 def grouped_gemm(a: Shape, offsets: Shape, b: Shape, *_, **__) -> int:
-    """Every row times its expert's matrix, whichever way round it is stored."""
+    """Every row times its expert's matrix, transposed or not."""
     return 2 * a[0] * b[1] * b[2]
 
 
 def grouped_wgrad(a: Shape, b: Shape, *_, **__) -> int:
-    """Σ over rows of an outer product."""
+    """Sum of one outer product per row."""
     return 2 * a[0] * a[1] * b[1]
 
 
 def linear(x: Shape, weight: Shape, *_, **__) -> int:
-    """Every row times the matrix."""
+    """Every token's vector times the matrix."""
     return 2 * x[0] * weight[0] * weight[1]
 
 
 def linear_backward(grad: Shape, x: Shape, weight: Shape, *_, **__) -> int:
-    """The gradients of both."""
+    """One product each for the gradients of x and of the weight."""
     return 2 * linear(x, weight)
 
 
 def latent_attention(query: Shape, kv: Shape, key_rope: Shape, *_, **__) -> int:
-    """Of [batch, queries, heads, d_qk]: scores and mix over all pairs, masked or not."""
+    """Scores and weighted values over all pairs, masked or not; query [batch, new, heads, d_qk]."""
     d_v = kv[3] - (query[3] - key_rope[2])
     return 2 * query[0] * query[1] * query[2] * kv[1] * (query[3] + d_v)
 
@@ -65,17 +65,17 @@ def latent_attention(query: Shape, kv: Shape, key_rope: Shape, *_, **__) -> int:
 def latent_attention_backward(
     grad: Shape, query: Shape, kv: Shape, key_rope: Shape, *_, **__
 ) -> int:
-    """Two products for each of the forward pass; computing the scores again is not charged."""
+    """Two products per forward product; recomputing the scores is not counted."""
     return 2 * latent_attention(query, kv, key_rope)
 
 
 def cpu_attention(query: Shape, key: Shape, value: Shape, *_, **__) -> int:
-    """As torch counts its other attention kernels: all pairs, masked or not."""
+    """All pairs, masked or not, as torch counts its other attention kernels."""
     return sdpa_flop_count(query, key, value)
 
 
 def cpu_attention_backward(grad: Shape, query: Shape, key: Shape, value: Shape, *_, **__) -> int:
-    """Five products: the scores are computed a second time."""
+    """Five products, because the scores are recomputed."""
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
@@ -101,7 +101,7 @@ FORMULAS: dict[str, Callable] = {
 
 
 def register() -> list[str]:
-    """Tell torch's counter all formulas whose operation exists here; those that were new to it."""
+    """Register the formulas of all operations that exist here; return the names that were new."""
     new = []
     for name, formula in FORMULAS.items():
         namespace, _, operation = name.partition("::")
@@ -112,4 +112,4 @@ def register() -> list[str]:
     return new
 
 
-REGISTERED = register() if stages else []  # the compiled stages must be known before
+REGISTERED = register() if stages else []  # importing `stages` loads the compiled operations first

@@ -1,4 +1,4 @@
-"""Every tensor's memory entered when it is born and struck off when it dies."""
+"""Track every tensor's memory from allocation to release."""
 
 import weakref
 from collections import defaultdict
@@ -13,9 +13,9 @@ from mini_moe.ops.sorted_experts import most_rows
 
 
 class Ledger(TorchDispatchMode):
-    """While it is on: bytes alive, and the most there were. Views share their storage's entry.
+    """Counts bytes alive, and their peak, while active. Views share the entry of their storage.
 
-    It sees what operations return. What our own operation for experts needs in between is added by
+    It sees what operations return. Temporary memory inside our own experts operation is added by
     `inside_experts`; a kernel's private scratch memory is not seen.
     """
 
@@ -26,7 +26,7 @@ class Ledger(TorchDispatchMode):
 
     @property
     def peak(self) -> int:
-        """The most bytes alive at once since the last restart."""
+        """Most bytes alive at once since the last restart."""
         self._most = max(self._most, self.alive)
         return self._most
 
@@ -37,13 +37,13 @@ class Ledger(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self.enter(leaf)
         if sums_in_place(func, args):
-            self._most = before  # look when the old sum has gone, if it goes: then it was in place
+            self._most = before  # decide once the old sum is released; if so, it was in place
         elif func.namespace == "mini_moe":
             self._most = max(self.peak, self.alive + inside_experts(func, args))
         return out
 
     def enter(self, tensor: Tensor) -> None:
-        """Add a tensor's storage, unless it is known."""
+        """Add a tensor's storage unless it is already known."""
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
         if key in self._entries and self._entries[key]() is storage:
@@ -63,22 +63,22 @@ class Ledger(TorchDispatchMode):
 
 
 def sums_in_place(func, args: tuple) -> bool:
-    """Whether a backward pass adds a further gradient of the same tensor to the first.
+    """Whether a backward pass is adding another gradient of the same tensor to the first.
 
-    Autograd does so in place when nobody else holds the first and it is no view, but only with
-    numbers; in a rehearsal each sum is a new tensor, and the first goes at once.
+    Autograd adds in place if nothing else references the first and it is not a view, but only for
+    real tensors; with fake tensors each sum is a new tensor, and the first is released immediately.
     """
     backward = torch._C._current_graph_task_id() >= 0
     return backward and func is torch.ops.aten.add.Tensor and not args[0]._is_view()
 
 
 def inside_experts(func, args: tuple) -> int:
-    """Bytes that `sorted_experts` holds on top of its results at its fullest.
+    """Return the peak bytes that `sorted_experts` holds in addition to its results.
 
-    Forward: x, hidden and output rows. Backward: rows of x, of both gradients and six hidden ones
-    when all results exist, or two more before the weights' and x's gradients are there. Blocks are
-    padded; how much depends on the routing, half of the most is a fair guess. The compiled kernels
-    work in scratch memory of their own, which torch does not allocate.
+    Forward: rows of x, hidden and output. Backward: rows of x, of both gradients and of six hidden
+    tensors once all results exist, or of two more hidden ones before the gradients of weights and
+    x exist. Blocks are padded by an amount that depends on the routing; half the maximum is a fair
+    guess. The compiled kernels use their own scratch memory, which torch does not allocate.
     """
     name = func._schema.name.partition("::")[2]
     if name not in ("sorted_experts", "sorted_experts_backward"):
@@ -94,10 +94,10 @@ def inside_experts(func, args: tuple) -> int:
 
 
 class SavedByModule:
-    """While it is on: bytes that each module keeps for the backward pass, by the module's path.
+    """Counts, while active, the bytes that each module saves for the backward pass, by path.
 
-    A storage belongs to the module that keeps it first; parameters are not counted, copies of them
-    in another type are.
+    A storage belongs to the first module that saves it. Parameters are not counted, but copies of
+    them in another dtype are.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -122,7 +122,7 @@ class SavedByModule:
 
     def _keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._known:  # a saved storage lives on, so its address is its own
+        if storage._cdata not in self._known:  # saved storages stay alive, so addresses are unique
             self._known.add(storage._cdata)
             self.bytes[self._stack[-1]] += storage.nbytes()
         return tensor

@@ -1,4 +1,4 @@
-"""Where the memory of a training step goes: foretold without allocating it, and measured."""
+"""Where a training step's memory goes: predicted without allocating it, and measured."""
 
 import copy
 import gc
@@ -24,36 +24,36 @@ from mini_moe.training.optimizer import build_optimizers
 from mini_moe.training.speed import bf16_is_faster
 from mini_moe.training.step import clip_gradients
 
-# Without it torch's profiler writes two lines to the error stream each time it starts and stops.
+# Without this, torch's profiler writes two lines to stderr each time it starts and stops.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 PHASES = ("forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """Bytes of one training step, the second or any later: the optimizer's state exists.
+    """Bytes of one training step after the first, so that the optimizer's state exists.
 
-    Weights, state and batch are there all the time. Activations pile up through the forward pass
-    and go during the backward pass, while gradients come. So no moment holds everything at once;
-    `peaks` has the most of each phase.
+    Weights, optimizer state and batch exist all the time. Activations accumulate during the forward
+    pass and are released during the backward pass, while gradients appear. So everything never
+    exists at the same time; `peaks` has the maximum of each phase.
     """
 
     weights: int  # parameters and buffers
-    optimizer: int  # AdamW: two numbers a weight; Muon: one
+    optimizer: int  # AdamW: two numbers per weight; Muon: one
     batch: int  # token ids
-    activations: int  # at the end of the forward pass: kept for the backward pass or the log
+    activations: int  # at the end of the forward pass, kept for the backward pass or the log
     gradients: int  # at the end of the backward pass, until the next step begins
-    peaks: Mapping[str, int]  # of "forward", "backward", "optimizer"
-    saved: Mapping[str, int] = field(default_factory=dict)  # activations by kind; only foretold
+    peaks: Mapping[str, int]  # of "forward", "backward" and "optimizer"
+    saved: Mapping[str, int] = field(default_factory=dict)  # activations by kind; predicted only
 
     @property
     def peak(self) -> int:
-        """The most bytes there are at any moment."""
+        """Most bytes in use at any moment."""
         return max(self.peaks.values())
 
     @property
     def temporary(self) -> int:
-        """What the fullest moment holds besides weights, state, batch and activations."""
+        """Bytes at the peak beyond weights, state, batch and activations (or gradients)."""
         standing = self.weights + self.optimizer + self.batch
         if self.peaks["optimizer"] == self.peak:
             return self.peak - standing - self.gradients
@@ -71,16 +71,16 @@ class StepMemory:
 def predict_memory(
     model: ModelConfig | Transformer, config: TrainConfig, *, device: str = "cpu"
 ) -> StepMemory:
-    """Foretell the memory of a training step by rehearsing it: every shape, no numbers.
+    """Predict a training step's memory by running it on tensors that have shapes but no data.
 
-    Two steps run on tensors without data (torch's FakeTensorMode), while a ledger enters every
-    storage that is born and strikes off those that die. Nothing of the model's size is allocated,
-    so DeepSeek-V3 works on a laptop. Left out are scratch memory inside kernels and what the
-    allocator rounds up. For bfloat16 products on a CPU oneDNN takes such scratch memory: 0.04 to
-    0.2 MB at widths up to 3000 with one thread, which shows in models of one or two megabytes.
+    Two steps run on such tensors (torch's FakeTensorMode), while a ledger tracks every storage
+    from allocation to release. Nothing of the model's size is allocated, so DeepSeek-V3 works on a
+    laptop. Scratch memory inside kernels and the allocator's rounding are left out. For bfloat16
+    products on a CPU, oneDNN uses such scratch memory: 0.04 to 0.2 MB at widths up to 3000 with one
+    thread, which is noticeable in models of one or two megabytes.
 
-    Raises: ValueError when seq_len is more than max_seq_len, for a device that is not here, or a
-    model that is neither a configuration nor a Transformer.
+    Raises: ValueError if seq_len exceeds max_seq_len, for an unavailable device, or for a model
+    that is neither a configuration nor a Transformer.
     """
     shape, dtype = config_of(model)
     bf16 = _checked(shape, config, device)
@@ -89,7 +89,7 @@ def predict_memory(
         if isinstance(model, Transformer):
             for fake, real in zip(rehearsed.parameters(), model.parameters(), strict=True):
                 fake.requires_grad_(real.requires_grad)
-        object.__setattr__(rehearsed, "check_tokens", lambda *_: None)  # it would look at numbers
+        object.__setattr__(rehearsed, "check_tokens", lambda *_: None)  # it would need real numbers
         optimizers = build_optimizers(rehearsed, config, bf16)
         tokens = torch.zeros(_batch_shape(shape, config), dtype=torch.long)
         standing = _after_one_step(rehearsed, optimizers, tokens, config, bf16)
@@ -107,13 +107,13 @@ def predict_memory(
 def measure_memory(
     model: ModelConfig | Transformer, config: TrainConfig, *, device: str = "cpu"
 ) -> StepMemory:
-    """Measure the memory of a training step on random tokens, by what torch's allocator gave.
+    """Measure a training step's memory on random tokens, as reported by torch's allocator.
 
-    On the CPU the profiler reports every allocation and release; on CUDA the allocator keeps the
-    peak itself. The model is a copy: the given one is not trained. Scratch memory that compiled
-    kernels keep for themselves is not torch's and not counted.
+    On the CPU the profiler reports every allocation and release; on CUDA the allocator tracks the
+    peak itself. A copy of the model is used, so the given one is not trained. Scratch memory that
+    compiled kernels allocate themselves is not torch's and not counted.
 
-    Raises: ValueError as `predict_memory`, or when the model is on the meta device.
+    Raises: ValueError as `predict_memory` does, or if the model is on the meta device.
     """
     shape, dtype = config_of(model)
     bf16 = _checked(shape, config, device)
@@ -142,7 +142,7 @@ def training_phases(
     config: TrainConfig,
     bf16: bool,
 ) -> Iterator[str]:
-    """One training step as `train` does it, stopping after each phase to name it."""
+    """Run one training step as `train` does, yielding the name of each phase after it."""
     routings: list = []
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
         losses = training_losses(model, tokens, config, routings)
@@ -157,7 +157,7 @@ def training_phases(
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New parameters have this type: fake ones can't be converted afterwards."""
+    """Create new parameters with this dtype: fake ones can't be converted afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -167,7 +167,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _allocations(phases: Iterator[str], device: torch.device) -> tuple[str, int, int]:
-    """The next phase, by how many bytes it changed what is allocated, and its highest point."""
+    """Run the next phase; return its name, the change in allocated bytes, and the peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -188,7 +188,7 @@ def _allocations(phases: Iterator[str], device: torch.device) -> tuple[str, int,
 
 
 def _after_one_step(model, optimizers, tokens, config, bf16) -> dict[str, int]:
-    """Run a step, so that the optimizers have their state; what stands between steps."""
+    """Run a step, so that optimizer state exists; return the bytes that persist between steps."""
     for _ in training_phases(model, optimizers, tokens, config, bf16):
         pass
     for optimizer in optimizers:
@@ -205,7 +205,7 @@ def _step_memory(
     model: Transformer, standing: dict[str, int], alive: dict[str, int], peaks: dict[str, int],
     saved: dict[str, int],
 ) -> StepMemory:  # fmt: skip
-    """Activations are what the forward pass added; what nothing saved is there for the log."""
+    """Build the result: activations are what forward added; those not saved are for the log."""
     activations = alive["forward"] - sum(standing.values())
     if saved:
         saved = saved | {"routing, for the log": activations - sum(saved.values())}
@@ -219,7 +219,7 @@ def _step_memory(
 
 
 def _by_kind(config: ModelConfig, by_path: dict[str, int]) -> dict[str, int]:
-    """Saved bytes of the table's kinds; what no module keeps belongs to the losses."""
+    """Return saved bytes by the table's kinds; bytes that no module saved belong to the losses."""
     rows = count(config, seq=1).modules
     kinds: dict[str, int] = defaultdict(int)
     for path, size in by_path.items():
@@ -231,7 +231,7 @@ def _by_kind(config: ModelConfig, by_path: dict[str, int]) -> dict[str, int]:
 
 
 def _checked(shape: ModelConfig, config: TrainConfig, device: str) -> bool:
-    """Whether products run in bfloat16, after a look at lengths and device."""
+    """Check length and device, and return whether products run in bfloat16."""
     found = as_device(device)
     if config.seq_len > shape.max_seq_len:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What every module of a model multiplies, reads and writes, from the configuration alone."""
+"""How much every module of a model multiplies, reads and writes, from the configuration alone."""
 
 import math
 from collections.abc import Iterator
@@ -10,60 +10,60 @@ from mini_moe.ops.attention import LONGEST_EXPLICIT, query_blocks
 
 Pairs = Literal["causal", "square", "executed"]
 Latent = Literal["expanded", "absorbed", "naive"]
-FP32 = 4  # bytes a number of the router, whatever the rest is computed in
+FP32 = 4  # bytes per number in the router, whatever the dtype of the rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How much is asked of the model: new tokens, tokens in the cache, and how they are counted."""
+    """The work given to the model: new tokens, tokens in the cache, and how they are counted."""
 
-    batch: int  # sequences
-    seq: int  # new tokens a sequence
-    context: int | None  # tokens a cache holds before them; None: there is no cache
-    pairs: Pairs  # which (query, key) pairs attention is charged for
-    latent: Latent  # what MLA does with its latent
-    n_bytes: int  # of a number
-    fused: bool = False  # attention is one compiled kernel, whose pairs torch's counter sees as all
+    batch: int  # number of sequences
+    seq: int  # new tokens per sequence
+    context: int | None  # tokens per sequence already in the cache; None: no cache
+    pairs: Pairs  # which (query, key) pairs are counted in attention
+    latent: Latent  # how MLA uses its latent
+    n_bytes: int  # per number
+    fused: bool = False  # attention is one compiled kernel, for which torch counts all pairs
 
     @property
     def tokens(self) -> int:
-        """New tokens of all sequences."""
+        """New tokens in all sequences."""
         return self.batch * self.seq
 
     @property
     def keys(self) -> int:
-        """Positions a sequence's last query can see."""
+        """Number of positions that a sequence's last query can see."""
         return self.seq + (self.context or 0)
 
     def n_pairs(self) -> int:
-        """(query, key) pairs of one head and one sequence, by the convention of `pairs`."""
+        """Count the (query, key) pairs of one head and one sequence, as `pairs` defines them."""
         if self.pairs == "causal":
             return self.seq * (self.context or 0) + self.seq * (self.seq + 1) // 2
         if self.pairs == "square" or self.fused or self.keys > LONGEST_EXPLICIT:
             return self.seq * self.keys
         return sum(
-            (rows.stop - rows.start) * seen for rows, seen in query_blocks(self.seq, self.keys)
+            (block.stop - block.start) * seen for block, seen in query_blocks(self.seq, self.keys)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One module's share: parameters, FLOPs of one pass, numbers that travel to and from memory."""
+    """One module's share: parameters, FLOPs per pass, and bytes moved to and from memory."""
 
     name: str  # the module's path in the model
-    kind: str  # what it is, whatever the layer
+    kind: str  # kind of module, the same in every layer
     parameters: int = 0
-    active_parameters: int = 0  # those that one token meets
+    active_parameters: int = 0  # those that a single token uses
     flops_forward: int = 0
     flops_backward: int = 0
     weight_bytes: int = 0  # weights read by a forward pass
     activation_bytes: int = 0  # inputs read and outputs written by a forward pass
-    cache_bytes: int = 0  # keys, values or latents read from a cache and added to it
+    cache_bytes: int = 0  # keys, values or latents read from the cache and added to it
     shape: tuple[int, ...] = ()  # [out, in] of a single matrix
 
 
 def parts_of(config: ModelConfig, work: Work) -> Iterator[Part]:
-    """Every module in the order in which it runs; MTP modules last."""
+    """Yield every module in the order of execution, MTP modules last."""
     d, vocab, t, b = config.d_model, config.vocab_size, work.tokens, work.n_bytes
     table = vocab * d
     yield Part(
@@ -86,7 +86,7 @@ def parts_of(config: ModelConfig, work: Work) -> Iterator[Part]:
 
 
 def block(config: ModelConfig, work: Work, path: str, layer: int) -> Iterator[Part]:
-    """Norm, attention, norm, and a feed-forward network or experts."""
+    """Yield norm, attention, norm, and a feed-forward network or experts."""
     d, t, b = config.d_model, work.tokens, work.n_bytes
     yield norm(f"{path}.input_layernorm", d, t, b)
     yield from attention(config, work, f"{path}.self_attn")
@@ -102,11 +102,11 @@ def block(config: ModelConfig, work: Work, path: str, layer: int) -> Iterator[Pa
 
 
 def attention(config: ModelConfig, work: Work, path: str) -> Iterator[Part]:
-    """The projections one by one, then the products of queries, keys and values.
+    """Yield the projections, with the products of queries, keys and values before the last one.
 
-    `expanded` makes keys and values of all heads from every cached latent, at every call;
-    `absorbed` multiplies queries and outputs by kv_b_proj's halves instead, one after the other, so
-    that only new tokens meet it; `naive` keeps the keys and values of all heads in the cache.
+    `expanded` rebuilds keys and values of all heads from every cached latent at every call;
+    `absorbed` multiplies queries and outputs by the halves of kv_b_proj instead, so that it is
+    applied only to new tokens; `naive` keeps the keys and values of all heads in the cache.
     Source: DeepSeek-V2, arXiv 2405.04434 §2.1.2 and §2.1.3.
     """
     d, heads, latent, rope = (
@@ -130,11 +130,12 @@ def attention(config: ModelConfig, work: Work, path: str) -> Iterator[Part]:
 
 
 def attention_core(config: ModelConfig, work: Work, path: str) -> Part:
-    """Queries times keys and weights times values; 2 FLOPs for each pair and number of a head.
+    """Queries times keys and weights times values: 2 FLOPs per pair and element of a head.
 
-    Bytes: queries, keys and values are read once and the outputs written once, as by a kernel that
-    keeps the weights to itself. `executed` without the compiled kernel follows torch's beyond
-    LONGEST_EXPLICIT keys: widths padded to the larger, and scores computed again for the backward.
+    Bytes: queries, keys and values are read once and the outputs written once, as in a kernel that
+    never writes the attention weights to memory. Beyond LONGEST_EXPLICIT keys, `executed` without
+    the compiled kernel follows torch's: both widths padded to the larger, and scores recomputed in
+    the backward pass.
     """
     heads, latent, rope = config.n_heads, config.kv_lora_rank, config.qk_rope_head_dim
     d_qk, d_v = config.qk_head_dim, config.v_head_dim
@@ -158,7 +159,7 @@ def attention_core(config: ModelConfig, work: Work, path: str) -> Part:
 
 
 def router(config: ModelConfig, work: Work, path: str) -> Part:
-    """One score an expert, in fp32; the expert bias counts as a parameter."""
+    """One score per expert, in fp32; the expert bias counts as a parameter."""
     part = linear(path, "router", work.tokens, config.d_model, config.n_routed_experts, FP32)
     bias = config.n_routed_experts if config.expert_bias else 0
     held = part.parameters + bias
@@ -166,10 +167,10 @@ def router(config: ModelConfig, work: Work, path: str) -> Part:
 
 
 def experts(config: ModelConfig, work: Work, path: str) -> Part:
-    """Every token through top_k experts of three matrices; then their outputs added.
+    """Every token through top_k experts of three matrices each, then the sum of their outputs.
 
-    Weights read: those of the experts that at least one token chose, on average over even routing,
-    experts · (1 − (1 − top_k / experts)^tokens).
+    Weights read are those of experts that at least one token chose; under even routing that is on
+    average experts · (1 − (1 − top_k / experts)^tokens) experts.
     """
     d, width, n, k = config.d_model, config.d_expert, config.n_routed_experts, config.top_k
     t, b = work.tokens, work.n_bytes
@@ -184,27 +185,27 @@ def experts(config: ModelConfig, work: Work, path: str) -> Part:
 
 
 def swiglu(path: str, kind: str, t: int, d: int, width: int, b: int) -> Iterator[Part]:
-    """Gate, up and down projection."""
+    """Yield gate, up and down projection."""
     yield linear(f"{path}.gate_proj", kind, t, d, width, b)
     yield linear(f"{path}.up_proj", kind, t, d, width, b)
     yield linear(f"{path}.down_proj", kind, t, width, d, b)
 
 
-def linear(name: str, kind: str, rows: int, inner: int, columns: int, n_bytes: int) -> Part:
-    """[rows, inner] × [inner, columns]: 2 · rows · inner · columns FLOPs, and twice that backward.
+def linear(name: str, kind: str, tokens: int, d_in: int, d_out: int, n_bytes: int) -> Part:
+    """[tokens, d_in] × [d_in, d_out]: 2 · tokens · d_in · d_out FLOPs, and twice that backward.
 
-    Backward there are two products of the same size: for the input's gradient and the weight's.
+    The backward pass has two products of the same size, for the input's gradient and the weight's.
     """
-    weights, flops = inner * columns, 2 * rows * inner * columns
+    weights, flops = d_in * d_out, 2 * tokens * d_in * d_out
     return Part(
         name=name, kind=kind, parameters=weights, active_parameters=weights, flops_forward=flops,
         flops_backward=2 * flops, weight_bytes=weights * n_bytes,
-        activation_bytes=rows * (inner + columns) * n_bytes, shape=(columns, inner),
+        activation_bytes=tokens * (d_in + d_out) * n_bytes, shape=(d_out, d_in),
     )  # fmt: skip
 
 
 def norm(name: str, width: int, tokens: int, n_bytes: int) -> Part:
-    """No products, hence no FLOPs here; its input is read and its output written."""
+    """A norm has no products, hence no FLOPs here; it reads its input and writes its output."""
     return Part(
         name=name, kind="norms", parameters=width, active_parameters=width,
         weight_bytes=width * n_bytes, activation_bytes=2 * tokens * width * n_bytes,
@@ -212,10 +213,10 @@ def norm(name: str, width: int, tokens: int, n_bytes: int) -> Part:
 
 
 def muon_flops(config: ModelConfig) -> int:
-    """FLOPs of the products in one step of Muon: Newton–Schulz on every matrix inside the blocks.
+    """FLOPs of the products in one step of Muon: Newton–Schulz on every matrix in the blocks.
 
-    Five rounds of X Xᵀ, its square, and the product with X: 5 · (4 r² c + 2 r³) for r ≤ c. A step
-    costs the same however many tokens it saw. AdamW has no products.
+    Five rounds of X Xᵀ, its square, and the product with X: 5 · (4 r² c + 2 r³) for an r × c matrix
+    with r ≤ c. A step costs the same however many tokens it saw. AdamW has no products.
     """
     work = Work(batch=1, seq=1, context=None, pairs="causal", latent="expanded", n_bytes=FP32)
     d, width, one = config.d_model, config.d_expert, 0
@@ -233,7 +234,7 @@ def _newton_schulz(rows: int, columns: int, rounds: int = 5) -> int:
 
 
 def _without_parameters(part: Part) -> Part:
-    """The same work with a matrix that is already counted elsewhere."""
+    """Return the same work without parameters, for a matrix that is already counted elsewhere."""
     return _replaced(part, parameters=0, active_parameters=0)
 
 

@@ -1,4 +1,4 @@
-"""`count`: parameters, FLOPs and bytes of every module, as a table."""
+"""Count parameters, FLOPs and bytes of every module, as a table."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table. FLOPs and bytes are those of the whole call, not of a token."""
+    """One line of the table. FLOPs and bytes are for the whole call, not per token."""
 
     name: str
     kind: str
@@ -35,51 +35,51 @@ class Row:
 
     @property
     def bytes_forward(self) -> int:
-        """Least traffic of a forward pass: weights, inputs and outputs once, and the cache."""
+        """Minimum traffic of a forward pass: weights, inputs, outputs and cache, once each."""
         return self.weight_bytes + self.activation_bytes + self.cache_bytes
 
     @property
     def intensity(self) -> float:
-        """FLOPs of a forward pass for each byte it moves."""
+        """FLOPs of a forward pass per byte that it moves."""
         return self.flops_forward / self.bytes_forward if self.bytes_forward else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Every module's row, and sums of them; `print` shows one line a kind."""
+    """Every module's line, and sums over them; `print` shows one line per kind."""
 
     config: ModelConfig
     work: Work
-    modules: tuple[Row, ...]  # in the order in which they run, MTP modules last
+    modules: tuple[Row, ...]  # in order of execution, MTP modules last
 
     @property
     def kinds(self) -> tuple[Row, ...]:
-        """One row a kind, all layers together; what belongs to MTP modules is the kind "mtp"."""
+        """One line per kind, summed over layers; everything in MTP modules is of kind "mtp"."""
         made = (_sum((r for r in self.modules if kind_of(r) == kind), kind) for kind in KINDS)
         return tuple(row for row in made if row.parameters or row.bytes_forward)
 
     @property
     def total(self) -> Row:
-        """Everything, MTP modules included."""
+        """The sum over everything, including MTP modules."""
         return _sum(self.modules, "total")
 
     @property
     def main(self) -> Row:
-        """What `model(tokens)` runs and DeepSeek's figures count: everything but MTP modules."""
+        """The sum without MTP modules: what `model(tokens)` runs and DeepSeek's figures count."""
         return _sum((row for row in self.modules if kind_of(row) != "mtp"), "main model")
 
     def under(self, path: str) -> Row:
-        """The sum over a module's path and all below it, as "layers.3.mlp" or "layers".
+        """Return the sum over a module and everything below it, e.g. "layers.3.mlp" or "layers".
 
         Raises: ValueError for a path that no module has.
         """
         found = [r for r in self.modules if r.name == path or r.name.startswith(f"{path}.")]
         if not found:
-            raise ValueError(f"path: a module as 'layers.0.self_attn' expected, got {path!r}")
+            raise ValueError(f"path: a module such as 'layers.0.self_attn' expected, got {path!r}")
         return _sum(found, path)
 
     def __getitem__(self, kind: str) -> Row:
-        """The row of one kind, as in counts["routed experts"]."""
+        """Return the line of one kind, as in counts["routed experts"]."""
         for row in self.kinds:
             if row.kind == kind:
                 return row
@@ -96,20 +96,20 @@ def count(
     model: ModelConfig | Transformer, *, batch: int = 1, seq: int, context: int | None = None,
     pairs: Pairs = "causal", latent: Latent = "expanded", dtype: torch.dtype | None = None,
 ) -> Counts:  # fmt: skip
-    """What one call costs, module by module; from the configuration, so nothing is allocated.
+    """Count the cost of one call, module by module, from the configuration; allocates nothing.
 
-    FLOPs are those of matrix products, 2 for each multiplication with its addition, as torch's
-    `FlopCounterMode` counts them. Attention's `pairs`: "causal", the ones a query can see;
-    "square", all of them, masked or not; "executed", as torch counts what runs here: blocks of
-    queries, or all pairs where one kernel does it.
-    Training: forward and backward, every parameter trained. A forward pass with a cache that holds
-    `context` tokens, on `seq` new ones; `latent` says what is done with it (see `attention`).
-    Bytes are least traffic: every weight, input and output once, in `dtype` (default: the
-    parameters' own; float32 for a configuration), the router in fp32; work between products
-    (activation functions, RoPE, sums) is left out.
+    FLOPs are those of matrix products, 2 per multiply-add, as torch's `FlopCounterMode` counts
+    them. Attention's `pairs`: "causal" counts the pairs a query can see; "square" all pairs,
+    masked or not; "executed" what torch counts when it runs here: blocks of queries, or all pairs
+    if one kernel does it.
+    Training means forward and backward with every parameter trained. With `context`, the call is a
+    forward pass on `seq` new tokens with that many in the cache; `latent` says how the cache is
+    used (see `attention`). Bytes are minimum traffic: every weight, input and output once, in
+    `dtype` (default: the parameters' own; float32 for a configuration), with the router in fp32;
+    work between products (activation functions, RoPE, sums) is left out.
 
     Raises: ValueError for counts below one, more positions than max_seq_len, or unknown names.
-    Source: 2 FLOPs a weight and token, Kaplan et al., arXiv 2001.08361 §2.1.
+    Source: 2 FLOPs per weight and token, Kaplan et al., arXiv 2001.08361 §2.1.
     """
     config, own = config_of(model)
     kind = dtype or own
@@ -134,13 +134,13 @@ def count(
 
 
 def attention_is_fused(dtype: torch.dtype) -> bool:
-    """Whether a compiled kernel serves attention in this type, here and now."""
+    """Whether attention in this dtype currently runs as a compiled kernel."""
     sample = torch.empty(0, dtype=dtype)
     return compiled.serves(sample, sample)
 
 
 def config_of(model: ModelConfig | Transformer) -> tuple[ModelConfig, torch.dtype]:
-    """Configuration and type of the parameters; ValueError for anything else than a model."""
+    """Return configuration and parameter dtype; raise ValueError for anything but a model."""
     if isinstance(model, ModelConfig):
         return model, torch.float32
     if isinstance(model, Transformer):
@@ -160,7 +160,7 @@ def _row(part: Part, trained: bool) -> Row:
 
 
 def kind_of(row: Row) -> str:
-    """The line of the table that a module belongs to."""
+    """Return the kind (line of the table) that a module belongs to."""
     return "mtp" if row.name.startswith("mtp.") else row.kind
 
 
@@ -171,7 +171,7 @@ def _sum(rows: Iterable[Row], name: str) -> Row:
 
 
 def _text(rows: tuple[Row, ...]) -> str:
-    """Columns that are not all zero, with units; FLOPs a byte last."""
+    """Format the columns that are not all zero, with units; FLOPs per byte last."""
     shown = [name for name in LABELS if any(getattr(row, name) for row in rows)]
     lines = [["", *(LABELS[name] for name in shown), "FLOPs/byte"]]
     for row in rows:
@@ -185,7 +185,7 @@ def _text(rows: tuple[Row, ...]) -> str:
 
 
 def with_unit(number: int) -> str:
-    """Four digits and a power of thousand: 671,026,419,200 as "671.0 G"."""
+    """Format with four digits and a unit prefix: 671,026,419,200 as "671.0 G"."""
     for exponent, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if number >= 10**exponent:
             return f"{number / 10**exponent:#.4g} {unit}"

@@ -1,4 +1,4 @@
-"""A step by the clock: which part was at work when, and a trace to look at."""
+"""Time a step: which part of the model was running when, and a trace to look at."""
 
 from mini_moe.profiling.timing.result import StepProfile
 from mini_moe.profiling.timing.segments import Segment

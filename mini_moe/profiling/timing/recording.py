@@ -1,8 +1,8 @@
-"""Who is at work at each moment: ranges around the parts of a model while they run.
+"""Record which part of a model is running at each moment, as ranges around the parts.
 
-Modules are named by hooks, a few functions by wrappers that stand in their place meanwhile. The
-backward pass has no modules; there every node of the graph carries the number it got when the
-forward pass made it, so it belongs to the part that was at work then.
+Modules are named by hooks, and a few functions by temporary wrappers. The backward pass has no
+modules; but every node of the graph has the sequence number it got in the forward pass, so it
+belongs to the part that was running then.
 """
 
 import functools
@@ -39,25 +39,25 @@ BY_CLASS = {
     MultiHeadLatentAttention: "attention",
     Router: "router",
     Experts: "experts",
-    MoE: "combine",  # what the layer adds up itself
+    MoE: "combine",  # what the layer itself adds up
     Block: "residual",
     MultiTokenPrediction: "MTP",
 }
 
 
 class Part(NamedTuple):
-    """A part of a model: what kind of work it is, and where it stands."""
+    """A part of a model: its kind of work, and its path in the model."""
 
     kind: str
     path: str
 
 
 def gather_kind(values: Any, place: Any, weights: Any = None) -> str:
-    """`gather_sum` spreads rows over the experts, or adds each token's rows up again."""
+    """Return what `gather_sum` does here: spread rows over experts, or add up each token's rows."""
     return "sort" if weights is None and place.shape[1] == 1 else "combine"
 
 
-# (module, name of a function in it, its kind or what tells it from the arguments)
+# (module, name of a function in it, its kind or a function that derives it from the arguments)
 FUNCTIONS: tuple[tuple[str, str, str | Callable[..., str]], ...] = (
     ("mini_moe.training.loop", "sample_batch", "batch"),
     ("mini_moe.training.loop", "training_losses", "loss"),
@@ -68,7 +68,7 @@ FUNCTIONS: tuple[tuple[str, str, str | Callable[..., str]], ...] = (
 
 
 class Routed(NamedTuple):
-    """What a layer of experts was called with."""
+    """The arguments of one call of an experts layer."""
 
     expert_ids: Tensor
     gates: Tensor
@@ -78,14 +78,14 @@ class Routed(NamedTuple):
 
 
 class Recording:
-    """The ranges that were entered, and which numbers of autograd nodes fell into each."""
+    """The ranges that were entered, and which autograd sequence numbers fell into each."""
 
     def __init__(self) -> None:
-        self.thread = threading.get_ident()  # whose modules are recorded
-        self.routed: list[Routed] = []  # one for each time that experts were called
+        self.thread = threading.get_ident()  # the thread whose modules are recorded
+        self.routed: list[Routed] = []  # one per call of an experts layer
         self.parts: dict[str, Part] = {}  # name of a range in the trace → the part
         self._open: list[tuple[str, record_function]] = []
-        self._changes: list[tuple[int, str]] = []  # from this node on, this range was the inner one
+        self._changes: list[tuple[int, str]] = []  # from this node on, this range was innermost
 
     def enter(self, part: Part) -> None:
         name = f"{part.path} ({part.kind})"
@@ -107,11 +107,11 @@ class Recording:
         try:
             yield
         finally:
-            while len(self._open) > depth:  # also what an interrupt left open inside
+            while len(self._open) > depth:  # including ranges that an interrupt left open
                 self.leave()
 
     def maker(self, node: int) -> Part:
-        """The part at work when autograd numbered this node."""
+        """Return the part that was running when autograd numbered this node."""
         place = bisect_right(self._changes, node, key=lambda change: change[0]) - 1
         return self.parts.get(self._changes[place][1], OTHER) if place >= 0 else OTHER
 
@@ -120,7 +120,7 @@ OTHER = Part("other", STEP)
 
 
 def kinds_of(model: nn.Module) -> dict[str, tuple[nn.Module, Part]]:
-    """The modules that are timed, by their path, each with its kind."""
+    """Return the modules to be timed, by path, each with its part."""
     found = {}
     for path, module in model.named_modules():
         kind = BY_CLASS.get(type(module))
@@ -135,9 +135,9 @@ def kinds_of(model: nn.Module) -> dict[str, tuple[nn.Module, Part]]:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[Recording]:
-    """Name the parts of a model while inside; afterwards it is as before, whatever happened.
+    """Record the parts of a model inside the context; afterwards everything is restored.
 
-    Wrapped functions are the whole process's, so a recording in another thread waits for its turn.
+    Functions are wrapped process-wide, so a recording in another thread waits for this one to end.
     """
     record = Recording()
     handles, replaced = [], []

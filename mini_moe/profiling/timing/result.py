@@ -1,4 +1,4 @@
-"""A profiled step: its parts, how much of the clock they cover, what the recording cost."""
+"""A profiled step: its parts, how much of the time they cover, and what recording cost."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,35 +8,35 @@ from mini_moe.profiling.timing.segments import PHASES, Segment
 
 
 class Row(NamedTuple):
-    """All the time of one kind of part in one phase of a step."""
+    """The total time of one kind of part in one phase of a step."""
 
     kind: str
     phase: str
     seconds: float
-    calls: int  # operations of PyTorch that called no other
+    calls: int  # PyTorch operations that called no other
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepProfile:
-    """One step, the fastest of several, cut into the parts that were at work.
+    """One step, the fastest of several, split into the parts that were running.
 
-    On the CPU every moment of the thread that runs the step belongs to one part. On a GPU the parts
-    are those of its kernels, and what is left of the wall clock is "waiting".
+    On the CPU every moment of the thread that runs the step belongs to one part. On a GPU a part's
+    time is that of its kernels, and the rest of the wall time is "waiting".
     """
 
     name: str
     device: str
     threads: int
     bf16: bool
-    tokens: int  # a step
-    seconds: float  # by the wall clock, while it was recorded
-    plain_seconds: float  # the same step without the recording, also the fastest
+    tokens: int  # per step
+    seconds: float  # wall time of the fastest recorded step
+    plain_seconds: float  # wall time of the fastest step without recording
     segments: list[Segment]
-    alone: dict[str, float]  # seconds of "sort" and "combine" inside compiled experts, each pass
+    alone: dict[str, float]  # seconds of "sort" and "combine" inside compiled experts, per pass
 
     @property
     def rows(self) -> list[Row]:
-        """Seconds by kind and phase, in the order in which they come in a model."""
+        """Seconds by kind and phase, in model order."""
         sums: dict[tuple[str, str], tuple[float, int]] = {}
         for segment in self.segments:
             key = segment.part.kind, segment.phase
@@ -57,24 +57,24 @@ class StepProfile:
 
     @property
     def coverage(self) -> float:
-        """Share of the wall clock that a named part accounts for: all rows but "other"."""
+        """Share of the wall time in named parts, that is, in anything but "other"."""
         return sum(row.seconds for row in self.rows if row.kind != "other") / self.seconds
 
     @property
     def overhead(self) -> float:
-        """How much longer a step takes while it is recorded, as a share of the plain step.
+        """How much longer a recorded step takes, as a share of the plain step.
 
-        The fastest of each are compared: what else the machine does can only slow a step down.
+        The fastest of each are compared, since other load on the machine can only slow steps down.
         """
         return self.seconds / self.plain_seconds - 1
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the plain step."""
+        """Tokens per second of the plain step."""
         return self.tokens / self.plain_seconds
 
     def by(self, field: str = "kind") -> dict[str, float]:
-        """Seconds by "kind" or by "phase", the largest first.
+        """Return seconds by "kind" or by "phase", largest first.
 
         Raises: ValueError for another field.
         """

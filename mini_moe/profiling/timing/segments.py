@@ -1,4 +1,4 @@
-"""What a profiler saw, cut into segments: at every moment of a step exactly one part is at work."""
+"""Split a profile into segments, so that exactly one part runs at each moment of a step."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ PHASES = ("forward", "backward", "optimizer", "other")
 STEP_NAME = f"{STEP} (other)"
 NODE = "autograd::engine::evaluate_function: "
 BACKWARD = "backward"
-KERNEL_KINDS = {  # words in the names of the CUDA kernels in kernels/*.cu
+KERNEL_KINDS = {  # substrings of the names of the CUDA kernels in kernels/*.cu
     "count_rows": "sort",
     "scan_counts": "sort",
     "place_rows": "sort",
@@ -18,20 +18,20 @@ KERNEL_KINDS = {  # words in the names of the CUDA kernels in kernels/*.cu
 
 
 class Segment(NamedTuple):
-    """A stretch of time in which one part was at work; segments of a step don't overlap."""
+    """A stretch of time in which one part was running; segments of a step don't overlap."""
 
     part: Part
     phase: str
-    start: float  # seconds since the step's beginning
+    start: float  # seconds since the beginning of the step
     seconds: float
-    calls: int  # operations of PyTorch that ended here and called no other
+    calls: int  # PyTorch operations that ended here and called no other
     device_seconds: float  # of the kernels launched here; 0 on the CPU
 
 
 def segments_of(events: Sequence[Any], record: Recording) -> list[Segment]:
-    """The step cut at every change of the innermost part, in order of time.
+    """Split a step at every change of the innermost part, and return segments in order of time.
 
-    `events` are those of a torch profiler. Each moment of the thread that ran the step belongs to
+    `events` come from a torch profiler. Each moment of the thread that ran the step belongs to
     exactly one segment, so the segments add up to the step.
     """
     root = next(e for e in events if e.name == STEP_NAME)
@@ -56,7 +56,7 @@ class _Stretch(NamedTuple):
 
 
 class _Between(NamedTuple):
-    """An event of our own: the whole backward pass, the engine's work between its nodes included"""
+    """An added event for the whole backward pass, including the engine's work between nodes."""
 
     name: str
     time_range: _Stretch
@@ -65,7 +65,7 @@ class _Between(NamedTuple):
 
 
 def _with_backward(events: list[Any]) -> list[Any]:
-    """The events of a thread with one more around all the nodes of the backward pass."""
+    """Add an event around all nodes of the backward pass to the events of a thread."""
     nodes = [n for n, event in enumerate(events) if event.name.startswith(NODE)]
     if not nodes:
         return events
@@ -75,7 +75,7 @@ def _with_backward(events: list[Any]) -> list[Any]:
 
 
 class _Open:
-    """An event that has begun and not ended."""
+    """An event that has begun but not ended."""
 
     def __init__(self, end: float, part: Part, phase: str, is_range: bool) -> None:
         self.end, self.part, self.phase, self.is_range = end, part, phase, is_range
@@ -83,7 +83,7 @@ class _Open:
 
 
 class _Cutter:
-    """Goes through one thread's events in order of time and closes a segment at every change."""
+    """Goes through one thread's events in order of time and ends a segment at every change."""
 
     def __init__(self, record: Recording, zero: float) -> None:
         self.record, self.zero = record, zero
@@ -111,7 +111,7 @@ class _Cutter:
             self.add_kernel(kernel)
 
     def add_kernel(self, kernel: Any) -> None:
-        """Its time belongs to the part that launched it, but for steps inside compiled experts."""
+        """Assign a kernel to the part that launched it; inside compiled experts, by its name."""
         here = self.stack[-1]
         inner = next((kind for word, kind in KERNEL_KINDS.items() if word in kernel.name), None)
         if inner is None or here.part.kind != "experts":
@@ -121,10 +121,10 @@ class _Cutter:
         self.segments.append(Segment(part, here.phase, start, 0.0, 0, kernel.duration / 1e6))
 
     def meaning(self, event: Any) -> tuple[Part, str] | None:
-        """Part and phase that an event begins; None for an ordinary operation."""
+        """Return the part and phase that an event begins, or None for an ordinary operation."""
         outer = self.stack[-1].phase if self.stack else "other"
         if event.name.startswith(NODE):
-            if event.sequence_nr >= 0:  # gradients that are added up belong to the node before
+            if event.sequence_nr >= 0:  # accumulating gradients belongs to the previous node
                 self.last = self.record.maker(event.sequence_nr)
             return self.last, "backward"
         if event.name in (STEP_NAME, BACKWARD):
@@ -149,7 +149,7 @@ class _Cutter:
             self.stack.pop()
 
     def cut(self, time: float) -> None:
-        """End the present segment, which belongs to the innermost range."""
+        """End the current segment, which belongs to the innermost range."""
         if self.stack and time > self.since:
             here = self.stack[-1]
             start, length = (self.since - self.zero) / 1e6, (time - self.since) / 1e6

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, part by part, from torch's profiler."""
+"""Where a step's time goes, part by part, according to torch's profiler."""
 
 import copy
 import time
@@ -38,16 +38,16 @@ def profile_step(
 ) -> StepProfile:
     """Time a training step by part: forward, backward and optimizer of each kind of module.
 
-    1. copy the model and its optimizers: yours do not learn from being looked at
-    2. `warm_up` steps that don't count, then plain and recorded steps in turn, `steps` of each
-    3. the fastest recorded step is cut into segments; `trace` names a file for Perfetto to write
+    1. Copy the model and its optimizers, so that yours are not trained by profiling.
+    2. Run `warm_up` untimed steps, then alternate plain and recorded steps, `steps` of each.
+    3. Split the fastest recorded step into segments; `trace` is the file to write for Perfetto.
 
-    Steps are the ones of `training.loop.train_step` on real batches. The compiled kernels sort,
-    multiply and combine in one call: there sorting and combining are timed alone afterwards, on the
-    same choices, and taken off what the experts took.
+    Steps are `training.loop.train_step` on real batches. The compiled kernels sort, multiply and
+    combine in one call; in that case sorting and combining are timed separately afterwards, on the
+    same choices, and subtracted from the experts' time.
 
-    Raises: ValueError for a model on the meta device, a compiled one, or no steps; OSError where
-    the trace can't be written, before the first step.
+    Raises: ValueError for a model on the meta device, a compiled model, or no steps; OSError,
+    before the first step, if the trace can't be written.
     """
     path = None if trace is None else check_writable(trace)
     given = model.model if isinstance(model, TrainingState) else model
@@ -73,7 +73,7 @@ def time_steps(
     steps: int = 3,
     warm_up: int = 1,
 ) -> list[float]:
-    """Seconds of some plain training steps, taken with a copy as in `profile_step`.
+    """Return the seconds of several plain training steps, run on a copy as in `profile_step`.
 
     Raises: ValueError for a model on the meta device, or no steps.
     """
@@ -98,6 +98,7 @@ def profile_inference(
 ) -> tuple[StepProfile, StepProfile]:
     """Time reading a prompt (prefill) and writing one more token with a cache (decode), by part.
 
+    `steps` is the number of timed calls of each kind.
     Raises: ValueError for a model on the meta device, no steps, or a prompt that leaves no room for
     the decoded tokens.
     """
@@ -115,7 +116,7 @@ def profile_inference(
         with torch.no_grad(), torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
             model(ids, cache=cache)
 
-    model = twin(model).eval()  # the given one keeps its mode
+    model = twin(model).eval()  # the given model keeps its mode
     options = {"bf16": bf16, "steps": steps, "warm_up": warm_up}
     prefill = profile_call(
         model, lambda: run(tokens, KeyValueCache()), name="prefill", tokens=tokens.numel(),
@@ -139,10 +140,10 @@ def profile_call(
     warm_up: int = 2,
     trace: Path | None = None,
 ) -> StepProfile:
-    """Time any call that runs a model, by part; the same on CPU and GPU.
+    """Time any call that runs a model, by part, on CPU or GPU.
 
-    Hooks and wrappers are on the model only while a recorded call runs, and gone even after an
-    error or an interrupt; then no trace is written.
+    Hooks and wrappers are active only during recorded calls, and removed even after an error or an
+    interrupt; in that case no trace is written.
     Raises: ValueError as `profile_step` does.
     """
     check_model(model, steps, warm_up)
@@ -172,7 +173,7 @@ def profile_call(
 def record_call(
     model: Transformer, call: Callable[[], Any], device: torch.device
 ) -> tuple[float, torch.profiler.profile, Recording]:
-    """Seconds of one call, torch's profiler that saw it, and the parts that ran."""
+    """Record one call; return its seconds, torch's profiler, and the parts that ran."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -183,10 +184,10 @@ def record_call(
 
 
 def time_alone(record: Recording, repeats: int = 3) -> dict[str, float]:
-    """Seconds that sorting and combining take by themselves, over all layers, best of some rounds.
+    """Time sorting and combining separately, summed over all layers; the best of several rounds.
 
-    The compiled kernels do both once in the forward and once in the backward pass, which leaves the
-    gates out when it combines; the difference is small and not made here.
+    The compiled kernels do both once in the forward and once in the backward pass. The backward
+    pass combines without gates; that small difference is ignored here.
     """
     ops, rounds = torch.ops.mini_moe, []
     for _ in range(repeats):
@@ -204,7 +205,7 @@ def time_alone(record: Recording, repeats: int = 3) -> dict[str, float]:
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall clock of a call and of all that it started on the device."""
+    """Return the wall time of a call, including all work it started on the device."""
     wait_for(device)
     start = time.perf_counter()
     call()
@@ -215,26 +216,26 @@ def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
 def check_model(
     model: Transformer, steps: int, warm_up: int = 0, compiled_too: bool = False
 ) -> None:
-    """Raise ValueError for a model that can't be timed, or no steps to time it over."""
+    """Raise ValueError for a model that can't be timed, or an invalid number of steps."""
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
     if warm_up < 0:
         raise ValueError(f"warm_up={warm_up} must be at least 0")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
-            "model: it is on the meta device, with shapes but without numbers, so nothing runs and "
-            "there is nothing to time; count its work with mini_moe.profiling.count"
+            "model: one with numbers expected, got the meta device, where nothing runs and there "
+            "is nothing to time; count its work with mini_moe.profiling.count"
         )
     melted = any(getattr(module, "_compiled_call_impl", None) for module in model.modules())
     if melted and not compiled_too:
         raise ValueError(
-            "model: parts of it are compiled, which melts modules into one another; profile it "
-            "before compile()"
+            "model: parts of it are compiled, which fuses modules together; profile it before "
+            "compile()"
         )
 
 
 def copy_state(model: Transformer | TrainingState, config: TrainConfig) -> TrainingState:
-    """A state to take steps with, whose weights and optimizers are copies."""
+    """Return a training state whose weights and optimizers are copies."""
     if isinstance(model, TrainingState):
         tokenizer = model.model.tokenizer
         return copy.deepcopy(model, {id(tokenizer): tokenizer})

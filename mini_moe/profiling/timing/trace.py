@@ -1,4 +1,4 @@
-"""A step as a file for Perfetto (https://ui.perfetto.dev) or chrome://tracing, and read back."""
+"""Write a step as a trace for Perfetto (https://ui.perfetto.dev) or chrome://tracing; read it."""
 
 import gzip
 import json
@@ -14,28 +14,28 @@ from torch.profiler import profile
 from mini_moe.profiling.timing.recording import Part
 from mini_moe.profiling.timing.segments import STEP_NAME, Segment
 
-TRACK = 1_000_000  # number of the thread whose row shows the modules
+TRACK = 1_000_000  # thread id of the track that shows the modules
 CATEGORY = "mini_moe"
 ENDINGS = (".json", ".json.gz")
 
 
 def check_writable(path: str | Path) -> Path:
-    """The path, if a trace can be written there; found out before anything is measured.
+    """Return the path if a trace can be written there; call this before measuring anything.
 
-    Raises: ValueError for another ending than .json or .json.gz, OSError (FileNotFoundError,
-    PermissionError, …) naming the folder where it is missing or nothing can be written.
+    Raises: ValueError unless the name ends in .json or .json.gz, OSError (FileNotFoundError,
+    PermissionError, …) naming the folder if it is missing or not writable.
     """
     path = Path(path)
     if not path.name.endswith(ENDINGS):
         raise ValueError(f"trace={str(path)!r}: a name ending in {' or '.join(ENDINGS)} expected")
     if path.is_dir():
-        raise IsADirectoryError(f"trace={str(path)!r}: a file expected, this is a folder")
+        raise IsADirectoryError(f"trace={str(path)!r}: a file expected, got a folder")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"trace={str(path)!r}: there is no folder {str(path.parent)!r}")
     try:
         handle, name = tempfile.mkstemp(prefix=".trace-", dir=path.parent)
     except OSError as error:
-        reason = error.strerror or "nothing can be written there"
+        reason = error.strerror or "not writable"
         message = f"trace={str(path)!r}: folder {str(path.parent)!r}: {reason}"
         raise type(error)(error.errno, message) from None
     os.close(handle)
@@ -44,16 +44,17 @@ def check_writable(path: str | Path) -> Path:
 
 
 def write_trace(profiler: profile, segments: Iterable[Segment], path: Path) -> None:
-    """Write what torch's profiler saw, with a row of its own for the parts of the model.
+    """Write what torch's profiler recorded, with an extra track for the parts of the model.
 
-    The file appears whole or not at all: an interrupt, or a full disk, leaves what was there.
+    The file is replaced completely or not at all: after an interrupt or on a full disk, the old
+    one remains.
     """
     with tempfile.TemporaryDirectory(prefix=".trace-", dir=path.parent) as folder:
         raw, whole = Path(folder) / "raw.json", Path(folder) / path.name
         profiler.export_chrome_trace(str(raw))
         events = json.loads(raw.read_text(encoding="utf-8"), parse_float=Decimal)
         content = with_modules(events, segments)
-        text = json.dumps(  # Perfetto shows \\u00b7
+        text = json.dumps(  # Perfetto would display an escape such as \\u00b7 literally
             content, separators=(",", ":"), ensure_ascii=False, default=float
         )
         if path.name.endswith(".gz"):
@@ -64,26 +65,26 @@ def write_trace(profiler: profile, segments: Iterable[Segment], path: Path) -> N
 
 
 def with_modules(content: dict[str, Any], segments: Iterable[Segment]) -> dict[str, Any]:
-    """Chrome's events, and one more row: every segment by the name of its module and its phase.
+    """Add a track to Chrome's events: every segment, named after its module and phase.
 
-    Perfetto wants slices inside one another or apart, and drops one that overlaps another by a
-    nanosecond. So times are whole nanoseconds, counted from the first event: since the machine was
-    started there are too many for a float.
+    Perfetto requires slices to be nested or disjoint, and drops one that overlaps another by even a
+    nanosecond. So times are whole nanoseconds since the first event: counted from when the machine
+    started, they would exceed a float's precision.
     """
     events = content["traceEvents"]
     first = min(nanoseconds(e["ts"]) for e in events if "ts" in e)
     events = [e | {"ts": nanoseconds(e["ts"]) - first} if "ts" in e else e for e in events]
     events = [e | {"dur": nanoseconds(e["dur"])} if "dur" in e else e for e in events]
     root = next(e for e in events if e.get("name") == STEP_NAME and e.get("ph") == "X")
-    row, zero = {"pid": root["pid"], "tid": TRACK}, root["ts"]
+    track, zero = {"pid": root["pid"], "tid": TRACK}, root["ts"]
     for event in events:
         if event.get("name") == "thread_name" and event.get("tid") == root["tid"]:
             event["args"] = {"name": "operations"}
     added = [
-        {"ph": "M", "name": "thread_name", "args": {"name": "modules"}, **row},
-        {"ph": "M", "name": "thread_sort_index", "args": {"sort_index": -1}, **row},
+        {"ph": "M", "name": "thread_name", "args": {"name": "modules"}, **track},
+        {"ph": "M", "name": "thread_sort_index", "args": {"sort_index": -1}, **track},
     ]
-    free = zero  # the row is free from here on
+    free = zero  # the track is free from here on
     for segment in sorted(segments, key=lambda segment: segment.start):
         start = max(free, zero + round(segment.start * 1e9))
         free = max(start, zero + round((segment.start + segment.seconds) * 1e9))
@@ -101,7 +102,7 @@ def with_modules(content: dict[str, Any], segments: Iterable[Segment]) -> dict[s
                     "calls": segment.calls,
                     "device µs": segment.device_seconds * 1e6,
                 },
-                **row,
+                **track,
             }
         )
     for event in (whole := events + added):
@@ -111,19 +112,19 @@ def with_modules(content: dict[str, Any], segments: Iterable[Segment]) -> dict[s
 
 
 def nanoseconds(microseconds: float | Decimal) -> int:
-    """What torch writes, to three places after the point; a float may be one off."""
+    """Convert microseconds as torch writes them, with three decimals; a float may be one off."""
     return round(microseconds * 1000)
 
 
 def microseconds(nanoseconds: int) -> float:
-    """What Chrome's format wants; a little more, for Perfetto cuts off what is less than one."""
+    """Convert to Chrome's unit, plus a little, because Perfetto truncates to whole nanoseconds."""
     return (nanoseconds + 0.2) / 1000
 
 
 def read_trace(path: str | Path) -> list[Segment]:
-    """The segments of a trace that this package wrote, in order of time.
+    """Read the segments of a trace that this package wrote, in order of time.
 
-    Raises: ValueError for a file that is no such trace, OSError for one that can't be read.
+    Raises: ValueError for any other file, OSError for one that can't be read.
     """
     data = Path(path).read_bytes()
     try:

@@ -1,4 +1,4 @@
-"""What experts do, each measure beside its chance level and its noise."""
+"""What experts do: each measure documents its chance level and its noise."""
 
 from mini_moe.routing.measures.choices import (  # noqa: I001
     choice_margin, chosen_by, gate_entropy, saturation,

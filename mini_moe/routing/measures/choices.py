@@ -1,4 +1,4 @@
-"""One token's choice: which experts, by how much they won, and whether they are still the same."""
+"""A token's choice: which experts it chose, how narrowly, and whether the choice has changed."""
 
 import math
 
@@ -13,9 +13,9 @@ from mini_moe.routing.metrics import check_choices
 def chosen_by(
     expert_ids: Int[Tensor, "*layers tokens top_k"], n_experts: int
 ) -> Bool[Tensor, "*layers tokens experts"]:
-    """True where a token chose an expert.
+    """Return a mask that is True where a token chose an expert.
 
-    Raises: ValueError for an expert that does not exist, or one that a token names twice.
+    Raises: ValueError for an expert that does not exist, or one listed twice for the same token.
     """
     n_experts = check_choices(expert_ids, n_experts)
     empty = torch.zeros(
@@ -30,13 +30,14 @@ def chosen_by(
 def saturation(
     early: Int[Tensor, "*layers tokens top_k"], late: Int[Tensor, "*layers tokens top_k"]
 ) -> Float[Tensor, "*layers"]:
-    """Share of a token's final experts that an earlier checkpoint chose too: mean |E_t ∩ E_T| / k.
+    """Share of a token's final experts an earlier checkpoint already chose: mean |E_t ∩ E_T| / k.
 
-    Both are choices for the same tokens, in any order. Chance level: k / n_experts where loads are
-    even; Σ_e a_e b_e / k for uneven ones, a_e and b_e being the shares of tokens that choose e.
-    Noise: with n tokens, at most √(1/4n), about 0.01 for 2,500.
+    Both arguments are choices for the same tokens; the order of the k experts doesn't matter.
+    Chance level: k / n_experts for even loads, and Σ_e a_e b_e / k for uneven loads, where a_e and
+    b_e are the shares of tokens that choose e.
+    Noise: with n tokens, at most √(1/4n), or about 0.01 for 2,500.
     Source: OLMoE, arXiv 2409.02060 §5.1.
-    Raises: ValueError for choices of different shape.
+    Raises: ValueError for choices of different shapes.
     """
     integers("early", early), integers("late", late)
     if early.shape != late.shape or not early.numel():
@@ -48,12 +49,13 @@ def saturation(
 
 
 def gate_entropy(gates: Float[Tensor, "*any top_k"]) -> Float[Tensor, "*any"]:
-    """How evenly a token weighs its experts: entropy of its gates / ln k. 1 equal, 0 one alone.
+    """How evenly a token weights its experts: entropy of its gates / ln k.
 
-    Gates are divided by their sum first, so `route_scale` makes no difference. A router that
-    knows nothing gives equal scores and hence 1. For all scores of a token instead of its gates,
-    this is how decided its router is before the choice.
-    Source: entropy of a share, as in `load_entropy`.
+    1 if all gates are equal, 0 if one expert gets all the weight. Gates are divided by their sum
+    first, so `route_scale` makes no difference. An untrained router gives nearly equal scores and
+    hence about 1. Pass all of a token's scores instead of its gates to see how decided the router
+    is before the choice.
+    Source: normalised entropy, as in `load_entropy`.
     Raises: ValueError for fewer than two gates, or a negative one.
     """
     if gates.shape[-1] < 2 or bool((gates < 0).any()):
@@ -65,11 +67,12 @@ def gate_entropy(gates: Float[Tensor, "*any top_k"]) -> Float[Tensor, "*any"]:
 def choice_margin(
     choice_scores: Float[Tensor, "*any experts"], top_k: int
 ) -> Float[Tensor, "*any"]:
-    """By how much the last chosen expert beat the first one left out: k-th − (k+1)-th score.
+    """How far the last chosen expert is ahead of the first one left out: k-th − (k+1)-th score.
 
-    In units of the choice scores, bias included, since these decide. A margin below the change
-    of a bias in one step (γ = 0.001 in DeepSeek-V3, arXiv 2412.19437 §4.2) is a choice that the
-    next step may reverse. Chance level: N independent scores leave gaps of about their spread / N.
+    In units of the choice scores, which include the bias because they decide. If the margin is
+    smaller than one bias update (γ = 0.001 in DeepSeek-V3, arXiv 2412.19437 §4.2), the next step
+    may reverse the choice. Chance level: gaps between N independent scores are about their
+    spread / N.
     Raises: ValueError unless 1 ≤ top_k < experts.
     """
     top_k = whole("top_k", top_k, 1, choice_scores.shape[-1] - 1)

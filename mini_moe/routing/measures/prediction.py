@@ -1,4 +1,4 @@
-"""How well a token's experts can be told from labels alone, without looking at the model."""
+"""How well labels alone predict a token's experts, without looking at the model."""
 
 from collections.abc import Sequence
 
@@ -16,18 +16,18 @@ def predictability(
     learn: Bool[Tensor, "tokens"],
     n_experts: int,
 ) -> Float[Tensor, "layers"]:
-    """Share of a token's experts that a table guesses from its labels, on tokens it did not see.
+    """Share of a token's experts that a lookup table guesses from its labels, on unseen tokens.
 
-    1. On the tokens marked `learn`, how often does each label choose each expert?
-    2. For the other tokens guess the k experts most often chosen by tokens of their label.
-    3. Compare with what they chose: mean |guessed ∩ chosen| / k.
+    1. On the tokens marked `learn`, count how often each label chooses each expert.
+    2. For each other token, guess the k experts chosen most often by tokens with its label.
+    3. Compare with what it chose: mean |guessed ∩ chosen| / k.
 
-    `levels` are labels from coarse to fine, such as the token and then the pair (token, domain);
-    each level's shares are drawn towards those of the level before with the weight of one token,
-    so that rare labels fall back. No level at all guesses by load.
-    Chance level k / N; what the load alone reaches is the honest floor. Learn and test on
-    different documents, or the noise is hidden.
-    Raises: ValueError where nothing is left to learn from or to test on.
+    `levels` are labels from coarse to fine, such as the token, then the pair (token, domain).
+    Each level's shares are shrunk towards the previous level's with the weight of one token, so
+    rare labels fall back on the coarser level. Without any level, the guess is the load.
+    Chance level k / N; the fair baseline is what the load alone achieves. Learn and test on
+    different documents, otherwise the result looks less noisy than it is.
+    Raises: ValueError if no tokens are left to learn from or to test on.
     """
     n_tokens, device = integers("expert_ids", expert_ids).shape[1], expert_ids.device
     if not isinstance(learn, Tensor) or learn.dtype != torch.bool or learn.shape != (n_tokens,):
@@ -45,7 +45,7 @@ def predictability(
 
 
 def _refined(expected: Tensor, chosen: Tensor, labels: Tensor, learn: Tensor) -> Tensor:
-    """Each token's shares by its label, drawn towards what was expected of that token before."""
+    """Return each token's shares by its label, shrunk towards those of the previous level."""
     names, places = labels.unique(return_inverse=True)
     sums = chosen.new_zeros(len(chosen), len(names), chosen.shape[-1])
     sums = sums.index_add(1, places[learn], chosen[:, learn])

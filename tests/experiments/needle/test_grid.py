@@ -1,4 +1,4 @@
-"""A grid counts exactly the needles that greedy writing would find."""
+"""A grid counts exactly the needles that greedy decoding would find."""
 
 import numpy as np
 import pytest
@@ -20,21 +20,21 @@ def model(corpus):
     return small_model(vocab_size=corpus.tokenizer.vocab_size, max_seq_len=256)
 
 
-def test_an_answer_counts_only_as_a_whole(corpus):
+def test_an_answer_counts_only_if_complete(corpus):
     examples = [needle_example(corpus, 200, 0.5, seed) for seed in range(3)]
-    told = torch.zeros(3, 199, corpus.tokenizer.vocab_size)
-    for row, example in enumerate(examples):
-        told[row, range(193, 199), example.answer] = 1.0
-    told[1, 193, 0] = told[2, 198, 0] = 2.0  # the first token of one answer, the last of another
+    logits = torch.zeros(3, 199, corpus.tokenizer.vocab_size)
+    for index, example in enumerate(examples):
+        logits[index, range(193, 199), example.answer] = 1.0
+    logits[1, 193, 0] = logits[2, 198, 0] = 2.0  # wrong: first token of one answer, last of another
     model = small_model()
-    model.hidden, model.lm_head = lambda tokens: told[: len(tokens)], torch.nn.Identity()
+    model.hidden, model.lm_head = lambda tokens: logits[: len(tokens)], torch.nn.Identity()
     assert retrieves(model, examples) == [True, False, False]
 
 
-def test_one_pass_finds_what_greedy_writing_finds(corpus, model):
+def test_one_pass_finds_what_greedy_decoding_finds(corpus, model):
     greedy = Sampling(temperature=0.0)
     examples = [needle_example(corpus, 130, 0.5, seed, "fact") for seed in range(4)]
-    for example in examples:  # an untrained model finds nothing; what it writes is made the answer
+    for example in examples:  # an untrained model finds nothing, so its output becomes the answer
         written = complete(model, [example.tokens.tolist()], 1, sampling=greedy)[0].tokens
         example.answer[:] = written
     assert retrieves(model, examples) == [True] * 4
@@ -65,10 +65,10 @@ def test_the_batch_changes_nothing(corpus, model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"lengths": []}, "one of each expected"),
-        ({"depths": []}, "one of each expected"),
+        ({"lengths": []}, "at least one of each expected"),
+        ({"depths": []}, "at least one of each expected"),
         ({"trials": 0}, "trials=0"),
         ({"lengths": [130, 512]}, "at most max_seq_len=256 expected, got 512"),
         ({"lengths": [30]}, "length=30 must be at least"),
@@ -76,13 +76,13 @@ def test_the_batch_changes_nothing(corpus, model, monkeypatch):
         ({"kind": "poem"}, "kind: expected one of"),
     ],
 )
-def test_what_cannot_be_is_refused(corpus, model, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_impossible_grids_are_refused(corpus, model, changes, message):
+    with pytest.raises(ValueError, match=message):
         needle_grid(model, corpus, **{"lengths": [130], "depths": [0.5], "trials": 1} | changes)
 
 
-def test_no_example_is_no_answer_and_lengths_do_not_mix(corpus, model):
+def test_no_examples_give_no_answers_and_lengths_must_not_be_mixed(corpus, model):
     assert retrieves(model, []) == []
     examples = [needle_example(corpus, length, 0.5) for length in (100, 120)]
-    with pytest.raises(ValueError, match=r"one length expected, got lengths \[100, 120\]"):
+    with pytest.raises(ValueError, match=r"equal length expected, got lengths \[100, 120\]"):
         retrieves(model, examples)

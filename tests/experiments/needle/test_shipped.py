@@ -1,4 +1,4 @@
-"""The two models that ship for the needles: what they find, how they are read, how they came."""
+"""The two shipped needle models: what they find, how they load and how they were trained."""
 
 import json
 
@@ -26,7 +26,7 @@ def tuned():
     return load_hf(FOLDERS["needle"])
 
 
-def test_tuned_finds_needles_at_eight_times_the_length_where_plain_rope_does_not(base, tuned):
+def test_tuned_model_finds_needles_at_eight_times_the_length_but_plain_rope_does_not(base, tuned):
     corpus = load_corpus()
     plain = stretched(base, 1.0, max_seq_len=4096)
     assert needle_grid(base, corpus, [256], DEPTHS, 4).retrieved.mean() >= 0.9
@@ -34,7 +34,7 @@ def test_tuned_finds_needles_at_eight_times_the_length_where_plain_rope_does_not
     assert needle_grid(tuned, corpus, [2048], DEPTHS, 2).retrieved.mean() >= 0.8
 
 
-def test_greedy_writing_gives_the_answers_that_one_pass_counts(tuned):
+def test_greedy_decoding_gives_the_answers_that_one_pass_counts(tuned):
     corpus, greedy = load_corpus(), Sampling(temperature=0.0)
     for kind in ("passkey", "fact"):
         examples = [needle_example(corpus, 700, 0.3, seed, kind) for seed in range(3)]
@@ -48,7 +48,7 @@ def test_greedy_writing_gives_the_answers_that_one_pass_counts(tuned):
         assert same == retrieves(tuned, examples) and any(same)
 
 
-def test_they_are_one_model_before_and_after_yarn(base, tuned):
+def test_they_are_the_same_model_before_and_after_yarn(base, tuned):
     assert stretched(base, 16.0).config == tuned.config
     assert (base.config.yarn_factor, base.config.max_seq_len) == (1, 256)
     yarn = json.loads((FOLDERS["needle"] / "config.json").read_text())["rope_scaling"]
@@ -58,10 +58,10 @@ def test_they_are_one_model_before_and_after_yarn(base, tuned):
 
 @pytest.mark.parametrize("name", FOLDERS)
 @torch.no_grad()
-def test_transformers_reads_them_and_gives_the_same_logits(name, base, tuned):
+def test_transformers_loads_them_and_gives_the_same_logits(name, base, tuned):
     ours = {"needle_base": base, "needle": tuned}[name]
     theirs = DeepseekV3ForCausalLM.from_pretrained(FOLDERS[name], dtype=torch.float32).eval()
-    length = min(600, ours.config.max_seq_len)  # beyond the original length where there is YaRN
+    length = min(600, ours.config.max_seq_len)  # beyond the original length if the model uses YaRN
     tokens = torch.arange(1, 2 * length + 1).view(2, length)
     expected = theirs(tokens).logits
     error = (ours(tokens) - expected).abs().max() / expected.abs().max()
@@ -74,7 +74,7 @@ def test_together_they_take_less_than_fifteen_megabytes():
 
 
 @pytest.mark.parametrize(("name", "phases"), [("needle_base", BASE), ("needle", LONGER)])
-def test_their_logs_are_those_of_the_phases_in_the_code(name, phases):
+def test_their_logs_match_the_phases_in_the_code(name, phases):
     log = [json.loads(line) for line in (FOLDERS[name] / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == sum(phase.steps for phase in phases)
     assert list(dict.fromkeys(record["seq_len"] for record in log)) == [p.seq_len for p in phases]

@@ -1,4 +1,4 @@
-"""Absorbed attention costs what its formula says, and pays exactly where the rule says."""
+"""Absorbed attention costs what its formula says, and is used exactly when it is cheaper."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ DENSE = {"n_layers": 1, "n_dense_layers": 1}
 
 
 def counted(model, before, new, absorbed):
-    """Multiply-adds · 2 that torch counts in one layer's heads, its cache projection left out."""
+    """Return the FLOPs that torch counts in one layer's heads, without the cache projection."""
     with use("pytorch"):  # torch counts only its own products
         config, decoder = model.config, Decoder(model)
         embedded = model.embed_tokens(random_tokens(config, 1, 1))
@@ -45,7 +45,7 @@ def counted(model, before, new, absorbed):
 
 @pytest.mark.parametrize("changes", [{}, {"q_lora_rank": 12}, {"v_head_dim": 20, "n_heads": 3}])
 @pytest.mark.parametrize(("before", "new"), [(20, 1), (30, 7), (3, 40)])
-def test_operations_are_those_of_the_formulas(before, new, changes):
+def test_flops_match_the_formulas(before, new, changes):
     model = small_model(**DENSE | changes)
     keys = before + new
     naive = naive_flops(model.config, new, keys)
@@ -55,7 +55,7 @@ def test_operations_are_those_of_the_formulas(before, new, changes):
 
 @pytest.mark.parametrize("preset", [presets.tiny, presets.small, presets.deepseek_v3])
 @pytest.mark.parametrize("keys", [1, 10, 100, 512, 4096, 131_072])
-def test_the_rule_is_the_crossover_of_the_formulas(preset, keys):
+def test_absorption_switches_at_the_crossover_of_the_formulas(preset, keys):
     config = preset()
     least = crossover(config, keys)
     for new in (1, math.floor(least), math.ceil(least), math.floor(least) + 1, keys):

@@ -1,4 +1,4 @@
-"""Rotations in place and attention on rebuilt keys are those of the model."""
+"""In-place rotation and attention on rebuilt keys match the model."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.helpers import TOLERANCE, relative_error, small_model
 
 
 def table(model):
-    """All rotations as complex numbers."""
+    """Return all rotations as complex numbers."""
     config = model.config
     return torch.view_as_complex(
         rope_rotation(config, 0, config.max_seq_len, torch.device("cpu")).contiguous()
@@ -37,7 +37,7 @@ def test_turning_in_place_is_rope_on_the_last_channels(first, shape, dtype):
 @pytest.mark.parametrize(("new", "keys"), [(1, 1), (1, 9), (5, 9), (9, 9), (130, 200)])
 def test_attention_on_rebuilt_keys_is_causal(form, new, keys):
     query, made = torch.randn(2, new, 3, 12), torch.randn(2, keys, 3, 8 + 6)
-    key_rope = torch.randn(2, keys, 20)[..., 3:7]  # a slice, as of a cache
+    key_rope = torch.randn(2, keys, 20)[..., 3:7]  # a slice, as from a cache
     shared = key_rope[:, :, None].expand(-1, -1, 3, -1)
     key = torch.cat((made[..., :8], shared), dim=-1).transpose(1, 2)
     expected = causal_attention(query.transpose(1, 2), key, made[..., 8:].transpose(1, 2), 0.3)
@@ -47,7 +47,7 @@ def test_attention_on_rebuilt_keys_is_causal(form, new, keys):
 
 
 @pytest.mark.parametrize("lengths", [[0, 0], [3, 3], [4, 1]])
-def test_new_positions_land_behind_each_row(lengths):
+def test_new_positions_are_written_after_each_sequences_last(lengths):
     model = small_model()
     cache, new = LatentCache(model, 2), 2
     cache.lengths = lengths
@@ -55,20 +55,20 @@ def test_new_positions_land_behind_each_row(lengths):
     latent, key_rope = torch.randn(2 * new, 16), torch.randn(2, new, 4)
     place.write(1, latent, key_rope)
     expected = torch.zeros_like(cache.numbers)
-    for row, length in enumerate(lengths):
-        own = torch.cat((latent.view(2, new, 16)[row], key_rope[row]), dim=-1)
-        expected[1, row, length : length + new] = own
+    for index, length in enumerate(lengths):
+        own = torch.cat((latent.view(2, new, 16)[index], key_rope[index]), dim=-1)
+        expected[1, index, length : length + new] = own
     assert torch.equal(cache.numbers, expected)
 
 
 @pytest.mark.parametrize("lengths", [[3, 3], [4, 1]])
-def test_what_comes_later_is_hidden(lengths):
+def test_later_positions_are_hidden(lengths):
     model, new = small_model(), 2
     cache = LatentCache(model, 2)
     cache.lengths = lengths
     hidden = Place(cache, new, table(model), absorbed=True).hidden_from
     hidden = hidden.expand(2, new, 1, max(lengths) + new)[:, :, 0]
-    for row, length in enumerate(lengths):
-        for step in range(new):
-            seen = (~hidden[row, step]).nonzero().flatten().tolist()
-            assert seen == list(range(length + step + 1))
+    for index, length in enumerate(lengths):
+        for place in range(new):
+            seen = (~hidden[index, place]).nonzero().flatten().tolist()
+            assert seen == list(range(length + place + 1))

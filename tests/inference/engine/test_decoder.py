@@ -1,4 +1,4 @@
-"""Reading with a cache, absorbed or not, in any pieces, gives the logits of one full pass."""
+"""Reading with a cache, absorbed or not, in any chunks, gives the logits of one full pass."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ LARGEST_LOGIT_ERROR = 1e-4
 
 
 def sane(config):
-    """A drawn configuration without the settings at which fp32 itself loses its digits."""
+    """Tame a drawn configuration: without the extreme settings at which fp32 loses precision."""
     return dataclasses.replace(
         config,
         norm_eps=1e-6,
@@ -32,7 +32,7 @@ def sane(config):
 
 
 def logits_of(decoder, tokens, cache, absorbed=True):
-    """Logits of more tokens, read absorbed or not, whatever is cheaper."""
+    """Read more tokens, absorbed or not regardless of cost, and return their logits."""
     embedded = torch.nn.functional.embedding(tokens, decoder.embedding)
     return decoder.logits(decoder.run(decoder.stack, embedded, cache, absorbed))
 
@@ -67,7 +67,7 @@ def test_absorbed_and_naive_decoding_are_the_full_pass(config, pieces, batch):
     + [{"n_shared_experts": 0}, {"n_dense_layers": 3}, {"kv_lora_rank": 15}]
     + [{"score_function": "softmax", "expert_bias": False, "norm_topk_prob": False}],
 )
-def test_one_cache_serves_both_ways_in_turn(changes):
+def test_one_cache_serves_both_forms_alternately(changes):
     model = small_model(**changes)
     decoder, cache = Decoder(model), LatentCache(model, 2)
     tokens = random_tokens(model.config, 2, 40)
@@ -93,7 +93,7 @@ def test_wide_reads_rebuild_and_narrow_reads_absorb(monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("chunk", [1, 3, 8, 256])
-def test_prompts_of_different_lengths_are_read_as_if_alone(chunk, monkeypatch):
+def test_prompts_of_different_lengths_are_read_as_each_alone(chunk, monkeypatch):
     monkeypatch.setattr(decoder_module, "CHUNK", chunk)
     model = small_model()
     prompts = [random_tokens(model.config, 1, n, seed=n)[0].tolist() for n in (9, 1, 30, 8)]
@@ -101,31 +101,31 @@ def test_prompts_of_different_lengths_are_read_as_if_alone(chunk, monkeypatch):
     logits = decoder.logits(decoder.prefill(prompts, cache))
     assert cache.lengths == [9, 1, 30, 8]
     for _ in range(5):
-        for prompt, row in zip(prompts, logits, strict=True):
+        for prompt, own in zip(prompts, logits, strict=True):
             alone = model(torch.tensor([prompt]))[0, -1]
-            assert (row - alone).abs().max() <= LARGEST_LOGIT_ERROR
-            prompt.append(int(row.argmax()))
+            assert (own - alone).abs().max() <= LARGEST_LOGIT_ERROR
+            prompt.append(int(own.argmax()))
         last = torch.tensor([prompt[-1:] for prompt in prompts])
         logits = decoder.logits(decoder.read(last, cache))[:, 0]
 
 
 @torch.no_grad()
-def test_rows_of_different_lengths_read_several_tokens_at_once():
+def test_sequences_of_different_lengths_read_several_tokens_at_once():
     model = small_model()
     decoder, cache = Decoder(model), LatentCache(model, 2)
     prompts, more = [[3, 4, 5, 6, 7], [8, 9]], torch.tensor([[1, 2, 3], [4, 5, 6]])
     decoder.prefill(prompts, cache)
     logits = decoder.logits(decoder.read(more, cache))
-    for prompt, new, row in zip(prompts, more, logits, strict=True):
+    for prompt, new, own in zip(prompts, more, logits, strict=True):
         whole = model(torch.tensor([prompt + new.tolist()]))[0, -3:]
-        assert (row - whole).abs().max() <= LARGEST_LOGIT_ERROR
+        assert (own - whole).abs().max() <= LARGEST_LOGIT_ERROR
     assert cache.lengths == [8, 5]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.03)])
 @pytest.mark.parametrize("absorbed", [True, False])
-def test_other_types_decode_too(dtype, tolerance, absorbed):
+def test_other_dtypes_decode(dtype, tolerance, absorbed):
     everyone = {"n_routed_experts": 4, "top_k": 4}  # a rounded score can't tip a choice
     model = small_model(**everyone).to(dtype)
     for layer in model.layers[1:]:
@@ -150,7 +150,7 @@ def test_the_compiled_kernels_are_not_needed(absorbed):
 
 
 @torch.no_grad()
-def test_autocast_does_not_reach_the_decoder():
+def test_autocast_does_not_affect_the_decoder():
     model, tokens = small_model(), random_tokens(small_model().config, 2, 1)
     expected = Decoder(model).read(tokens, LatentCache(model, 2))
     with torch.autocast("cpu", torch.bfloat16):
@@ -161,11 +161,11 @@ def test_autocast_does_not_reach_the_decoder():
 def test_a_cache_that_does_not_fit_is_refused():
     model, other = small_model(), small_model(1)
     decoder, cache = Decoder(model), LatentCache(model, 2, 8)
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="this Decoder's model expected"):
         Decoder(other).read(random_tokens(model.config, 2, 1), cache)
-    with pytest.raises(ValueError, match="batch of 2, got tokens of 3"):
+    with pytest.raises(ValueError, match="batch of 2 sequences expected, got 3"):
         decoder.read(random_tokens(model.config, 3, 1), cache)
-    with pytest.raises(ValueError, match=r"0 \+ 9 positions are more than its capacity=8"):
+    with pytest.raises(ValueError, match=r"at most capacity=8 positions expected, got 0 \+ 9"):
         decoder.read(random_tokens(model.config, 2, 9), cache)
     decoder.prefill([[1], [2, 3]], cache)
     with pytest.raises(ValueError, match="empty cache expected"):
@@ -173,7 +173,7 @@ def test_a_cache_that_does_not_fit_is_refused():
     assert cache.lengths == [1, 2]
 
 
-def test_a_model_whose_type_changed_needs_another_decoder():
+def test_a_model_whose_dtype_changed_needs_a_new_decoder():
     model = small_model()
     decoder, tokens = Decoder(model), random_tokens(model.config, 1, 1)
     with pytest.raises(ValueError, match=r"float32 expected, .* made, got torch\.bfloat16"):
@@ -182,7 +182,7 @@ def test_a_model_whose_type_changed_needs_another_decoder():
 
 
 @pytest.mark.parametrize("token", [-1, 61])
-def test_an_id_out_of_range_is_named_and_the_cache_stays_as_it_was(token):
+def test_an_id_out_of_range_is_named_and_the_cache_is_unchanged(token):
     model = small_model()
     cache = LatentCache(model)
     with pytest.raises(ValueError, match=rf"tokens must lie in \[0, vocab_size=61\), got {token}"):
@@ -193,13 +193,13 @@ def test_an_id_out_of_range_is_named_and_the_cache_stays_as_it_was(token):
 def test_nothing_to_read_is_refused():
     model = small_model()
     decoder, cache = Decoder(model), LatentCache(model)
-    for nothing, said in [
+    for nothing, message in [
         (torch.zeros(1, 0).long(), "at least one"),
-        (torch.zeros(0, 1), "0 rows"),
+        (torch.zeros(0, 1), "sequences expected, got 0"),
     ]:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             decoder.read(nothing.long(), cache)
-    with pytest.raises(ValueError, match="0 rows"):
+    with pytest.raises(ValueError, match="sequences expected, got 0"):
         decoder.prefill([], cache)
     with pytest.raises(ValueError, match="at least one"):
         decoder.prefill([[]], cache)

@@ -1,4 +1,4 @@
-"""One call for all layers computes what the layers one by one do, and names what does not fit."""
+"""One call for all layers computes what separate layers do, and names arguments that don't fit."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def both(model, batch, pieces, seed=0):
-    """Vectors and caches of the fused pass and of the layers one by one."""
+    """Return vectors and caches of the fused pass and of the layers run one by one."""
     tokens, found = random_tokens(model.config, batch, sum(pieces), seed), []
     for fused in (True, False):
         decoder, cache = Decoder(model), LatentCache(model, batch)
@@ -41,7 +41,7 @@ def both(model, batch, pieces, seed=0):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("batch", "pieces"), [(1, [1, 1, 2, 9]), (3, [5, 1, 2]), (16, [1, 1])])
-def test_the_fused_pass_is_the_layers_one_by_one(kind, batch, pieces):
+def test_the_fused_pass_matches_the_layers_one_by_one(kind, batch, pieces):
     assert batch * max(pieces) <= FEW
     (y, numbers), (expected, held) = both(small_model(**KINDS[kind]), batch, pieces)
     assert (y - expected).abs().max() < 1e-4
@@ -68,7 +68,7 @@ def test_every_instruction_set_decodes_the_same(name, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["plain", "odd widths", "many heads"])
-def test_bits_are_the_same_however_many_threads_and_tokens_come_together(kind):
+def test_bits_do_not_depend_on_threads_or_tokens_per_pass(kind):
     model = small_model(**KINDS[kind])
     tokens, results = random_tokens(model.config, 1, 33), []
     for number, pieces in [(1, [1] * 33), (2, [1] * 33), (7, [2, 3] * 6 + [3]), (3, [16, 9, 8])]:
@@ -81,7 +81,7 @@ def test_bits_are_the_same_however_many_threads_and_tokens_come_together(kind):
 
 
 @torch.no_grad()
-def test_a_row_is_read_the_same_beside_others():
+def test_a_sequence_is_read_the_same_in_a_batch():
     torch.manual_seed(0)
     model = Transformer(presets.tiny()).eval()
     tokens = random_tokens(model.config, 4, 39)
@@ -92,7 +92,7 @@ def test_a_row_is_read_the_same_beside_others():
 
 
 @torch.no_grad()
-def test_layers_that_choose_unlike_numbers_of_experts_go_one_by_one():
+def test_layers_with_different_top_k_are_not_fused():
     model, other = small_model(), small_model(top_k=3)
     model.layers[2].mlp.gate.config = other.config
     assert not Decoder(model).stack.fused.serves
@@ -100,7 +100,7 @@ def test_layers_that_choose_unlike_numbers_of_experts_go_one_by_one():
 
 
 def arguments(**changes):
-    """What `mini_moe::decode` takes, by name."""
+    """Return the arguments of `mini_moe::decode`, some of them changed by name."""
     model = small_model()
     stack = Decoder(model).stack.fused
     names = ("x", "numbers", "lengths", "rotation", "layers", "norm")
@@ -116,7 +116,7 @@ def arguments(**changes):
 
 
 def with_layer(name, value):
-    """The layers' tensors with one of the second layer's exchanged."""
+    """Return the layers' tensors with one of the second layer's replaced."""
     layers = flat([tensors_of(block) for block in small_model().layers])
     layers[len(TENSORS) + TENSORS.index(name)] = value
     return {"layers": layers}
@@ -147,13 +147,13 @@ BAD = {
 
 
 @pytest.mark.parametrize(("name", "changes"), [(n, c) for n, bad in BAD.items() for c in bad])
-def test_what_does_not_fit_is_named_before_the_cache_is_touched(name, changes):
+def test_arguments_that_do_not_fit_are_named_before_the_cache_is_touched(name, changes):
     given = arguments(**changes)
     before = given[1].clone()
     with pytest.raises(RuntimeError, match=r"mini_moe: [\w, ]+: .*expected, got") as error:
         torch.ops.mini_moe.decode(*given)
     mentioned = str(error.value).partition("mini_moe: ")[2].split(":")[0]
-    # sizes are compared with those given before, so the other side may be named
+    # sizes are compared with earlier arguments, so the other argument may be named
     alike = {
         "x": {"input_norm"},
         "numbers": {"keep"},
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_named_before_the_cache_is_touched(name, changes):
     assert torch.equal(given[1], before)
 
 
-def test_mistakes_are_value_errors_for_callers():
+def test_callers_get_a_value_error():
     from mini_moe.ops.decode import decode
 
     given = arguments(lengths=[30, 0])
@@ -173,7 +173,7 @@ def test_mistakes_are_value_errors_for_callers():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_operations_obey_the_rules_of_torch():
+def test_the_operations_pass_opcheck():
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.mini_moe.decode, tuple(arguments()), test_utils=tests)
     pair = torch.randn(3, 20), torch.randn(33, 20)
@@ -182,7 +182,7 @@ def test_the_operations_obey_the_rules_of_torch():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 33, 17), (3, 16, 40), (5, 100, 192), (9, 7, 64)])
-def test_products_of_few_rows_are_exact_but_for_fp32(shape, dtype):
+def test_products_of_few_rows_are_exact_up_to_fp32_rounding(shape, dtype):
     rows, n, k = shape
     x, w = torch.randn(rows, k), torch.randn(n, k).to(dtype)
     expected = x.double() @ w.double().T
@@ -191,7 +191,7 @@ def test_products_of_few_rows_are_exact_but_for_fp32(shape, dtype):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("k", [5, 15, 41, 64])
-def test_products_of_few_rows_are_those_of_each_row_alone(name, k):
+def test_products_of_few_rows_match_each_row_alone(name, k):
     x, w = torch.randn(9, k), torch.randn(43, k)
     product = torch.ops.mini_moe.few_rows
     with instructions(name):
@@ -200,7 +200,7 @@ def test_products_of_few_rows_are_those_of_each_row_alone(name, k):
             assert torch.equal(product(x[:rows], w), torch.cat(alone))
 
 
-def test_a_product_whose_sides_differ_is_refused():
+def test_a_product_of_mismatched_shapes_is_refused():
     for x, w in [((2, 3), (4, 5)), ((2, 3), (3,)), ((3,), (4, 3))]:
         with pytest.raises(RuntimeError, match="mini_moe: [xw]: .*expected, got"):
             torch.ops.mini_moe.few_rows(torch.zeros(x), torch.zeros(w))

@@ -1,4 +1,4 @@
-"""The parts of a layer compute what the model's modules compute, for few rows and for many."""
+"""The parts of a layer compute what the model's modules compute, for few tokens and for many."""
 
 import itertools
 
@@ -17,7 +17,7 @@ ROWS = [1, THIN - 1, THIN, 40]
 
 @pytest.fixture(params=["compiled", "plain"])
 def way(request):
-    """With the compiled kernels and without."""
+    """Run a test with the compiled kernels and without."""
     if request.param == "compiled":
         yield
     else:
@@ -28,13 +28,13 @@ def way(request):
 @torch.no_grad()
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(("n_in", "n_out"), [(32, 48), (7, 5), (1, 1)])
-def test_products_are_torchs(way, rows, n_in, n_out):
+def test_products_match_torch(way, rows, n_in, n_out):
     x, weight = torch.randn(rows, n_in), torch.randn(n_out, n_in)
     assert relative_error(Product(weight)(x), F.linear(x, weight)) < TOLERANCE[torch.float32]
 
 
 @torch.no_grad()
-def test_other_types_take_torchs_product():
+def test_other_dtypes_use_torchs_product():
     x, weight = torch.randn(20, 8).double(), torch.randn(6, 8).double()
     assert torch.equal(Product(weight)(x), F.linear(x, weight))
 
@@ -64,7 +64,7 @@ def test_products_of_many_rows_keep_their_bits_on_any_number_of_threads(rows):
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", ROWS)
-def test_steps_are_the_modules_added_to_what_came_in(way, rows):
+def test_parts_are_the_modules_plus_the_residual(way, rows):
     model = small_model()
     x, normed = torch.randn(2, rows, 32)
     for step, module in (
@@ -77,7 +77,7 @@ def test_steps_are_the_modules_added_to_what_came_in(way, rows):
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", ROWS)
-def test_norms_are_the_modules(way, rows):
+def test_norms_match_the_modules(way, rows):
     norm = small_model().norm
     x = torch.randn(rows, 32)
     assert relative_error(norm_of(norm)(x), norm(x)) < TOLERANCE[torch.float32]

@@ -1,4 +1,4 @@
-"""What a token leaves in the cache, kind by kind."""
+"""Cache bytes per token, for each kind of attention."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from mini_moe.profiling import cache_bytes_per_token
 from tests.helpers import small_config
 
 
-def test_published_model_in_bfloat16():
+def test_deepseek_v3_in_bfloat16():
     assert cache_bytes_per_token(presets.deepseek_v3()) == {
         "MLA": 70_272,
         "MLA, all heads": 4_997_120,
@@ -17,12 +17,12 @@ def test_published_model_in_bfloat16():
     }
 
 
-def test_groups_that_are_all_heads_are_left_out():
+def test_gqa_with_as_many_groups_as_heads_is_left_out():
     assert list(cache_bytes_per_token(small_config())) == ["MLA", "MLA, all heads", "MHA", "MQA"]
     assert "GQA-1" in cache_bytes_per_token(small_config(), groups=1)
 
 
-def test_bytes_grow_with_the_type():
+def test_bytes_scale_with_the_dtype():
     narrow, wide = (cache_bytes_per_token(presets.tiny(), n) for n in (2, 4))
     assert wide == {kind: 2 * size for kind, size in narrow.items()}
 

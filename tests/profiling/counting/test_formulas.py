@@ -1,4 +1,4 @@
-"""torch's counter sees our operations: on every path, eager or compiled, once."""
+"""torch's counter sees our operations exactly once on every path, eager or compiled."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def counted(run) -> int:
     return counter.get_total_flops()
 
 
-def test_experts_are_charged_for_chosen_rows_three_products_each():
+def test_experts_count_three_products_per_chosen_row():
     one_way = 2 * ROWS * 3 * D * WIDTH
     assert counted(lambda: moe_experts(*layer_inputs())) == one_way
     assert counted(lambda: moe_experts(*layer_inputs()).sum().backward()) == 3 * one_way
@@ -37,18 +37,18 @@ def test_the_path_taken_does_not_change_the_count():
 
 
 @pytest.mark.skipif(bool(compiled.WHY_NOT), reason="compiled kernels are not loaded")
-def test_the_layer_step_by_step_costs_what_the_layer_costs():
+def test_the_layers_stages_cost_what_the_layer_costs():
     x, ids, gates, gate_up, down = layer_inputs()
     ops = torch.ops.mini_moe
     token, place, _, offsets = ops.sort_rows(ids, EXPERTS)
 
-    def step_by_step():
+    def stage_by_stage():
         hidden, _ = ops.grouped_swiglu(x, token, offsets, gate_up, True)
         rows = ops.grouped_gemm(hidden, offsets, down, True)
         ops.combine(rows, place, gates)
         ops.grouped_wgrad(rows, hidden, offsets)
 
-    assert counted(step_by_step) == 2 * ROWS * 3 * D * WIDTH + 2 * ROWS * D * WIDTH
+    assert counted(stage_by_stage) == 2 * ROWS * 3 * D * WIDTH + 2 * ROWS * D * WIDTH
 
 
 def test_registering_again_changes_nothing():

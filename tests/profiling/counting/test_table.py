@@ -1,4 +1,4 @@
-"""Counts equal torch's, the modules', and the published model's."""
+"""Counts equal torch's, the modules' and those of the published model."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ V3 = presets.deepseek_v3()
 
 
 def counted(run) -> int:
-    """FLOPs that torch sees while `run` runs."""
+    """Return the FLOPs that torch counts while `run` runs."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
@@ -35,7 +35,7 @@ def training_pass(model, batch: int, seq: int, **settings):
 
 @settings(deadline=None, max_examples=60)
 @given(valid_configs(), st.integers(1, 3), st.integers(1, 12))
-def test_flops_are_those_torch_counts_forward_and_backward(config, batch, seq):
+def test_flops_match_torchs_forward_and_backward(config, batch, seq):
     config = dataclasses.replace(config, max_seq_len=32)
     model = Transformer(config)
     found = count(model, batch=batch, seq=seq, pairs="executed")
@@ -45,7 +45,7 @@ def test_flops_are_those_torch_counts_forward_and_backward(config, batch, seq):
 
 @settings(deadline=None, max_examples=30)
 @given(valid_configs(), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9))
-def test_flops_with_a_cache_are_those_torch_counts(config, batch, seq, context):
+def test_flops_with_a_cache_match_torchs(config, batch, seq, context):
     config = dataclasses.replace(config, max_seq_len=32)
     model, cache = Transformer(config), KeyValueCache()
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_long_sequences_are_counted_as_they_are_computed(seq, kernels):
         assert found.total.flops_training == counted(lambda: training_pass(model, 1, seq))
 
 
-def test_every_module_is_charged_what_torch_counts_inside_it():
+def test_every_modules_flops_match_torchs():
     model = small_model(q_lora_rank=6)
     tokens = random_tokens(model.config, 2, 12)
     with FlopCounterMode(display=False) as counter:
@@ -77,7 +77,7 @@ def test_every_module_is_charged_what_torch_counts_inside_it():
         assert found.under(path).flops_forward == seen[f"Transformer.{path}"], path
 
 
-def test_attention_conventions_differ_by_what_lies_above_the_diagonal():
+def test_attention_conventions_differ_by_the_pairs_above_the_diagonal():
     config, seq = small_config(max_seq_len=512), 300
     of = {
         p: count(config, seq=seq, pairs=p)["attention core"].flops_forward
@@ -88,7 +88,7 @@ def test_attention_conventions_differ_by_what_lies_above_the_diagonal():
 
 
 @pytest.mark.parametrize("name", ["tiny", "lab", "small", "deepseek_v3", "deepseek_v2_lite"])
-def test_parameters_are_those_of_the_modules(name):
+def test_parameters_match_the_modules(name):
     config = getattr(presets, name)()
     with torch.device("meta"):
         model = Transformer(config)
@@ -116,23 +116,23 @@ def test_published_model():
 
 
 def test_decoding_the_published_model():
-    """A token costs 73.25 GFLOP and, for each token before it, what is done with the cache."""
+    """A token costs 73.25 GFLOP, plus the work on the cache for each token before it."""
     for latent, per_key in (("naive", 4_997_120), ("absorbed", 16_990_208)):
         short, long = (count(V3, seq=1, context=c, latent=latent).total for c in (0, 1000))
         assert long.flops_forward - short.flops_forward == 1000 * per_key
         assert round(short.flops_forward / 1e9, 1) == 73.3
-    rebuilding = 2 * 61 * 512 * 128 * 256  # what absorbing saves: keys and values made anew
+    rebuilding = 2 * 61 * 512 * 128 * 256  # what absorbing saves: rebuilding keys and values
     short, long = (count(V3, seq=1, context=c).total for c in (0, 1000))
     assert long.flops_forward - short.flops_forward == 1000 * (4_997_120 + rebuilding)
 
 
-def test_cache_bytes_are_those_the_cache_holds():
+def test_cache_bytes_match_the_cache():
     model, cache = small_model(), KeyValueCache()
     model(random_tokens(model.config, 3, 7), cache=cache)
     assert count(model, batch=3, seq=1, context=6)["attention core"].cache_bytes == cache.n_bytes
 
 
-def test_bytes_follow_the_type():
+def test_bytes_follow_the_dtype():
     config = small_config()
     wide, narrow = (count(config, seq=8, dtype=t) for t in (torch.float32, torch.bfloat16))
     assert wide["router"] == narrow["router"]
@@ -186,7 +186,7 @@ def test_unknown_paths_and_kinds_are_named():
     assert found.under("layers").parameters + found["head"].parameters < found.total.parameters
 
 
-def test_text_is_a_table_of_a_terminal_width():
+def test_the_printed_table_fits_a_terminal():
     text = str(count(V3, seq=4096))
     assert "1 × 4,096 tokens; causal attention" in text
     assert "671.0 G" in text and "1.026 P" in text

@@ -30,7 +30,7 @@ def test_shared_experts_and_dense_networks_are_told_apart(model):
     assert found["layers.1.mlp.shared_experts"] == "shared"
 
 
-def test_nothing_stays_on_the_model(model):
+def test_recording_leaves_nothing_on_the_model(model):
     before = loop.training_losses
     with recording(model):
         assert hooks(model)
@@ -38,7 +38,7 @@ def test_nothing_stays_on_the_model(model):
     assert hooks(model) == 0
 
 
-def test_recordings_of_two_threads_take_turns_and_nothing_stays(model):
+def test_recordings_in_two_threads_alternate_and_leave_nothing_behind(model):
     before = loop.training_losses
     with ThreadPoolExecutor(1) as other:
         with recording(model) as record:
@@ -62,7 +62,7 @@ def record_one_run(model):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_nothing_stays_after_an_error_or_an_interrupt(model, error):
+def test_nothing_is_left_behind_after_an_error_or_an_interrupt(model, error):
     before = loop.training_losses, loop.sample_batch, sorted_experts.sort_rows
     clip = torch.nn.utils.clip_grad_norm_
     with pytest.raises(error), recording(model):
@@ -91,7 +91,7 @@ def run_with_bad_tokens(model):
 
 
 def nodes_below(tensor):
-    """All nodes of the graph that made a tensor."""
+    """Return all nodes of the graph that produced a tensor."""
     found, waiting = set(), [tensor.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -102,7 +102,7 @@ def nodes_below(tensor):
 
 
 def test_each_node_of_the_graph_belongs_to_the_module_that_made_it(model):
-    """Checked against the graph itself: what lies between a module's output and its input."""
+    """Checked against the graph itself: the nodes between a module's output and its input."""
     with recording(model) as record:
         x = torch.randn(2, 4, 16, requires_grad=True)
         normed = model.layers[0].input_layernorm(x)

@@ -19,14 +19,14 @@ def profile(**changes):
     return StepProfile(**fields | changes)
 
 
-def test_rows_add_up_to_the_clock():
+def test_rows_add_up_to_the_wall_time():
     assert sum(row.seconds for row in profile().rows) == pytest.approx(1.0)
     assert [(r.kind, r.phase, r.calls) for r in profile().rows][:2] == [
         ("attention", "forward", 4), ("attention", "backward", 2),
     ]  # fmt: skip
 
 
-def test_coverage_is_the_share_that_has_a_name():
+def test_coverage_is_the_share_of_named_parts():
     assert profile().coverage == pytest.approx(0.9)
 
 
@@ -35,7 +35,7 @@ def test_overhead_is_what_recording_added():
     assert profile().tokens_per_second == pytest.approx(80)
 
 
-def test_sums_come_largest_first():
+def test_sums_are_sorted_largest_first():
     assert list(profile().by("kind")) == ["experts", "attention", "other"]
     assert profile().by("phase")["forward"] == pytest.approx(0.7)
 
@@ -45,7 +45,7 @@ def test_another_field_is_refused():
         profile().by("layer")
 
 
-def test_what_was_timed_alone_is_taken_off_the_experts():
+def test_sorting_and_combining_are_subtracted_from_the_experts():
     split = profile(alone={"sort": 0.1, "combine": 0.15})
     sums = split.by()
     assert sums["sort"] == pytest.approx(0.1) and sums["combine"] == pytest.approx(0.15)
@@ -53,11 +53,11 @@ def test_what_was_timed_alone_is_taken_off_the_experts():
     assert sum(sums.values()) == pytest.approx(1.0)
 
 
-def test_timed_alone_it_never_exceeds_the_whole():
+def test_separate_times_that_exceed_the_experts_are_ignored():
     assert "sort" not in profile(alone={"sort": 0.6}).by()
 
 
-def test_on_a_gpu_the_rest_of_the_clock_is_waiting():
+def test_on_a_gpu_the_rest_of_the_wall_time_is_waiting():
     sums = profile(device="cuda").by()
     assert sums["attention"] == pytest.approx(0.3)
     assert sums["waiting"] == pytest.approx(0.4)

@@ -26,7 +26,7 @@ def event(name, start, end, node=-1, thread=1, kernels=()):
 
 @functools.cache
 def record():
-    """Attention ran inside a step and made node 7; node 8 came after it."""
+    """Build a recording in which attention ran inside a step and made node 7, before node 8."""
     made = Recording()
     made.parts = {STEP_NAME: OTHER, "layers.0.self_attn (attention)": ATTENTION}
     made._changes = [
@@ -60,12 +60,12 @@ def test_adding_up_gradients_belongs_to_the_node_before():
     assert ("attention", "backward", 62, 3) in pieces
 
 
-def test_the_engine_between_two_nodes_is_backward_too():
+def test_the_engine_between_two_nodes_also_counts_as_backward():
     pieces = cut(STEP, event(NODE + "Mm", 50, 60, node=7), event(NODE + "Mm", 70, 80, node=7))
     assert ("other", "backward", 60, 10) in pieces
 
 
-def test_the_optimizer_keeps_what_it_calls():
+def test_operations_called_by_the_optimizer_belong_to_it():
     pieces = cut(STEP, event("Optimizer.step#Muon.step", 80, 95), event("aten::mm", 81, 90))
     assert ("optimizer", "optimizer", 80, 15) in pieces
 
@@ -94,7 +94,7 @@ def test_kernels_belong_to_the_part_that_launched_them():
     assert device["attention", "backward"] == pytest.approx(300e-6)
 
 
-def test_kernels_inside_compiled_experts_are_told_apart_by_their_names():
+def test_kernels_inside_compiled_experts_are_distinguished_by_name():
     made = Recording()
     experts = Part("experts", "layers.1.mlp.experts")
     made.parts = {STEP_NAME: OTHER, "layers.1.mlp.experts (experts)": experts}
@@ -108,7 +108,7 @@ def test_kernels_inside_compiled_experts_are_told_apart_by_their_names():
 
 
 @pytest.mark.parametrize("word", KERNEL_KINDS)
-def test_words_for_kernels_are_those_of_the_sources(word):
+def test_kernel_names_match_the_sources(word):
     sources = "".join(
         path.read_text() for path in (Path(__file__).parents[3] / "kernels").glob("*.cu")
     )
@@ -133,7 +133,7 @@ def test_the_backward_pass_of_every_kind_is_found(profiled):
     assert phases["optimizer"] == {"optimizer"}
 
 
-def test_mtp_modules_have_a_backward_pass_of_their_own(corpus):
+def test_mtp_modules_have_their_own_backward_time(corpus):
     torch.manual_seed(0)
     model = Transformer(small_model_config(corpus, n_mtp_layers=1))
     profile = profile_step(model, small_train_config(), corpus, steps=1, warm_up=0)

@@ -25,7 +25,7 @@ def events_of(path):
     return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)["traceEvents"]
 
 
-def test_reading_gives_back_the_segments(written):
+def test_reading_returns_the_segments(written):
     path, profile = written
     segments = read_trace(path)
     assert [s.part for s in segments] == [s.part for s in profile.segments]
@@ -41,29 +41,29 @@ def test_module_names_are_visible_forward_and_backward(written):
 
 
 def nanoseconds(event):
-    """Beginning and end as Perfetto keeps them."""
+    """Return start and end as Perfetto stores them."""
     start = int(event["ts"] * 1e3)
     return start, start + int(event["dur"] * 1e3)
 
 
-def test_slices_of_a_row_lie_inside_one_another_or_apart(written):
-    """To the nanosecond: Perfetto drops a slice that overlaps another one halfway."""
-    rows = {}
+def test_slices_of_a_track_are_nested_or_disjoint(written):
+    """To the nanosecond, because Perfetto drops a slice that partly overlaps another one."""
+    tracks = {}
     for event in events_of(written[0]):
         if event.get("ph") == "X":
-            rows.setdefault((event["pid"], event["tid"]), []).append((*nanoseconds(event), event))
-    assert len(rows) >= 2
-    for row in rows.values():
+            tracks.setdefault((event["pid"], event["tid"]), []).append((*nanoseconds(event), event))
+    assert len(tracks) >= 2
+    for track in tracks.values():
         stack = []
-        for start, end, event in sorted(row, key=lambda slice: (slice[0], -slice[1])):
+        for start, end, event in sorted(track, key=lambda slice: (slice[0], -slice[1])):
             while stack and stack[-1] <= start:
                 stack.pop()
             assert not stack or end <= stack[-1], event["name"]
             stack.append(end)
 
 
-def test_neighbours_meet_wherever_the_clock_stands():
-    """A clock of weeks, in microseconds, leaves a float no room for fractions of nanoseconds."""
+def test_adjacent_slices_meet_whatever_the_clock_reads():
+    """After weeks, a float of microseconds has no precision left for fractions of nanoseconds."""
     part, third = Part("norms", "norm"), 1e-6 / 3
     segments = [Segment(part, "forward", n * third, third, 1, 0.0) for n in range(300)]
     root = {"ph": "X", "name": STEP_NAME, "pid": 1, "tid": 1, "ts": 4_474_536_588_273.625}
@@ -73,8 +73,8 @@ def test_neighbours_meet_wherever_the_clock_stands():
     assert slices[-1][1] - slices[0][0] == 100_000
 
 
-def test_names_are_written_as_they_are_read(written):
-    """Perfetto shows an escape of JSON as it stands, backslash and all."""
+def test_names_are_written_without_escapes(written):
+    """Perfetto displays a JSON escape literally, backslash included."""
     data = written[0].read_bytes()
     text = gzip.decompress(data) if written[0].suffix == ".gz" else data
     assert "self_attn · forward".encode() in text and b"\\u00b7" not in text
@@ -103,7 +103,7 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)  # root may write anywhere
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)  # simulated, since root may write anywhere
     with pytest.raises(PermissionError, match=f"{tmp_path}.*Permission denied"):
         check_writable(tmp_path / "step.json")
 
@@ -117,7 +117,7 @@ def test_other_endings_and_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"traceEvents": []}', b"\x1f\x8b"])
-def test_a_file_that_is_no_trace_of_ours_is_refused(tmp_path, content):
+def test_any_other_file_is_refused(tmp_path, content):
     for name in ("a.json", "a.json.gz"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="a trace written by"):
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_trace_of_ours_is_refused(tmp_path, content):
 
 
 class LateProfiler(profile):
-    """What torch writes months after its time began: more digits than a float has."""
+    """Writes what torch writes after months of uptime: more digits than a float has."""
 
     def __init__(self):
         pass
@@ -140,7 +140,7 @@ class LateProfiler(profile):
             file.write(f'{{"traceEvents":[{root}{slices}]}}')
 
 
-def test_no_nanosecond_is_lost_however_late_it_is(tmp_path):
+def test_no_nanosecond_is_lost_however_late_the_clock(tmp_path):
     path = tmp_path / "late.json"
     trace_module.write_trace(LateProfiler(), [], path)
     slices = [event for event in events_of(path) if event["name"].isdigit()]

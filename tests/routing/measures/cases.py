@@ -1,10 +1,10 @@
-"""Random choices, and the loop that every count is compared with."""
+"""Random choices and labels for the tests of the measures."""
 
 import torch
 
 
 def random_choices(layers=2, tokens=40, top_k=3, n_experts=6, seed=0):
-    """expert_ids [layers, tokens, top_k]: different experts for each token, drawn evenly."""
+    """Draw expert_ids [layers, tokens, top_k] uniformly, without repeats within a token."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(layers, tokens, n_experts, generator=generator).argsort(-1)[..., :top_k]
 

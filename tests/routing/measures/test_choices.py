@@ -1,4 +1,4 @@
-"""Overlap, evenness and margin of a token's choice, against loops and by hand."""
+"""Overlap, evenness and margin of a token's choice match loops and hand-worked cases."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_impossible_choices_are_refused(ids, words):
         chosen_by(torch.tensor([ids]), 6)
 
 
-def test_saturation_counts_common_experts_in_any_order():
+def test_saturation_counts_common_experts_regardless_of_order():
     early = torch.tensor([[[0, 1], [2, 3], [4, 5]]])
     late = torch.tensor([[[1, 0], [2, 5], [0, 1]]])
     assert saturation(early, late).tolist() == pytest.approx([(2 + 1 + 0) / 6])

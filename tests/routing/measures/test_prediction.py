@@ -1,4 +1,4 @@
-"""A table of labels guesses what the labels decide, and no more."""
+"""A lookup table predicts what the labels determine, and no more."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def halves(tokens):
     return torch.arange(tokens) % 2 == 0
 
 
-def test_labels_that_decide_everything_predict_everything():
+def test_labels_that_determine_everything_predict_everything():
     labels = random_labels(60, 4)
     table = torch.tensor([[0, 1], [2, 3], [4, 5], [0, 5]])
     found = predictability(table[labels][None], [labels], halves(60), 6)
@@ -25,13 +25,13 @@ def test_labels_that_say_nothing_predict_chance():
     assert float(found) == pytest.approx(2 / 8, abs=0.02)
 
 
-def test_what_was_learnt_by_heart_does_not_count():
+def test_memorised_tokens_do_not_count():
     ids = random_choices(1, 400, 2, 8)
-    alone = torch.arange(400)  # a label of its own for each token
+    alone = torch.arange(400)  # a different label for every token
     assert float(predictability(ids, [alone], halves(400), 8)) < 0.35
 
 
-def test_without_labels_the_load_guesses():
+def test_without_labels_the_guess_is_the_load():
     ids = torch.tensor([[[0, 1]] * 6 + [[2, 3]] * 2])
     found = predictability(ids, [], torch.tensor([True] * 4 + [False] * 4), 4)
     assert found.tolist() == [0.5]
@@ -67,7 +67,7 @@ def test_something_to_learn_and_something_to_test_are_needed(learn):
 @pytest.mark.parametrize(
     "wrong", [torch.tensor([1, 0] * 20), [True, False] * 20, torch.tensor([True])]
 )
-def test_only_a_mask_of_all_tokens_tells_what_to_learn_from(wrong):
+def test_only_a_mask_over_all_tokens_is_accepted_for_learning(wrong):
     with (
         without_shape_hook(),
         pytest.raises(ValueError, match="learn=.* True or False for each of 40"),

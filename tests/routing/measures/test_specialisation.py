@@ -1,5 +1,4 @@
-"""Shares per label follow their formula, add up over texts, and show chance where there is only
-chance."""
+"""Shares per label follow their formula, add up over texts, and show chance for random routing."""
 
 import math
 
@@ -44,11 +43,11 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole():
     parts = [count_labels(ids[:, cut], labels[cut], 4, 6) for cut in (slice(0, 15), slice(15, 40))]
     whole, added = count_labels(ids, labels, 4, 6), parts[0] + parts[1]
     assert added.choices.equal(whole.choices) and added.tokens.equal(whole.tokens)
-    with pytest.raises(ValueError, match="do not add up"):
+    with pytest.raises(ValueError, match="cannot be added"):
         whole + count_labels(random_choices(top_k=2), labels, 4, 6)
 
 
-def test_counts_of_a_stream_equal_those_of_its_rows_at_once():
+def test_counts_of_a_stream_equal_those_of_its_sequences_at_once():
     model, labels = small_model(), random_labels(50)
     tokens = random_tokens(model.config, batch=1, seq=50)[0]
     parts = [
@@ -82,7 +81,7 @@ def test_random_routing_shows_chance_within_its_noise():
 
 def test_labels_that_do_not_fit_are_refused():
     ids = random_choices()
-    with without_shape_hook(), pytest.raises(ValueError, match="one a token, 40"):
+    with without_shape_hook(), pytest.raises(ValueError, match="one for each of 40 tokens"):
         count_labels(ids, random_labels(39), 4, 6)
     with pytest.raises(ValueError, match=r"\[-1, 3\), got 0 to 3"):
         count_labels(ids, random_labels(), 3, 6)

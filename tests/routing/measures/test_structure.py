@@ -1,4 +1,4 @@
-"""Pairs and paths against loops; chance against simulation."""
+"""Pairs and paths match loops; chance levels match simulations."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from mini_moe.routing.measures import (
 from tests.routing.measures.cases import random_choices
 
 
-def test_coactivation_by_hand_counts_pairs_that_are_no_neighbours_in_rank():
+def test_coactivation_by_hand_counts_pairs_that_are_not_neighbours_in_rank():
     ids = torch.tensor([[0, 1, 2], [2, 1, 0], [0, 3, 1]])
     found = coactivation(ids, 4)
     assert found[0].tolist() == pytest.approx([1, 1, 2 / 3, 1 / 3])
@@ -41,12 +41,12 @@ def test_the_order_of_the_choices_does_not_matter():
     assert coactivation(ids.flip(-1), 6).equal(coactivation(ids, 6))
 
 
-def test_pairs_of_parts_add_up():
+def test_pair_counts_of_parts_add_up():
     ids = random_choices()
     assert (count_pairs(ids[:, :9], 6) + count_pairs(ids[:, 9:], 6)).equal(count_pairs(ids, 6))
 
 
-def test_rows_sum_to_top_k_and_unused_experts_have_none():
+def test_shares_sum_to_top_k_and_unused_experts_have_none():
     ids = random_choices()
     assert coactivation(ids, 6).sum(-1).flatten().tolist() == pytest.approx([3.0] * 12)
     assert coactivation(ids, 7)[:, 6].isnan().all()
@@ -62,7 +62,7 @@ def test_chance_of_uneven_loads_is_close_to_a_simulation():
     generator = torch.Generator().manual_seed(0)
     weights = torch.linspace(0.6, 1.6, 12)
     noise = -torch.log(-torch.log(torch.rand(60_000, 12, generator=generator)))
-    ids = (weights.log() + noise).topk(3, dim=-1).indices  # drawn one by one by weight
+    ids = (weights.log() + noise).topk(3, dim=-1).indices  # drawn one at a time, by weight
     load = torch.bincount(ids.flatten(), minlength=12) / ids.numel()
     error = coactivation(ids, 12) - coactivation_chance(load, 3)
     assert error.abs().max() < 0.03
@@ -71,9 +71,9 @@ def test_chance_of_uneven_loads_is_close_to_a_simulation():
 def test_paths_equal_a_loop():
     ids = random_choices(layers=3)
     expected = torch.zeros(2, 6, 6, dtype=torch.long)
-    for step, token in itertools.product(range(2), range(40)):
-        for i, j in itertools.product(ids[step, token].tolist(), ids[step + 1, token].tolist()):
-            expected[step, i, j] += 1
+    for layer, token in itertools.product(range(2), range(40)):
+        for i, j in itertools.product(ids[layer, token].tolist(), ids[layer + 1, token].tolist()):
+            expected[layer, i, j] += 1
     paths = count_paths(ids, 6)
     assert paths.equal(expected)
     shares = path_shares(paths, 3)

@@ -1,4 +1,4 @@
-"""Prompts being written on: how to go on from each, what has been written, and where it ends."""
+"""Sequences being generated: how to continue each prompt, what was written and why it ended."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -14,29 +14,29 @@ from mini_moe.inference.stops import TextStream, stop_strings
 from mini_moe.model import Transformer
 
 Prompt = str | Sequence[int] | np.ndarray | Tensor
-PROMPT = "a text or a list of token ids"
+PROMPT = "a string or a list of token ids"
 SEEDS = -(2**63), 2**64 - 1  # what a torch.Generator takes
 
 
 class Piece(NamedTuple):
-    """One written token, and the text that is certain since the piece before."""
+    """One written token, and the text that has become certain since the previous piece."""
 
-    token: int | None  # None: no token, only the text that had been held back
+    token: int | None  # None in a last piece that only has text that was held back
     text: str  # "" without a tokenizer
-    log_probability: float | None  # of the token by the model alone, in nats; None unless asked for
+    log_probability: float | None  # of the token, before sampling settings, nats; None if not asked
 
 
 class Generation(NamedTuple):
-    """All that was written after one prompt."""
+    """Everything that was written after one prompt."""
 
     text: str  # without the stop string; "" without a tokenizer
-    tokens: list[int]  # without the stop token, with those that spell the stop string
-    log_probabilities: list[float]  # of each token by the model alone, in nats; empty unless asked
+    tokens: list[int]  # without the stop token, but with the tokens that spell the stop string
+    log_probabilities: list[float]  # of each token, before sampling settings, nats; [] if not asked
     ended: str  # "stop token", "stop string", "length" or "context"
 
 
-class Row:
-    """One prompt, how to go on from it, and what has been written."""
+class SequenceState:
+    """One prompt, how to continue it, and what has been written so far."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Row:
         self.add(token, log_probability(logits, token) if self.measured else None)
 
     def seen(self) -> list[int]:
-        """What a repetition penalty counts; nothing where there is none."""
+        """Return the tokens that a repetition penalty applies to; none if there is no penalty."""
         return self.prompt + self.tokens if self.sampling.repetition_penalty != 1 else []
 
     def add(self, token: int, log_probability: float | None = None) -> None:
-        """Take a token as written, unless it is a stop token."""
+        """Record a token as written, unless it is a stop token."""
         if token in self.stop_tokens:
             self.ended = "stop token"
             return
@@ -86,29 +86,31 @@ class Row:
             self.ended = self.at_limit
 
     def finish(self) -> str:
-        """The text that was held back until the end."""
+        """Release and return the text that was held back until the end."""
         rest = self.stream.end() if self.stream else ""
         self.texts.append(rest)
         return rest
 
     def generation(self) -> Generation:
-        """All of it."""
+        """Finish, and return everything that was written."""
         self.finish()
         return Generation("".join(self.texts), self.tokens, self.log_probabilities, self.ended)
 
 
-def take_all(rows: list[Row], logits: Float[Tensor, "rows vocab"]) -> None:
-    """`take` for every row, in one operation where all of them want just the likeliest token."""
-    simple = all(row.sampling.is_argmax and not row.measured for row in rows)
-    if not simple or len({row.readable for row in rows}) > 1:
-        for row, own in zip(rows, logits, strict=True):
-            row.take(own)
+def take_all(sequences: list[SequenceState], logits: Float[Tensor, "batch vocab"]) -> None:
+    """Call `take` on every sequence, in a single operation if all of them are plain greedy."""
+    simple = all(sequence.sampling.is_argmax and not sequence.measured for sequence in sequences)
+    if not simple or len({sequence.readable for sequence in sequences}) > 1:
+        for sequence, own in zip(sequences, logits, strict=True):
+            sequence.take(own)
         return
-    for row, token in zip(rows, greedy_tokens(logits[:, : rows[0].readable]), strict=True):
-        row.add(token)
+    for sequence, token in zip(
+        sequences, greedy_tokens(logits[:, : sequences[0].readable]), strict=True
+    ):
+        sequence.add(token)
 
 
-def make_rows(
+def make_sequences(
     model: Transformer,
     prompts: Sequence[Prompt],
     max_new_tokens: int,
@@ -117,8 +119,8 @@ def make_rows(
     stop_token: int | Collection[int] | None,
     stop: str | Sequence[str] | None,
     log_probabilities: bool,
-) -> list[Row]:
-    """One row per prompt. Raises: ValueError as `generate` does."""
+) -> list[SequenceState]:
+    """Create one sequence per prompt. Raises: ValueError as `generate` does."""
     if not isinstance(model, Transformer):
         raise ValueError(f"model: a mini_moe.Transformer expected, got {type(model).__name__}")
     if not isinstance(sampling, Sampling | None):
@@ -127,15 +129,15 @@ def make_rows(
     measured = flag("log_probabilities", log_probabilities)
     stops, stop_tokens = stop_strings(stop), stop_ids(stop_token, model.config.vocab_size)
     prompts = items("prompts", prompts, "a list of prompts", ordered=True)
-    device, rows = model.embed_tokens.weight.device, []
+    device, sequences = model.embed_tokens.weight.device, []
     for prompt, own in zip(prompts, seeds_of(seed, len(prompts)), strict=True):
         reads = isinstance(prompt, str) or bool(stops)
         if reads and model.tokenizer is None:
-            raise ValueError("prompt: this model has no tokenizer; pass token ids, or set one")
+            raise ValueError("prompt: this model has no tokenizer; pass token ids or set one")
         ids = prompt_ids(model, prompt)
         room = room_after(ids, model.config.max_seq_len)
-        rows.append(
-            Row(
+        sequences.append(
+            SequenceState(
                 ids,
                 min(limit, room),
                 "length" if limit <= room else "context",
@@ -147,11 +149,11 @@ def make_rows(
                 measured,
             )
         )
-    return rows
+    return sequences
 
 
 def prompts_of(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """One prompt or several as a list, and whether there were several."""
+    """Return one or several prompts as a list, and whether there were several."""
     if isinstance(prompt, str):
         return [prompt], False
     parts = items("prompt", prompt, f"{PROMPT}, or several of them", ordered=True)
@@ -160,7 +162,7 @@ def prompts_of(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
 
 
 def prompt_ids(model: Transformer, prompt: Prompt) -> list[int]:
-    """The token ids of a prompt. Raises: ValueError for ids that the model doesn't have."""
+    """Return the token ids of a prompt. Raises: ValueError for ids outside the vocabulary."""
     if isinstance(prompt, str):
         return model.tokenizer.encode(prompt)
     ids = [
@@ -175,7 +177,7 @@ def prompt_ids(model: Transformer, prompt: Prompt) -> list[int]:
 
 
 def room_after(ids: list[int], max_seq_len: int) -> int:
-    """Tokens that can be written after a prompt; the last of them is written and never read."""
+    """Return how many tokens fit after a prompt; the last is written but never read back."""
     if not ids:
         raise ValueError("prompt: at least one token expected, got an empty prompt")
     if len(ids) > max_seq_len:
@@ -185,21 +187,23 @@ def room_after(ids: list[int], max_seq_len: int) -> int:
     return max_seq_len - len(ids) + 1
 
 
-def seeds_of(seed: int | Sequence[int] | None, rows: int) -> list[int | None]:
-    """A seed for every row: seed + row, or those given, or none."""
+def seeds_of(seed: int | Sequence[int] | None, n_prompts: int) -> list[int | None]:
+    """Return one seed per prompt: seed + index, or the given ones, or None."""
     if seed is None:
-        return [None] * rows
+        return [None] * n_prompts
     if is_whole(seed):
-        seeds = [whole("seed", seed) + row for row in range(rows)]
+        seeds = [whole("seed", seed) + index for index in range(n_prompts)]
     else:
         seeds = items("seed", seed, "an integer, a list of one per prompt, or None", ordered=True)
-        if len(seeds) != rows:
-            raise ValueError(f"seed: one seed or {rows}, one a prompt, expected, got {len(seeds)}")
+        if len(seeds) != n_prompts:
+            raise ValueError(
+                f"seed: one seed, or {n_prompts}, one per prompt, expected, got {len(seeds)}"
+            )
     return [whole("seed", own, *SEEDS) for own in seeds]
 
 
 def stop_ids(stop_token: int | Collection[int] | None, vocab_size: int) -> frozenset[int]:
-    """One, several or no stop tokens as a set. Raises: ValueError for what is no token."""
+    """Return one, several or no stop tokens as a set. Raises: ValueError for invalid ids."""
     if stop_token is None:
         return frozenset()
     expected = "a token id, several of them, or None"
