@@ -40,7 +40,8 @@ def intervene(
     `layer` is the model's layer index. `model` itself isn't changed, so other code can keep
     running or training it, and several interventions on one model can be active at once; to
     combine two, intervene on `changed`. `changed` runs the same code on the same weights; only
-    bias, router temperature and configuration differ. Saving it saves the unchanged model.
+    bias, router temperature and configuration differ. `save_hf` writes the
+    unchanged weights, and refuses a model whose `top_k` differs from its config.
     Switching an expert off after training, without retraining, is the ablation of DeepSeekMoE,
     arXiv 2401.06066 §4.5.
 

@@ -140,6 +140,9 @@ def test_weights_trained_during_an_intervention_are_kept_and_seen(model, tokens)
 def test_a_copy_keeps_the_change_but_a_saved_model_does_not(model, tokens, tmp_path):
     with intervene(model, **EVERYTHING) as changed:
         assert torch.equal(copy.deepcopy(changed)(tokens), changed(tokens))
+        with pytest.raises(ValueError, match="gate.config"):
+            save_hf(changed, tmp_path)
+    with intervene(model, **{**EVERYTHING, "top_k": None}) as changed:
         save_hf(changed, tmp_path)
     loaded = state(load_hf(tmp_path))
     assert loaded.keys() == state(model).keys()
