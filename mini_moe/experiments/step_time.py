@@ -11,7 +11,7 @@ from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.experiments.designs import Arm
 from mini_moe.experiments.measures import machine, only_domains, settings
 from mini_moe.ops import compiled, use
-from mini_moe.ops.switch import Form
+from mini_moe.ops.context import Form
 from mini_moe.text import Corpus
 from mini_moe.training.checkpoint import TrainingState
 from mini_moe.training.loop import fresh_state, train_step

@@ -6,8 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.ops import reference
-from mini_moe.ops.precision import autocast_dtype
-from mini_moe.ops.switch import allowed_form
+from mini_moe.ops.context import allowed_form, autocast_dtype
 
 LONGEST_EXPLICIT = 1024  # up to this many keys, backward keeps the [queries, keys] weights
 QUERY_BLOCK = 128  # queries multiplied at once with all the keys they can see

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from mini_moe.ops.context import allowed_form
 from mini_moe.ops.seal import is_whole
-from mini_moe.ops.switch import allowed_form
 
 LIBRARY = Path(__file__).parents[1] / "_C.abi3.so"
 SOURCES = Path(__file__).parents[2] / "kernels"

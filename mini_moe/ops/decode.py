@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mini_moe.config import ModelConfig
 from mini_moe.ops import compiled
-from mini_moe.ops.route import MOST_CHOSEN, MOST_EXPERTS, gate_settings
+from mini_moe.ops.gate import MOST_CHOSEN, MOST_EXPERTS, gate_settings
 
 # A layer's tensors in the operation's order; missing ones are empty. FLOATS are always fp32.
 TENSORS = (

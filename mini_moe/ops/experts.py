@@ -5,10 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mini_moe.ops import compiled, reference
-from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.context import allowed_form, autocast_dtype
 from mini_moe.ops.registration import register
 from mini_moe.ops.sorted_experts import sorted_experts
-from mini_moe.ops.switch import allowed_form
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 

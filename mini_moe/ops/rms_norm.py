@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mini_moe.ops import compiled
 from mini_moe.ops.compiled import serves
-from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.context import autocast_dtype
 from mini_moe.ops.reference import rms_norm
 from mini_moe.ops.registration import register
 

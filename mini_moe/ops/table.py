@@ -7,8 +7,8 @@ import torch
 
 from mini_moe.ops import compiled, reference
 from mini_moe.ops.attention import causal_attention
+from mini_moe.ops.context import allowed_form
 from mini_moe.ops.sorted_experts import sorted_experts
-from mini_moe.ops.switch import allowed_form
 
 ALIKE = "float32 or bfloat16"
 

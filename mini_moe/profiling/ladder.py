@@ -9,7 +9,7 @@ import torch
 from mini_moe.config import TrainConfig
 from mini_moe.model import Transformer
 from mini_moe.ops import use
-from mini_moe.ops.switch import Form
+from mini_moe.ops.context import Form
 from mini_moe.profiling.timing.steps import check_model, copy_state, seconds_of
 from mini_moe.text import Corpus, load_corpus
 from mini_moe.training.checkpoint import TrainingState

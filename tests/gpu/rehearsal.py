@@ -11,7 +11,7 @@ import os
 import torch
 
 os.environ["MINI_MOE_KERNELS"] = "off"  # the usual library stays where it is
-from mini_moe.ops import compiled, experts, stages  # noqa: E402
+from mini_moe.ops import compiled, experts, gate, stages  # noqa: E402
 
 
 def serves_experts(x, gates, n_experts) -> bool:
@@ -25,5 +25,6 @@ torch.ops.load_library(os.environ["MINI_MOE_REHEARSAL"])
 compiled.WHY_NOT = compiled.CUDA_WHY_NOT = ""
 importlib.reload(stages)
 importlib.reload(experts)
-stages.on_cuda = lambda tensor: True
+importlib.reload(gate)
+gate.on_cuda = lambda tensor: True
 compiled.WHY_NOT, compiled.serves_experts = off, serves_experts

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mini_moe.ops import attention, causal_attention, compiled, moe_experts, stages, use
+from mini_moe.ops import attention, causal_attention, compiled, gate, moe_experts, use
 from mini_moe.ops.sorted_experts import most_rows, sorted_experts, sorted_experts_backward
 from tests.helpers import without_shape_hook
 from tests.kernels.cpu import needs_library
@@ -145,13 +145,13 @@ def test_gradient_of_the_gate_has_the_type_of_its_logits_on_cuda(missing):
     call = (logits, None, K, 1, 1, False, False, True, 2.5)
     gates, ids, scores, choice_scores = outputs = OPS.topk_gate(*call)
     context = Context()
-    stages._save_gate(context, call, outputs)
+    gate._save_gate(context, call, outputs)
     given = (
         None if missing == "gates" else gates,
         ids,
         None if missing == "scores" else scores,
         choice_scores,
     )
-    grad, *others = stages.gate_backward(context, *given)
+    grad, *others = gate.gate_backward(context, *given)
     assert_like(grad, logits)
     assert others == [None] * (len(call) - 1)

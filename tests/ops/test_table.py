@@ -47,8 +47,9 @@ WITHOUT_GRADIENTS = {"choose", "likeliest", "product", "route"}  # route: test_c
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_all_forms_of_an_operation_agree(name):
     """Compare outputs and gradients; tests/inference/engine covers `decode`."""
-    found = {form: evaluate(name, form) for form in ("definition", "pytorch", "compiled")}
-    for form in ("pytorch", "compiled"):
+    forms = ("pytorch",) if compiled.WHY_NOT else ("pytorch", "compiled")
+    found = {form: evaluate(name, form) for form in ("definition", *forms)}
+    for form in forms:
         for ours, theirs in zip(found[form], found["definition"], strict=True):
             assert ours.dtype == theirs.dtype
             assert relative_error(ours, theirs) <= TOLERANCE[torch.float32]

@@ -9,7 +9,7 @@ from mini_moe.inference.cache import LatentCache
 from mini_moe.model.layers import RMSNorm
 from mini_moe.model.transformer import Block
 from mini_moe.ops.decode import decode, flat, serves, settings_of
-from mini_moe.ops.route import gate_settings
+from mini_moe.ops.gate import gate_settings
 
 FEW = 16  # most tokens per pass; with more, packing the matrices first pays off
 

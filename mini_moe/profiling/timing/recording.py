@@ -25,7 +25,7 @@ from mini_moe.model.moe import MoE
 from mini_moe.model.mtp import MultiTokenPrediction
 from mini_moe.model.router import Router
 from mini_moe.model.transformer import Block
-from mini_moe.ops.precision import autocast_dtype
+from mini_moe.ops.context import autocast_dtype
 
 KINDS = (
     "batch", "embedding", "norms", "attention", "router", "sort", "experts", "combine", "shared",

@@ -5,7 +5,7 @@ import time
 import torch
 
 from mini_moe.ops import compiled, moe_experts, use
-from mini_moe.ops.switch import Form
+from mini_moe.ops.context import Form
 
 SHAPE = (1024, 128, 64, 16, 4)  # tokens, d_model, d_expert, experts, top_k
 

@@ -7,7 +7,7 @@ import torch
 from mini_moe import Transformer, presets
 from mini_moe.config import ModelConfig, TrainConfig
 from mini_moe.ops import compiled, describe, use
-from mini_moe.ops.switch import Form
+from mini_moe.ops.context import Form
 from mini_moe.training.losses import training_losses
 from tests.benchmarks.gpu.parts.bench import Bench
 

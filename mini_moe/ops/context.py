@@ -1,4 +1,4 @@
-"""A three-way switch for the form in which operations may run."""
+"""What surrounds a call and decides how it runs: the switch of forms, and autocast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 Form = Literal["definition", "pytorch", "compiled"]
 _form: ContextVar[Form] = ContextVar("form", default="compiled")
@@ -38,3 +39,10 @@ def use(form: Form) -> Iterator[None]:
 def allowed_form() -> Form:
     """Return the form that the switch currently allows."""
     return _form.get()
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return autocast's dtype for matrix products on the device of x, or None if it is off."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return None
+    return torch.get_autocast_dtype(x.device.type)
