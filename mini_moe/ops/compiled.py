@@ -7,6 +7,7 @@ says which one runs and why. `MINI_MOE_KERNELS=off` in the environment disables 
 
 import hashlib
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -71,6 +72,26 @@ def cuda_kernels() -> str:
 
 WHY_NOT = load()
 CUDA_WHY_NOT = cuda_kernels().partition("none: ")[2]
+
+
+def describe(what: str = "experts", on_cpu: bool = True, on_cuda: bool = True) -> str:
+    """Say in one line what runs an operation on the CPU and on CUDA, and why.
+
+    `on_cpu` and `on_cuda` say for which of them the library has a kernel.
+    """
+    cpu = _runner(on_cpu, WHY_NOT, instruction_set)
+    cuda = _runner(on_cuda, CUDA_WHY_NOT, cuda_kernels)
+    return f"{what} on the CPU: {cpu}; on CUDA: {'the same' if cuda == cpu else cuda}"
+
+
+def _runner(has_kernel: bool, why_not: str, target: Callable[[], str]) -> str:
+    if allowed_form() == "definition":
+        return "the definition (asked for by ops.use)"
+    if allowed_form() == "pytorch":
+        return "PyTorch (compiled kernels switched off)"
+    if not has_kernel:
+        return "PyTorch"
+    return f"PyTorch ({why_not})" if why_not else f"compiled kernels ({target()})"
 
 
 def serves(*tensors: Tensor) -> bool:

@@ -7,7 +7,6 @@ import torch
 
 from mini_moe.ops import compiled, reference
 from mini_moe.ops.attention import causal_attention
-from mini_moe.ops.context import allowed_form
 from mini_moe.ops.sorted_experts import sorted_experts
 
 ALIKE = "float32 or bfloat16"
@@ -58,37 +57,15 @@ TABLE = (
 
 
 def describe(name: str = "moe_experts") -> str:
-    """Return one line: which form of an operation runs here on the CPU and on CUDA, and why.
+    """Say in one line which form of an operation runs here, on the CPU and on CUDA, and why.
 
-    Raises: ValueError if the operation is not in the table.
+    Raises: ValueError for an operation that is not in the table.
     """
     found = {operation.name: operation for operation in TABLE}.get(name)
     if found is None:
         raise ValueError(f"name={name!r}: one of {[op.name for op in TABLE]} expected")
     what = "experts" if name == "moe_experts" else name
-    cpu, cuda = runs_on_cpu(found), runs_on_cuda(found)
-    return f"{what} on the CPU: {cpu}; on CUDA: {'the same' if cuda == cpu else cuda}"
-
-
-def runs_on_cpu(operation: Operation) -> str:
-    """Return the form that currently runs on the CPU, with the reason if it is not compiled."""
-    return _form(operation, operation.cpu, compiled.WHY_NOT, compiled.instruction_set)
-
-
-def runs_on_cuda(operation: Operation) -> str:
-    """Return the form that currently runs on CUDA, with the reason if it is not compiled."""
-    return _form(operation, operation.cuda, compiled.CUDA_WHY_NOT, compiled.cuda_kernels)
-
-
-def _form(operation: Operation, name: str | None, why_not: str, target: Callable[[], str]) -> str:
-    allowed = allowed_form()
-    if allowed == "definition":
-        return "the definition (set by the switch)"
-    if allowed == "pytorch":
-        return "PyTorch (compiled kernels switched off)"
-    if name is None:
-        return "PyTorch"
-    return f"PyTorch ({why_not})" if why_not else f"compiled kernels ({target()})"
+    return compiled.describe(what, on_cpu=found.cpu is not None, on_cuda=found.cuda is not None)
 
 
 def as_text() -> str:
