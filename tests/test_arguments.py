@@ -1,4 +1,4 @@
-"""Python's, numpy's and torch's numbers are taken; anything else is refused by name."""
+"""Numbers of Python, numpy and torch are accepted; anything else is refused by name."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The corpus is built whole, the same each time, and only when it has to be."""
+"""The corpus is built completely, reproducibly, and only when necessary."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_what_is_there_is_not_built_again(built, monkeypatch):
     folder, manifest = built
     monkeypatch.setattr(build, "gather", None)
     assert build_corpus(folder, scale=SCALE) == manifest
-    with pytest.raises(TypeError):  # another seed has to be built
+    with pytest.raises(TypeError):  # another seed requires a build
         build_corpus(folder, scale=SCALE, seed=1)
     with pytest.raises(TypeError):
         build_corpus(folder, scale=SCALE, force=True)

@@ -1,4 +1,4 @@
-"""A corpus loads whole or not at all, and any text can stand in for it."""
+"""A corpus loads completely or not at all, and any text can replace it."""
 
 import dataclasses
 import json
@@ -218,7 +218,9 @@ def test_the_fingerprint_is_of_what_a_run_reads(text_file, folder, tmp_path):
     corpus, copy = Corpus.from_text(text_file), tmp_path / "copy.txt"
     copy.write_bytes(text_file.read_bytes())
     assert Corpus.from_text(copy).fingerprint == corpus.fingerprint
-    assert load_corpus(folder).fingerprint == corpus.fingerprint  # from another place, and mapped
+    assert (
+        load_corpus(folder).fingerprint == corpus.fingerprint
+    )  # from another folder, memory-mapped
 
 
 @pytest.mark.parametrize(

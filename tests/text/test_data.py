@@ -1,4 +1,4 @@
-"""What is committed under data/ is complete and described."""
+"""Everything committed under data/ is complete and documented."""
 
 import json
 import re

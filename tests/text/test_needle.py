@@ -1,4 +1,4 @@
-"""A needle stands where it should, its text is as long as asked, and tests hold nothing learnt."""
+"""Needles sit at the right depth, lengths are exact, and tests use nothing seen in training."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tokenizers of other kinds give texts back exactly, or are refused."""
+"""Tokenizers of other kinds restore texts exactly, or are refused."""
 
 import json
 
@@ -162,7 +162,7 @@ def test_our_own_kinds_need_no_second_look(own):
 def test_a_damaged_tokenizer_of_our_own_kind_is_looked_at(fault):
     content = json.loads(train_bpe(["hello world"], 260).to_json())
     if fault == "two tokens of one id":
-        content["model"]["vocab"]["\u0120"] = content["model"]["vocab"]["x"]  # the blank
+        content["model"]["vocab"]["\u0120"] = content["model"]["vocab"]["x"]  # a blank
     else:
         content["model"]["end_of_word_suffix"] = "</w>"
     with pytest.raises(ValueError, match="does not preserve"):

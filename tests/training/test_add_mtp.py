@@ -1,4 +1,4 @@
-"""A finished model gets an MTP module and stays, weight for weight, what it was."""
+"""A finished model gets an MTP module, and all its own weights stay the same."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.training.small_run import small_train, small_train_config
 
 @pytest.fixture(scope="module")
 def finished(corpus):
-    """A small model, trained a little."""
+    """A small model after a little training."""
     return small_train(corpus, steps=60).model
 
 

@@ -1,4 +1,4 @@
-"""The expert bias moves against the load by one fixed step, and that evens the load."""
+"""The expert bias moves against the load in fixed steps, and that evens out the load."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Whatever is wrong inside a checkpoint's files, resuming names the file and trains nothing."""
+"""Whatever is wrong in a checkpoint's files, resuming names the file and trains nothing."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ SETTING_DAMAGE = {
 
 @pytest.fixture(scope="module")
 def interrupted(corpus, tmp_path_factory):
-    """A run of six steps, stopped after four."""
+    """A run of six steps that was stopped after four."""
     folder = tmp_path_factory.mktemp("interrupted")
     steps = iter(range(1, 5))
     small_train(corpus, folder=folder, checkpoint_every=2, should_stop=lambda: next(steps) == 4)
@@ -39,7 +39,7 @@ def interrupted(corpus, tmp_path_factory):
 
 @pytest.fixture
 def folder(interrupted, tmp_path):
-    """A copy to damage."""
+    """A copy of the run's folder, to be damaged."""
     return shutil.copytree(interrupted, tmp_path / "run")
 
 

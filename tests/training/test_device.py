@@ -1,4 +1,4 @@
-"""Training runs on any device: no tensor is left on the CPU, and none is made there."""
+"""Training runs on any device: no tensor is left or created on the CPU."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_every_training_runs_on_another_device():
-    """In a process of its own, since torch can't forget a device."""
+    """Use a separate process, since torch can't unregister a device."""
     claims = "tests/training/elsewhere/on_another_device.py"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", claims, "-q", "-p", "no:cacheprovider"],

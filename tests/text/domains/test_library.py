@@ -1,4 +1,4 @@
-"""The standard library gives code without docstrings and docs without code."""
+"""The standard library yields code without docstrings and docs without code."""
 
 import ast
 import subprocess
@@ -22,7 +22,7 @@ from mini_moe.text.domains.library import (
 
 
 def without_docstrings(tree):
-    """The oracle: the same edit made on the syntax tree."""
+    """Oracle: make the same edit on the syntax tree."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             if ast.get_docstring(node, clean=False) is not None:
@@ -83,7 +83,7 @@ def test_real_modules_keep_their_meaning():
     for name in ("ast", "dataclasses", "json.decoder", "typing", "enum", "textwrap", "queue"):
         source, tree = parse_module(modules[name])
         stripped = ast.parse(strip_docstrings(source, tree))
-        for node in ast.walk(stripped):  # `pass` left beside a comment is no change
+        for node in ast.walk(stripped):  # ignore a `pass` left next to a comment
             body = getattr(node, "body", None)
             if isinstance(body, list) and len(body) > 1 and isinstance(body[0], ast.Pass):
                 del body[0]

@@ -1,4 +1,4 @@
-"""Every sentence of every plot can be told, in both languages, tenses and persons."""
+"""Every sentence of every plot can be told in both languages, tenses and persons."""
 
 import json
 import random
@@ -30,7 +30,7 @@ MIA, TOM = Person("Mia", "f"), Person("Tom", "m")
 
 
 def pairs_of(node):
-    """All [English, German] templates of a plot or of the vocabulary."""
+    """Yield all [English, German] templates of a plot or of the vocabulary."""
     if isinstance(node, list) and len(node) == 2 and all(isinstance(x, str) for x in node):
         yield node
     elif isinstance(node, (list, dict)):
@@ -39,7 +39,7 @@ def pairs_of(node):
 
 
 def casts(plot, n=12):
-    """Casts of both persons and tenses, which together use every link."""
+    """Draw casts of both persons and tenses that together use every link."""
     for seed in range(n):
         cast = draw_cast(plot, random.Random(seed))
         links = {name: options[seed % len(options)] for name, options in plot["links"].items()}
@@ -129,7 +129,7 @@ def test_a_story_depends_on_its_seed_alone():
 
 
 def test_a_cause_has_its_own_consequence():
-    """Who lost it through a hole sews the hole up, and does not look at the clouds."""
+    """If it was lost through a hole, the hero sews up the hole instead of looking at the clouds."""
     seen = set()
     for document in ENGLISH:
         if document.id.startswith("stories/lost_thing"):

@@ -1,4 +1,4 @@
-"""Tables are well formed, and questions about them of every kind are answered rightly."""
+"""Tables are well formed, and questions of every kind are answered correctly."""
 
 import random
 import re

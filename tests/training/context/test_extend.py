@@ -1,4 +1,4 @@
-"""YaRN stretches a copy; two phases train it; what cannot be extended is refused."""
+"""YaRN stretches a copy and two phases train it; a model that can't be extended is refused."""
 
 import pytest
 import torch

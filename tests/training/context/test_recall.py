@@ -1,4 +1,4 @@
-"""Answers are learnt beside text; the same seed learns the same; bad phases say what is wrong."""
+"""Answers are learnt alongside text; a seed is reproducible; bad phases say what is wrong."""
 
 import dataclasses
 

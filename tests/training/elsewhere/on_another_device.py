@@ -1,4 +1,4 @@
-"""Claims about training on another device; `test_device.py` runs them in a process of their own."""
+"""Tests of training on another device; `test_device.py` runs them in a separate process."""
 
 import json
 
@@ -36,12 +36,15 @@ MODELS = {"mixture": {}, "dense": {"n_dense_layers": 2}, "mtp": {"n_mtp_layers":
 
 @pytest.fixture(autouse=True)
 def other_device(monkeypatch):
-    """A device that is here, found under its name and waited for."""
+    """A device that exists, is found by its name and is synchronised."""
     waited = []
     monkeypatch.setattr(training_loop, "as_device", torch.device)
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
     monkeypatch.setattr(training_loop, "matmul_peak", lambda dtype, device: 1e11)
-    with OtherDevice(), use("pytorch"):  # no compiled kernel serves it: the CPU does without, too
+    with (
+        OtherDevice(),
+        use("pytorch"),
+    ):  # it has no compiled kernels, so the CPU doesn't use them either
         yield waited
 
 
@@ -51,7 +54,7 @@ def corpus(tmp_path_factory):
 
 
 def assert_close(found, expected):
-    """The same weights, whatever the order in which sums were added up."""
+    """Assert that weights are equal up to the order of summation."""
     expected = expected.state_dict()
     for name, tensor in found.state_dict().items():
         assert relative_error(tensor.cpu(), expected[name].cpu()) < 1e-3, name
