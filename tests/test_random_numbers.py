@@ -152,7 +152,7 @@ def a_loaded_model(corpus, folder):
     + [a_noisy_patient, measured_memory, a_loaded_model],
     ids=lambda make: make.__name__,
 )
-def test_nothing_that_trains_touches_the_generator_of_all(make, corpus, tmp_path, monkeypatch):
+def test_no_training_touches_the_global_generator(make, corpus, tmp_path, monkeypatch):
     """Not even briefly: another thread may draw at any moment."""
     work = make(corpus, tmp_path)
 

@@ -162,9 +162,9 @@ class Haystack:
         if kind not in WHAT:
             raise ValueError(f"kind: expected one of {tuple(WHAT)}, got {kind!r}")
         if not 0 <= depth <= 1:
-            raise ValueError(f"depth={depth} must lie in [0, 1]")
+            raise ValueError(f"depth={depth} must be in [0, 1]")
         if not 0 <= distractors < len(self.names):
-            raise ValueError(f"distractors={distractors} must lie in [0, {len(self.names)})")
+            raise ValueError(f"distractors={distractors} must be in [0, {len(self.names)})")
         draw = np.random.default_rng([seed, length, round(1e6 * depth)])
         fact, *others = self.facts([kind] * (1 + distractors), draw)
         needles = [self.encode(one.needle) for one in (fact, *others)]

@@ -66,7 +66,7 @@ def test_redirections_are_followed(url, tmp_path):
     assert download(f"{url}/moved", SHA256, tmp_path / "t").read_bytes() == TEXT
 
 
-def test_what_is_there_is_not_fetched_again(url, server, tmp_path):
+def test_an_existing_file_is_not_fetched_again(url, server, tmp_path):
     for _ in range(2):
         download(f"{url}/text", SHA256, tmp_path / "t")
     assert server.asked == ["/text"]
@@ -125,7 +125,7 @@ def test_a_silent_server_times_out(tmp_path, monkeypatch):
 
 def test_too_large_a_file_is_refused(url, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LARGEST", 1000)
-    with pytest.raises(ValueError, match="more than 1000 bytes"):
+    with pytest.raises(ValueError, match="larger than 1000 bytes"):
         download(f"{url}/text", SHA256, tmp_path / "t")
     assert list(tmp_path.iterdir()) == []
 

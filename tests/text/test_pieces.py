@@ -47,7 +47,6 @@ TOKENIZERS = {
     "gpt4": trained(
         pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(GPT4), "isolated"), BYTES])
     ),
-    "prefix": trained(pre_tokenizers.ByteLevel(add_prefix_space=True)),
     "composed": trained(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.NFC()),
     "no words": trained(BYTES),
 }

@@ -111,7 +111,7 @@ def test_a_balance_loss_lowers_the_scores_of_the_busy_and_spares_the_bias(scope)
 
 
 @pytest.mark.parametrize("scope", ["sequence", "batch", "switch"])
-def test_every_expert_gets_a_gradient_also_those_nobody_chose(scope):
+def test_every_expert_gets_a_gradient_even_if_no_token_chose_it(scope):
     logits, routing = some_routing(torch.tensor([5.0, 5.0] + [0.0] * 6))
     (gradient,) = torch.autograd.grad(loss_of(routing, scope), logits)
     assert (gradient.abs().sum(dim=0) > 0).all()
@@ -172,7 +172,7 @@ def test_the_update_comes_after_the_batch_that_it_was_counted_in(corpus, method)
 
 
 @pytest.mark.parametrize("method", ["sign", "proportional"])
-def test_the_bias_stands_still_in_evaluation(corpus, method):
+def test_the_bias_does_not_change_in_evaluation(corpus, method):
     model = small_train(corpus, **METHODS[method]).model
     before = [router.e_score_correction_bias.clone() for router in routers(model)]
     assert all(bias.any() for bias in before)

@@ -149,7 +149,7 @@ def test_another_corpus_is_refused(corpus, interrupted, tmp_path):
         resume(other, interrupted)
 
 
-def test_a_corpus_that_was_built_again_elsewhere_is_the_same(corpus, folder, tmp_path):
+def test_a_corpus_rebuilt_elsewhere_is_the_same(corpus, folder, tmp_path):
     text = tmp_path / "renamed.txt"
     text.write_text(sentences())
     again = Corpus.from_text(text)
@@ -176,7 +176,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_nothing_lost(corpus, folder, n
     assert [r["step"] for r in resume(corpus, folder).log] == [1, 2, 3, 4, 5, 6]
 
 
-def test_missing_optimizer_state_is_not_begun_anew(corpus, folder):
+def test_missing_optimizer_state_is_not_started_from_scratch(corpus, folder):
     path = folder / "step_000004" / TENSORS
     tensors = load_file(path)
     lost = [name for name in tensors if name.startswith("lm_head.weight/")]

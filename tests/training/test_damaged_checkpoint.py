@@ -71,6 +71,6 @@ def test_a_log_without_checkpoints_is_put_aside(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["3", "{}", '{"step": "x"}', "[1]"])
-def test_a_line_that_is_no_record_ends_the_log(tmp_path, line):
+def test_a_line_that_is_not_a_record_ends_the_log(tmp_path, line):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line + "\n")
     assert cut_log(tmp_path, 5) == [{"step": 1}]

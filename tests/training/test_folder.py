@@ -54,7 +54,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
-def test_a_second_run_is_refused_and_the_first_goes_on(corpus, tmp_path):
+def test_a_second_run_is_refused_and_the_first_continues(corpus, tmp_path):
     refused, steps = [], []
 
     def second():

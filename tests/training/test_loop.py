@@ -108,7 +108,7 @@ def test_checkpoints_and_logging_change_no_bit(corpus, tmp_path):
     assert bits(plain.model) == bits(watched.model)
 
 
-def test_model_comes_back_ready_to_write(corpus):
+def test_model_is_returned_ready_to_generate(corpus):
     model = small_train(corpus, steps=1).model
     assert not model.training and model.tokenizer is corpus.tokenizer
 

@@ -145,7 +145,7 @@ def test_a_killed_run_ends_with_the_same_bits(uninterrupted, tmp_path, name, rec
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_run_goes_on_with_the_same_bits(uninterrupted, tmp_path, capsys):
+def test_ctrl_c_saves_and_the_run_resumes_with_the_same_bits(uninterrupted, tmp_path, capsys):
     expected, _ = uninterrupted("muon_mtp")
     run = Run(tmp_path / "run", "muon_mtp")
     process = run.start()
@@ -160,7 +160,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_with_the_same_bits(uninterrupted, tmp_
     assert run.result() == expected
 
 
-def test_should_stop_saves_and_the_run_goes_on_with_the_same_bits(corpus, tmp_path):
+def test_should_stop_saves_and_the_run_resumes_with_the_same_bits(corpus, tmp_path):
     whole = small_train(corpus, steps=9)
     options = {"steps": 9, "folder": tmp_path, "checkpoint_every": 4}
     answers = iter([False, False, False, False, False, True])
@@ -177,7 +177,7 @@ def test_should_stop_saves_and_the_run_goes_on_with_the_same_bits(corpus, tmp_pa
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
-def test_a_stop_at_the_last_step_is_no_stop(corpus):
+def test_a_stop_at_the_last_step_does_not_count(corpus):
     answers = iter([False, True])
     assert not small_train(corpus, steps=2, should_stop=lambda: next(answers)).stopped
 

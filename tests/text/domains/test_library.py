@@ -74,7 +74,7 @@ def test_no_module_is_from_outside_the_library():
         ('"""Only docs."""', "\n"),
     ],
 )  # fmt: skip
-def test_docstrings_go_and_the_rest_stays(source, stripped):
+def test_docstrings_are_removed_and_the_rest_is_kept(source, stripped):
     assert strip_docstrings(source) == stripped
 
 
@@ -148,7 +148,7 @@ def test_language_reference_explains_the_language():
 
 
 @pytest.mark.parametrize("raw", [b"def f(:\n", b"\xff\xfe\n", b"x = '\x00'\n"])
-def test_what_is_no_python_is_skipped(raw, tmp_path):
+def test_invalid_python_is_skipped(raw, tmp_path):
     (tmp_path / "bad.py").write_bytes(raw)
     assert parse_module(tmp_path / "bad.py") is None
 

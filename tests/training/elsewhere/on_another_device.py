@@ -77,7 +77,7 @@ def test_a_run_is_the_one_on_the_cpu(corpus, other_device, model, changes):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize(("first", "second"), [(DEVICE, DEVICE), (CPU, DEVICE), (DEVICE, CPU)])
-def test_a_run_goes_on_where_it_was_or_elsewhere(corpus, tmp_path, optimizer, first, second):
+def test_a_run_resumes_on_the_same_or_another_device(corpus, tmp_path, optimizer, first, second):
     options = {"optimizer": optimizer, "checkpoint_every": 2}
     stop = iter([False, True])
     small_train(corpus, **options, folder=tmp_path, device=first, should_stop=lambda: next(stop))
