@@ -26,8 +26,8 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
     count = HERE[found.type]()
     if (found.index or 0) >= count:
         raise ValueError(
-            f"device: one that is here expected, got {str(device)!r}; torch {torch.__version__} "
-            f"finds {count} of {found.type!r}"
+            f"device: an available one expected, got {str(device)!r}; torch {torch.__version__} "
+            f"finds {count} of type {found.type!r}"
         )
     return found
 

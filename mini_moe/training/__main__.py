@@ -58,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--folder", type=Path, help="folder for log and checkpoints; resumes its run")
     made.add_argument("--save", type=Path, help="folder for the model (bfloat16) and log")
-    made.add_argument("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
+    made.add_argument(
+        "--device", default="auto", help="cpu, cuda, mps; default: the best available"
+    )
     made.add_argument("--text", type=Path, help="a UTF-8 file to train on instead of the corpus")
     made.add_argument("--tokenizer", choices=("char", "bpe"), default="char", help="for --text")
     for config in (TrainConfig, ModelConfig):

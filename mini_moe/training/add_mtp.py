@@ -153,7 +153,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seq_len", type=int, default=256, help="default: %(default)s")
     made.add_argument("--learning_rate", type=float, default=0.01, help="default: %(default)s")
     made.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    made.add_argument("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
+    made.add_argument(
+        "--device", default="auto", help="cpu, cuda, mps; default: the best available"
+    )
     return made
 
 

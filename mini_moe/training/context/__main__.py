@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         add("--share", type=float, default=1.0, help="share of the shipped models' steps")
         add("--learning_rate", type=float, default=rate, help="default: %(default)s")
         add("--seed", type=int, default=0, help="default: %(default)s")
-        add("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
+        add("--device", default="auto", help="cpu, cuda, mps; default: the best available")
     return made
 
 
