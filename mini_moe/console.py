@@ -1,4 +1,4 @@
-"""What every command line does alike: print any character, end in one line, endure closed pipes."""
+"""What all command lines share: any character prints, errors take one line, pipes may close."""
 
 import functools
 import os
@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable
 
 INTERRUPTED = 130  # exit status after Ctrl-C
-UNREAD = 141  # exit status when nobody reads the output any more, as of a program ended by SIGPIPE
+UNREAD = 141  # exit status when the reader closed the pipe, as for a program killed by SIGPIPE
 
 
 def command_line(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Make a command line of a function from arguments to an exit status.
+    """Turn a function from arguments to exit status into a well-behaved command line.
 
     - Characters that the terminal's encoding lacks are printed as \\xNN or \\uNNNN.
-    - A ValueError, OSError or ArithmeticError (training that diverged) ends in one line and 1.
-    - Ctrl-C ends quietly with 130; a pipe closed by its reader (`| head`) with 141.
+    - ValueError, OSError and ArithmeticError (training diverged) print one line and exit with 1.
+    - Ctrl-C exits quietly with 130; a pipe closed by its reader (`| head`) exits with 141.
     """
 
     @functools.wraps(main)
@@ -37,19 +37,19 @@ def command_line(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
 
 def print_anything() -> None:
-    """Let no character raise UnicodeEncodeError in print, whatever encoding the locale asks for."""
+    """Keep print from raising UnicodeEncodeError, whatever the locale's encoding."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def drop_output() -> None:
-    """Send what is still to be printed nowhere: Python flushes once more when it ends."""
+    """Discard any output still buffered: Python flushes once more on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def text_argument(argument: str) -> str:
-    """An argument that was UTF-8, in a locale that is not: Python hides its bytes in surrogates."""
+    """Recover a UTF-8 argument in another locale, where Python hides its bytes in surrogates."""
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""Where tensors are and work is done."""
+"""Choose and query the device that holds tensors and does the work."""
 
 import torch
 
@@ -7,13 +7,13 @@ HERE = {
     "cpu": lambda: 1,
     "cuda": torch.cuda.device_count,
     "mps": torch.mps.device_count,
-}  # kind of device → how many of it this machine has
+}  # kind of device → how many this machine has
 
 
 def as_device(device: str | torch.device | None = None) -> torch.device:
-    """The device of a name: "cpu", "cuda", "cuda:1", "mps"; the best one here for "auto" or None.
+    """Return the named device ("cpu", "cuda", "cuda:1", "mps"), or the best one for "auto" or None.
 
-    Raises: ValueError for any other name, or a device that this machine does not have.
+    Raises: ValueError for any other name, or for a device that this machine does not have.
     """
     if device is None or device == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if HERE[kind]()))
@@ -26,18 +26,18 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
     count = HERE[found.type]()
     if (found.index or 0) >= count:
         raise ValueError(
-            f"device: one that is here expected, got {str(device)!r}; torch {torch.__version__} "
-            f"finds {count} of {found.type!r}"
+            f"device: an available one expected, got {str(device)!r}; torch {torch.__version__} "
+            f"finds {count} of type {found.type!r}"
         )
     return found
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where a model's weights are."""
+    """Return the device that a model's weights are on."""
     return next(model.parameters()).device
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait for all work that was started on a device; on the CPU none is ever left over."""
+    """Wait until a device has finished all its work; a CPU never has any pending."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

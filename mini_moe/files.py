@@ -1,4 +1,4 @@
-"""Write several files so that each is whole, and none is touched before all are written."""
+"""Replace several files at once: all are written in full before any existing one is touched."""
 
 import errno
 import json
@@ -11,20 +11,20 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 TEMPORARY = ".writing-"
-# What systems without a flush for folders say: Windows, and some network file systems.
+# Errors on systems that can't flush a folder: Windows and some network file systems.
 NO_FOLDER_FLUSH = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP}
 
 
 def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...] = ()) -> None:
-    """Write `files` into `folder`; nothing in it changes unless every file could be written.
+    """Write `files` into `folder`; nothing there changes unless every file could be written.
 
-    A value is text, a JSON object, or a dict of tensors for a name that ends in .safetensors.
-    Files are written and flushed in a temporary folder inside it, then renamed into place, the
-    last named last. Old files that match `stale` and are not among the new are removed, pattern by
-    pattern; so is a temporary folder that a killed process left more than an hour ago.
-    A process killed between two renames leaves some new files beside some old ones: where that
-    matters, write to a fresh folder and rename that, as training does.
-    Raises: OSError when something can't be written; the temporary folder is removed.
+    Each value is text, a JSON object, or, if the name ends in .safetensors, a dict of tensors.
+    Files are written and flushed in a temporary subfolder, then renamed into place in the order
+    given. Old files that match a pattern in `stale` and were not just written are removed, as are
+    temporary folders more than an hour old that a killed process left behind.
+    A process killed between two renames leaves a mix of new and old files: if that matters, write
+    to a fresh folder and rename the folder, as training does.
+    Raises: OSError if something can't be written; the temporary folder is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.glob(TEMPORARY + "*"):
@@ -44,7 +44,7 @@ def replace_files(folder: Path, files: dict[str, object], stale: tuple[str, ...]
 
 
 def move_all(source: Path, folder: Path, names: list[str]) -> None:
-    """Rename files from one folder into another; if one can't be replaced, none is.
+    """Rename files from one folder into another; if one can't be replaced, none are.
 
     Windows refuses to replace a file that any program has open.
     Raises: OSError naming the file.
@@ -71,7 +71,7 @@ def move_all(source: Path, folder: Path, names: list[str]) -> None:
 
 
 def keep(file: Path, copy: Path) -> None:
-    """Give a file a second name; where the file system knows no hard links, copy it."""
+    """Give a file a second name, or copy it if the file system has no hard links."""
     try:
         os.link(file, copy)
     except OSError:
@@ -79,13 +79,13 @@ def keep(file: Path, copy: Path) -> None:
 
 
 def write_durably(path: Path, content: object) -> None:
-    """Write text, a JSON object or tensors, and wait until the disk has them.
+    """Write text, a JSON object or tensors, and wait until they are on disk.
 
-    Lines end in a line feed on every system, so that the same content has the same checksum.
+    Lines end in a line feed on every system, so the same content always has the same checksum.
     """
     if path.suffix == ".safetensors":
         path.touch()
-        mode = path.stat().st_mode  # save_file makes files that only their owner may read
+        mode = path.stat().st_mode  # save_file creates files that only their owner can read
         try:
             save_file(content, path, metadata={"format": "pt"})
             path.chmod(mode)
@@ -94,12 +94,12 @@ def write_durably(path: Path, content: object) -> None:
     else:
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
         path.write_text(text, encoding="utf-8", newline="\n")
-    with path.open("r+b") as file:  # Windows flushes only what is open for writing
+    with path.open("r+b") as file:  # Windows flushes only files open for writing
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut, where the system offers that."""
+    """Make renames inside a folder survive a power cut, if the system supports that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
         try:

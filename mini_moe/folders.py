@@ -1,4 +1,4 @@
-"""Where files are: what comes with the code, and what is made on this machine."""
+"""Paths of the files that ship with the code and of those built on this machine."""
 
 from pathlib import Path
 
@@ -7,16 +7,17 @@ INSTALLED = PACKAGE / "_data"  # a wheel has data/ here
 
 
 def data_folder() -> Path:
-    """What comes with the code: sources of the generated domains, tokenizer, prompts, checkpoints.
+    """Return the folder shipped with the code: domain sources, tokenizer, prompts, checkpoints.
 
-    The repository's `data/`, or the copy of it that was installed with the package.
+    It is the repository's `data/`, or the copy installed with the package.
     """
     return INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "data"
 
 
 def built_folder() -> Path:
-    """Where corpus, downloads and results go: `data/` in the repository, else ~/.cache/mini_moe.
+    """Return where corpus, downloads and results go: the repository's `data/` or ~/.cache/mini_moe.
 
-    An installed package may belong to somebody else, and its next version replaces it.
+    The cache is for installed packages: their own folder may not be writable, and an upgrade would
+    replace it.
     """
     return Path.home() / ".cache" / "mini_moe" if INSTALLED.is_dir() else data_folder()

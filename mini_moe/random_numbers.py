@@ -1,4 +1,4 @@
-"""Random numbers of one's own, apart from the generator that the whole process shares."""
+"""A private source of random numbers, separate from the generator the whole process shares."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# What draws, by where it is found. Dropout is missing: it takes no generator, and nothing here
-# drops anything.
+# All functions that draw random numbers. Dropout is missing because it takes no generator, and
+# nothing in this package uses it.
 DRAWS = {
     getattr(home, name)
     for home, names in (
@@ -26,12 +26,12 @@ DRAWS = {
 
 
 class OwnRandomNumbers(TorchFunctionMode):
-    """Inside, this thread draws from a generator of its own, on the CPU.
+    """Context manager that makes this thread draw from its own generator, on the CPU.
 
-    The numbers are those that follow `torch.manual_seed(seed)`, bit for bit, also for modules whose
-    constructors know of no generator. But `torch.manual_seed` and `torch.random.fork_rng` change
-    the one generator of all threads: a training run in a thread would change the numbers that a
-    cell draws beside it, and the cell those of the run. An explicit `generator=` goes first.
+    The numbers match those after `torch.manual_seed(seed)` bit for bit, even in modules whose
+    constructors take no generator. `torch.manual_seed` and `torch.random.fork_rng`, by contrast,
+    change the one generator all threads share: a training run in a background thread and a notebook
+    cell would disturb each other's numbers. An explicit `generator=` takes precedence.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What every test shares: seeds, one thread, GPU tests only where there is a GPU."""
+"""Shared by all tests: seeds, one thread, and GPU tests that run only with a GPU."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""What the tests share: one small configuration, one error measure, one table of tolerances."""
+"""Shared by the tests: one small configuration, one error measure, one table of tolerances."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from torch import Tensor
 from mini_moe.config import ModelConfig
 from mini_moe.model import Transformer
 
-# Largest accepted ‖actual − expected‖ / ‖expected‖, by the type that is computed in: of one
-# operation, and of a chain of them, such as attention, a whole model or a gradient through it.
+# Largest accepted ‖actual − expected‖ / ‖expected‖ by computation type, for one operation and for a
+# chain of them, such as attention, a whole model or a gradient through it.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}
 CHAIN_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """‖actual − expected‖ / ‖expected‖ over all elements: no share of them may be wrong unseen."""
+    """‖actual − expected‖ / ‖expected‖ over all elements: no wrong element goes unnoticed."""
     actual, expected = actual.detach().double(), expected.detach().double()
     return ((actual - expected).norm() / expected.norm().clamp(min=1e-300)).item()
 
@@ -46,7 +46,7 @@ def small_config(**changes) -> ModelConfig:
 
 
 def small_model(seed: int = 0, **changes) -> Transformer:
-    """`small_config` with random weights, norms and expert biases, ready to evaluate."""
+    """`small_config` with random weights, norms and expert biases, in evaluation mode."""
     torch.manual_seed(seed)
     model = Transformer(small_config(**changes))
     with torch.no_grad():
@@ -66,7 +66,7 @@ def random_tokens(config: ModelConfig, batch: int = 2, seq: int = 12, seed: int 
 
 @contextmanager
 def without_shape_hook() -> Iterator[None]:
-    """Let bad arguments reach the package's own checks, past the jaxtyping hook."""
+    """Bypass the jaxtyping hook, so that bad arguments reach the package's own checks."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:

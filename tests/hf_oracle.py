@@ -1,4 +1,4 @@
-"""transformers' DeepSeek models in random small shapes: the reference for whole models."""
+"""transformers' DeepSeek models in small random shapes: the reference for whole models."""
 
 import random
 
@@ -85,7 +85,7 @@ def random_v2_model(seed: int, **changes) -> DeepseekV2ForCausalLM:
 
 @torch.no_grad()
 def randomised(model):
-    """Randomise norms away from one, and expert biases so that they change the choice."""
+    """Randomise norms away from one, and give experts biases that change the choice."""
     for name, parameter in model.named_parameters():
         if "norm" in name:
             parameter.uniform_(0.5, 1.5)

@@ -1,4 +1,4 @@
-"""Python's, numpy's and torch's numbers are taken; anything else is refused by name."""
+"""Numbers of Python, numpy and torch are accepted; anything else is refused by name."""
 
 import math
 from fractions import Fraction
@@ -29,7 +29,7 @@ def test_integers_of_any_library_are_plain_ints(value):
 
 
 @pytest.mark.parametrize("value", NOT_WHOLE, ids=repr)
-def test_what_is_no_integer_is_refused_by_name(value):
+def test_non_integers_are_refused_by_name(value):
     assert not is_whole(value)
     with pytest.raises(ValueError, match=r"^rows=.* must be an integer of at least 1$"):
         whole("rows", value, 1)
@@ -60,7 +60,7 @@ def test_numbers_of_any_library_are_plain_floats(value):
     + [[2.0], np.array([2.0]), torch.tensor([2.0]), 2j],
     ids=repr,
 )
-def test_what_is_no_finite_number_is_refused_by_name(value):
+def test_non_finite_numbers_are_refused_by_name(value):
     with pytest.raises(ValueError, match=r"^x=.* must be a finite number of at least 0$"):
         number("x", value, least=0)
 

@@ -1,4 +1,4 @@
-"""Any config either gives a model that runs or raises a ValueError that names the field."""
+"""Any config gives a working model or raises a ValueError that names the field."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Command lines print in any locale, end quietly when unread, and explain errors in a line."""
+"""Command lines print in any locale, survive a closed pipe, and explain errors in one line."""
 
 import os
 import subprocess
@@ -20,9 +20,9 @@ sys.exit(main())
 
 
 def run(body, locale="C", **options):
-    """A command line in a locale that is not UTF-8: status, output, errors."""
+    """Run a command line in a locale other than UTF-8; return status, output and errors."""
     environment = os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    body = body.encode("ascii", "backslashreplace").decode()  # such a locale garbles arguments
+    body = body.encode("ascii", "backslashreplace").decode()  # the locale garbles arguments
     command = [sys.executable, "-c", PROGRAM.format(body=body)]
     done = subprocess.run(command, env=environment | options, capture_output=True, check=False)
     return done.returncode, done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""Saving is all or nothing: full disks, locked folders and killed processes lose no old file."""
+"""Saving is all or nothing: full disks, locked folders and killed processes lose no old files."""
 
 import errno
 import json
@@ -23,12 +23,12 @@ OLD = {"weights.safetensors": {"w": torch.zeros(3)}, "config.json": {"a": 1}, "n
 
 
 def snapshot(folder):
-    """Every file's bytes, hidden ones included."""
+    """Return every file's bytes, including hidden files."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 def in_child(function):
-    """Exit code of a forked process that runs a function, so that limits and signals stay there.
+    """Run a function in a forked process, to keep limits and signals there; return its exit code.
 
     0: it returned; 17: it raised OSError; −9: it was killed.
     """
@@ -100,7 +100,7 @@ def test_file_that_no_longer_fits_leaves_the_old_ones(large, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 200 kB, where the tests may mount one."""
+    """A 200 kB disk, if the tests may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
@@ -154,7 +154,7 @@ def test_file_in_the_folders_place_is_an_error(tmp_path):
 
 
 def kill_at(step, function):
-    """Run a function that dies at the given flush, renaming or removal of a file."""
+    """Run a function that dies at a given flush, rename or removal of a file."""
 
     def counted(call):
         def counting(*arguments, **keywords):
@@ -174,7 +174,7 @@ def kill_at(step, function):
     ("before", "after"), [(10**9, 10**9), (60_000, 60_000), (60_000, 10**9), (10**9, 60_000)]
 )
 def test_killed_at_any_step_leaves_the_old_or_the_new_model(before, after, tmp_path):
-    """Shards of one never mix with shards of the other."""
+    """Shards of the old and the new model never mix."""
     models = {"old": small_model(0), "new": small_model(1)}
     outcomes, exit_code = [], None
     while exit_code != 0:
@@ -194,7 +194,7 @@ def test_killed_at_any_step_leaves_the_old_or_the_new_model(before, after, tmp_p
         ]
         assert len(outcomes) < 100
     assert len(outcomes) > 5
-    assert outcomes == sorted(outcomes, reverse=True), "old until one moment, new from then on"
+    assert outcomes == sorted(outcomes, reverse=True), "old up to some point, new after it"
 
 
 def test_what_a_killed_process_left_is_cleared_later(tmp_path):
@@ -202,7 +202,7 @@ def test_what_a_killed_process_left_is_cleared_later(tmp_path):
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
     replace_files(tmp_path, OLD)
-    assert left.exists(), "it may belong to a process that still writes"
+    assert left.exists(), "it may belong to a process that is still writing"
     os.utime(left, (0, 0))
     replace_files(tmp_path, OLD)
     assert not left.exists()

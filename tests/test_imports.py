@@ -1,4 +1,4 @@
-"""Imports inside mini_moe point one way, and importing it is cheap and silent."""
+"""Imports inside mini_moe go one way, and importing it is cheap and silent."""
 
 import ast
 import os
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "mini_moe"
-# Each room may import what stands on an earlier line, and itself.
+# Each package may import itself and those on earlier lines.
 ORDER = (
     {"arguments"},
     {"console", "files", "folders", "config", "device", "random_numbers"},
@@ -34,7 +34,7 @@ def room_of(path):
 
 
 def imported_rooms(path):
-    """The rooms of mini_moe that a file imports, wherever in the file it does."""
+    """Return the packages of mini_moe that a file imports, anywhere in it."""
     modules = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -59,11 +59,11 @@ def test_imports_point_one_way():
         room = room_of(path)
         for other in imported_rooms(path) - {room}:
             assert other in RANK, f"{path} imports {other}, which has no place in the order"
-            assert RANK[other] < RANK[room], f"{path} imports {other}, which stands after {room}"
+            assert RANK[other] < RANK[room], f"{path} imports {other}, which comes after {room}"
 
 
 def test_only_ops_knows_what_is_compiled():
-    """No other room names the compiled library, except for the one that measures it."""
+    """No other package names the compiled library, except for the one that measures it."""
     for path in sources():
         if room_of(path) in ("ops", "profiling"):
             continue

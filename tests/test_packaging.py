@@ -1,4 +1,4 @@
-"""Wheel and source archive hold what the package needs, and work far from the repository."""
+"""The wheel and the source archive hold what the package needs and work outside the repository."""
 
 import os
 import shutil
@@ -31,21 +31,21 @@ BUILD = "from setuptools import build_meta as b; import sys; print(getattr(b, sy
 
 
 def build(kind, folder):
-    """The archive that setuptools makes of a folder."""
+    """Return the archive that setuptools builds from a folder."""
     command = [sys.executable, "-c", BUILD, f"build_{kind}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, check=True)
     return folder / "dist" / done.stdout.decode().splitlines()[-1]
 
 
 def names_in(wheel):
-    """The files of the package in a wheel."""
+    """Return the package's files in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of the sources: a build leaves files in its folder."""
+    """A copy of the sources, since a build leaves files in its folder."""
     folder = tmp_path_factory.mktemp("source")
     ignore = shutil.ignore_patterns("__pycache__", "corpus", "downloads", "*.part")
     for name in PARTS:
@@ -53,7 +53,10 @@ def source(tmp_path_factory):
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         else:
             shutil.copy(ROOT / name, folder)
-    for name in ("corpus/train.tokens.npy", "downloads/text.txt"):  # what a used checkout has
+    for name in (
+        "corpus/train.tokens.npy",
+        "downloads/text.txt",
+    ):  # as in a checkout that has been used
         (folder / "data" / name).parent.mkdir()
         (folder / "data" / name).write_bytes(b"built here")
     (folder / "mini_moe" / "_C.abi3.so").write_bytes(b"of this machine")
@@ -67,7 +70,7 @@ def wheel(source):
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory):
-    """The wheel as it is installed."""
+    """The wheel, installed."""
     folder = tmp_path_factory.mktemp("site")
     zipfile.ZipFile(wheel).extractall(folder)
     return folder
@@ -75,7 +78,7 @@ def site(wheel, tmp_path_factory):
 
 @pytest.fixture
 def python(site, tmp_path):
-    """Run the installed package in an empty folder; its output."""
+    """Run the installed package in an empty folder; give its status and output."""
     home = tmp_path / "home"
     environment = os.environ | {
         "PYTHONPATH": str(site),
@@ -141,7 +144,7 @@ def test_the_advice_for_a_missing_corpus_works(python, site, tmp_path):
 
 def test_what_needs_the_repository_says_so(python):
     status, said = python("-m", "mini_moe.text", "--train-tokenizer")
-    assert status == 1 and "the repository's" in said
+    assert status == 1 and "needs a checkout of the repository" in said
     status, said = python("-c", "from mini_moe.ops import describe; print(describe())")
     assert status == 0 and "the sources are in the repository" in said
     status, said = python("-c", "from mini_moe.views.kernels import climb; climb()")

@@ -73,7 +73,7 @@ LIKE_V3 = [presets.tiny, presets.lab, presets.small, presets.deepseek_v3]
 
 @pytest.mark.parametrize("preset", LIKE_V3, ids=lambda preset: preset.__name__)
 def test_presets_like_v3_score_with_sigmoids_and_normalise_the_chosen(preset):
-    """Equations 13 and 15. No test of the code catches a wrong setting, so test the presets."""
+    """Equations 13 and 15. Tests of the code can't catch a wrong setting, so test the presets."""
     config = preset()
     logits = torch.randn(20, config.n_routed_experts)
     routing = route(logits, torch.zeros(config.n_routed_experts), config)

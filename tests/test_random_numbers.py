@@ -1,4 +1,4 @@
-"""Own random numbers are those of the seed, and leave everyone else's alone."""
+"""Private random numbers match the seed's and leave the global generator alone."""
 
 import dataclasses
 import threading
@@ -152,13 +152,13 @@ def a_loaded_model(corpus, folder):
     + [a_noisy_patient, measured_memory, a_loaded_model],
     ids=lambda make: make.__name__,
 )
-def test_nothing_that_trains_touches_the_generator_of_all(make, corpus, tmp_path, monkeypatch):
-    """Not even for a while: another thread may draw at any moment."""
+def test_no_training_touches_the_global_generator(make, corpus, tmp_path, monkeypatch):
+    """Not even briefly: another thread may draw at any moment."""
     work = make(corpus, tmp_path)
 
     def refused(name):
         def touch(*_, **__):
-            raise AssertionError(f"{name}: the generator of the whole process was touched")
+            raise AssertionError(f"{name}: the process-wide generator was used")
 
         return touch
 

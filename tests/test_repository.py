@@ -1,4 +1,4 @@
-"""The repository keeps its shape: few folders, exact pins, no payloads that do not belong."""
+"""The repository keeps its shape: few folders, exact pins, no files that don't belong."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 
 @pytest.fixture(scope="module")
 def tracked():
-    """Paths that git tracks and that are there, relative to the root."""
+    """Return the existing paths that git tracks, relative to the root."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
@@ -105,7 +105,7 @@ def test_no_hint_is_postponed():
 
 
 def names_no_encoding(call):
-    """Whether a call reads or writes text in the encoding of the locale."""
+    """Return whether a call reads or writes text in the locale's encoding."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     named = {keyword.arg for keyword in call.keywords}
     if "encoding" in named:

@@ -1,4 +1,4 @@
-"""The model that ships: its weights, its MTP layer, and what both are read as."""
+"""The shipped model: its weights, its MTP layer, and how both load."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from mini_moe.inference.speculative import Speculation
 from mini_moe.text import data_folder
 
 FOLDER = data_folder() / "checkpoints" / "tiny"
-# of every weight but the MTP layer's, as `python -m mini_moe.training` left them
+# hash of every weight but the MTP layer's, as `python -m mini_moe.training` saved them
 TRUNK = "466422d54b589f9b57da2e689e64f04483c6c2fd946d1d7f0e738699a2f24bf4"
 
 
@@ -27,7 +27,7 @@ def whole():
 
 @pytest.fixture(scope="module")
 def plain():
-    """The model as everyone loads it."""
+    """The model as it loads by default."""
     return load_hf(FOLDER)
 
 

@@ -1,4 +1,4 @@
-"""What Windows does differently to files and modules, on a Linux machine."""
+"""How Windows treats files and modules differently, simulated on Linux."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ CALLS = (
 
 
 def hide_posix() -> None:
-    """In this process, from now on: no module and no function of `os` that Windows lacks."""
+    """From now on, hide all modules and functions of `os` that Windows lacks from this process."""
     for name in MODULES:
         sys.modules[name] = None
     for name in CALLS:
@@ -22,8 +22,8 @@ def hide_posix() -> None:
 
 
 def refuse_like_windows(monkeypatch) -> None:
-    """Folders can't be opened, reading handles can't be flushed, files in use can't be replaced."""
-    monkeypatch.setattr(shutil, "_use_fd_functions", False)  # rmtree goes by names there
+    """Refuse to open folders, flush files open for reading, or replace files in use."""
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)  # rmtree uses names there
     monkeypatch.setattr(os, "open", _unless_folder(os.open))
     monkeypatch.setattr(os, "fsync", _unless_reading(os.fsync))
     for name in ("rename", "replace", "remove", "unlink"):
@@ -61,7 +61,7 @@ def _unless_in_use(call):
 
 
 def in_use(path: Path) -> bool:
-    """Whether this process has the file, or a file in the folder, open or mapped."""
+    """Return whether this process has the file, or a file in the folder, open or mapped."""
     held = [
         line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text("utf-8").split("\n")
     ]
@@ -70,6 +70,6 @@ def in_use(path: Path) -> bool:
         try:
             if stat.S_ISREG(handle.stat().st_mode):
                 names.add(os.readlink(handle))
-        except OSError:  # the handle that lists the others
+        except OSError:  # the handle that is listing the others
             continue
     return any(Path(name) == path or path in Path(name).parents for name in names)

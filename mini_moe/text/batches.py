@@ -1,4 +1,4 @@
-"""From a stream of tokens to rows of a batch: stateless sampling, and windows that cover it all."""
+"""Cut batches from a token stream: stateless random rows, and windows that cover all of it."""
 
 import math
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """One side of a corpus: a stream of tokens, each with the number of its domain."""
+    """One side of a corpus: a stream of tokens, each labelled with its domain."""
 
     tokens: (
         np.ndarray
     )  # [n_tokens] uint16 (uint32 for a larger vocabulary), documents end with token 0
     domains: np.ndarray  # [n_tokens] uint8, index into the corpus' domain_names
-    n_bytes: int  # of the text these tokens stand for, in UTF-8
+    n_bytes: int  # UTF-8 size of the text these tokens encode
 
     @property
     def n_tokens(self) -> int:
-        """Tokens, end-of-text tokens included."""
+        """Number of tokens, including end-of-text tokens."""
         return len(self.tokens)
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text per token: what turns a loss per token into bits per byte."""
+        """Bytes of text per token, which converts a loss per token into bits per byte."""
         return self.n_bytes / self.n_tokens
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows cut from a split, each token with its domain."""
+    """Rows cut from a split, with the domain of each token."""
 
     tokens: Int[Tensor, "batch length"]
     domains: Int[Tensor, "batch length"]
@@ -40,16 +40,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Windows(Batch):
-    """Rows that together hold a whole split; `counted` marks each token in exactly one row."""
+    """Rows that together cover a whole split; `counted` marks each token in exactly one row."""
 
-    counted: Bool[Tensor, "batch length"]  # as a target: False for a row's first token, and repeats
+    counted: Bool[Tensor, "batch length"]  # as a target: not a row's first token, no repeats
 
 
 def window_starts(n_tokens: int, length: int, batch: int, seed: int, step: int) -> np.ndarray:
-    """Where the rows of batch number `step` begin: uniform over every place where a row fits.
+    """Return where the rows of batch `step` begin, uniform over all positions where a row fits.
 
-    The places depend on (seed, step) alone. Nothing is remembered between steps, so training
-    resumes exactly from the number of the step.
+    The positions depend only on (seed, step). There is no state between steps, so training can
+    resume exactly from the step number.
 
     Raises:
         ValueError: the stream is shorter than one row.
@@ -60,9 +60,9 @@ def window_starts(n_tokens: int, length: int, batch: int, seed: int, step: int) 
 
 
 def sample_batch(split: Split, *, batch: int, length: int, seed: int, step: int) -> Batch:
-    """Batch number `step`: `batch` random rows of `length` consecutive tokens.
+    """Return batch number `step`: `batch` random rows of `length` consecutive tokens.
 
-    For next-token prediction ask for one token more than the model reads: row[:-1] predicts
+    For next-token prediction, request one token more than the model reads: row[:-1] predicts
     row[1:].
 
     Raises:
@@ -73,10 +73,10 @@ def sample_batch(split: Split, *, batch: int, length: int, seed: int, step: int)
 
 
 def windows(split: Split, length: int) -> Windows:
-    """Rows of `length` tokens that cover the split; every token but the first counts once.
+    """Return rows of `length` tokens that cover the split; every token but the first counts once.
 
-    A row begins with the last token of the row before (it is context there, a target here). The
-    last row is moved back so that it fits, and what it repeats is not counted.
+    Each row begins with the last token of the previous one (a target there, context here). The
+    last row is shifted back to fit, and the tokens it repeats are not counted.
 
     Raises:
         ValueError: the split is shorter than `length`, or `length` is below 2.
@@ -90,22 +90,22 @@ def windows(split: Split, length: int) -> Windows:
     starts[-1] = split.n_tokens - length
     counted = torch.ones(n_rows, length, dtype=torch.bool)
     counted[:, 0] = False
-    already = (n_rows - 1) * stride + 1  # tokens that the rows before the last one hold
+    already = (n_rows - 1) * stride + 1  # tokens covered before the last row
     counted[-1, : already - int(starts[-1])] = False
     return Windows(*_cut(split, starts, length), counted)
 
 
 def domain_split(split: Split, domain: int) -> Split:
-    """The tokens of one domain, documents in their order (bytes counted by the split's mean)."""
+    """Return one domain's tokens in document order; bytes are estimated from the split's mean."""
     chosen = np.flatnonzero(np.asarray(split.domains) == domain)
     n_bytes = round(len(chosen) * split.bytes_per_token)
     return Split(split.tokens[chosen], split.domains[chosen], n_bytes)
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:
-    """Loss in nats per token as bits per byte of text: loss / ln 2 / bytes_per_token.
+    """Convert a loss in nats per token to bits per byte of text: loss / ln 2 / bytes_per_token.
 
-    Comparable between tokenizers, which the loss per token is not.
+    Unlike the loss per token, it can be compared across tokenizers.
     """
     return loss / math.log(2) / bytes_per_token
 

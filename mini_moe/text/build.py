@@ -1,4 +1,4 @@
-"""Build a corpus folder: gather documents, split, encode, write, and only then put it in place."""
+"""Build a corpus folder: gather documents, split, encode, write, and only then move it in place."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from mini_moe.text.domains.stories import story_documents
 from mini_moe.text.domains.tables import table_documents
 from mini_moe.text.tokenizer import Tokenizer, default_tokenizer, train_bpe
 
-SIZES = {  # bytes of text asked for; a story comes once in each language
+SIZES = {  # target bytes of text; each story is told once in each language
     "code": 3_500_000,
     "docs": 3_500_000,
     "stories": 2_000_000,
@@ -42,11 +42,11 @@ SOURCES = {
     "math": math_documents,
     "tables": table_documents,
 }
-ENCODED_AT_ONCE = 500  # documents; bounds the memory that encodings take
+ENCODED_AT_ONCE = 500  # documents; bounds memory use while encoding
 
 
 def gather(seed: int, scale: float = 1.0) -> list[Document]:
-    """All documents of the six domains, in an order drawn from `seed`."""
+    """Return all documents of the six domains, in an order drawn from `seed`."""
     documents = []
     for name, make in SOURCES.items():
         documents += make(seed, int(SIZES[name] * scale))
@@ -56,7 +56,7 @@ def gather(seed: int, scale: float = 1.0) -> list[Document]:
 
 
 def train_tokenizer(documents: list[Document], vocab_size: int = 4096) -> Tokenizer:
-    """BPE on the training side, the same number of bytes of each domain."""
+    """Train a BPE on the training side, using the same number of bytes from each domain."""
     training = [document for document in documents if split_of(document.id) == "train"]
     totals = {name: sum(d.n_bytes for d in training if d.domain == name) for name in DOMAINS}
     smallest, used = min(filter(None, totals.values())), dict.fromkeys(DOMAINS, 0)
@@ -76,7 +76,7 @@ def build_corpus(
     tokenizer: Tokenizer | None = None,
     force: bool = False,
 ) -> dict:
-    """Build the six domains into `folder` and return the manifest; nothing to do is done quickly.
+    """Build the six domains into `folder` and return the manifest; does nothing if up to date.
 
     The same seed, Python version and tokenizer give the same files on any machine with the same
     standard library.
@@ -105,7 +105,7 @@ def build_corpus(
 
 
 def build_text(folder: Path, corpus: Corpus) -> dict:
-    """Write a corpus made by `Corpus.from_text` as a folder that `load_corpus` reads."""
+    """Write a corpus made by `Corpus.from_text` to a folder that `load_corpus` can read."""
     splits = {
         side: (getattr(corpus, side).tokens, getattr(corpus, side).domains) for side in SPLITS
     }
@@ -113,7 +113,7 @@ def build_text(folder: Path, corpus: Corpus) -> dict:
 
 
 def encode_documents(documents: list[Document], tokenizer: Tokenizer) -> tuple[dict, dict]:
-    """Token streams of both sides, and per domain what the manifest says about it."""
+    """Return the token streams of both sides, and each domain's entry in the manifest."""
     ids = []
     for start in range(0, len(documents), ENCODED_AT_ONCE):
         texts = [document.text for document in documents[start : start + ENCODED_AT_ONCE]]
@@ -139,7 +139,7 @@ def encode_documents(documents: list[Document], tokenizer: Tokenizer) -> tuple[d
 
 
 def write_folder(folder: Path, splits: dict, tokenizer: Tokenizer, manifest: dict) -> dict:
-    """Write beside `folder`, then rename: a corpus is there as a whole or not at all."""
+    """Write next to `folder`, then rename: a corpus is there in full or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
@@ -159,10 +159,10 @@ def write_folder(folder: Path, splits: dict, tokenizer: Tokenizer, manifest: dic
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; folders cannot be swapped, so the old one steps aside.
+    """Replace `folder` with `new`; folders can't be swapped atomically, so move the old one first.
 
-    Raises: OSError where the old one can't step aside, as on Windows while a program reads it; the
-    old one is then where it was.
+    Raises: OSError if the old one can't be moved, as on Windows while a program reads it; it then
+    stays where it was.
     """
     if not folder.exists():
         os.replace(new, folder)
@@ -178,7 +178,7 @@ def _replace_folder(new: Path, folder: Path) -> None:
     except PermissionError as error:
         raise PermissionError(
             f"{folder} can't be replaced: it is in use or write-protected; close the notebooks "
-            f"that read it, then build again ({error})"
+            f"that use it, then rebuild ({error})"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -191,12 +191,14 @@ def recipe_sha256() -> str:
     files += [
         path for name in ("stories", "math", "tables") for path in data.glob(f"{name}/**/*.json")
     ]
-    files.sort(key=lambda path: (path.parent.name, path.name))  # wherever it is installed
+    files.sort(
+        key=lambda path: (path.parent.name, path.name)
+    )  # independent of where it is installed
     return _sha256(b"".join(path.read_bytes() for path in files))
 
 
 def _current(folder: Path, recipe: dict) -> dict | None:
-    """The manifest of what stands in `folder`, if it is whole and of this recipe."""
+    """Return the manifest of `folder` if it is complete and was built from this recipe."""
     try:
         manifest = read_manifest(folder)
     except ValueError:
@@ -209,7 +211,7 @@ def _sha256(raw: bytes) -> str:
 
 
 def manifest_table(manifest: dict) -> str:
-    """The manifest for people: one line a domain, sizes in bytes and tokens, both sides."""
+    """Format the manifest as a table: per domain and side its documents, bytes and tokens."""
     heading = f"{'domain':<12}{'side':<12}{'documents':>10}{'bytes':>12}{'tokens':>11}  sha256"
     lines = [heading]
     for name, counts in manifest["domains"].items():

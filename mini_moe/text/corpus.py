@@ -19,24 +19,24 @@ HASHED_AT_ONCE = 1 << 20  # tokens
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens to train on and tokens to validate on, with what is needed to read them."""
+    """Tokens for training and for validation, and everything needed to read them."""
 
     train: Split
     validation: Split
     tokenizer: Tokenizer
-    domain_names: tuple[str, ...]  # the numbers in Split.domains are places in this tuple
+    domain_names: tuple[str, ...]  # Split.domains holds indices into this tuple
     manifest: dict
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes per token of the validation text: bits per byte = loss / ln 2 / this."""
+        """Bytes per token of the validation text: bits per byte = loss / ln 2 / bytes_per_token."""
         return self.validation.bytes_per_token
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 of the tokens, their domains and the tokenizer: equal for equal content.
+        """Return a SHA-256 of the tokens, their domains and the tokenizer.
 
-        When, where and from which file the corpus was made does not count.
+        It depends on content alone, not on the source file or the time of the build.
         """
         about = {
             "tokenizer": self.tokenizer.to_json(),
@@ -53,11 +53,11 @@ class Corpus:
 
     @cached_property
     def validation_by_domain(self) -> dict[str, Split]:
-        """The validation split of each domain, with its own byte count."""
+        """Each domain's validation split, with its own byte count."""
         return {name: self.domain(name) for name in self.domain_names}
 
     def domain(self, name: str, split: str = "validation") -> Split:
-        """The tokens of one domain on one side.
+        """Return the tokens of one domain on one side.
 
         Raises:
             ValueError: no such domain, or no such split.
@@ -74,10 +74,10 @@ class Corpus:
     def from_text(
         cls, path: str | Path, tokenizer: str | Tokenizer = "char", vocab_size: int = 4096
     ) -> "Corpus":
-        """Any UTF-8 text file: the first 90 % of its characters train, the rest validates.
+        """Build a corpus from any UTF-8 file: the first 90 % for training, the rest for validation.
 
-        `tokenizer` is "char", "bpe" (trained on the first part, `vocab_size` entries at most), or
-        a Tokenizer.
+        `tokenizer` is "char", "bpe" (trained on the first part, with at most `vocab_size` entries),
+        or a Tokenizer.
 
         Raises:
             FileNotFoundError: no such file.
@@ -105,18 +105,18 @@ class Corpus:
 
 
 def split_of(document_id: str, validation_fraction: float = 0.05) -> str:
-    """The side of a document: "validation" where the hash of its id falls below the fraction.
+    """Return a document's side: "validation" if the hash of its id falls below the fraction.
 
-    The first eight bytes of SHA-256, read as a number in [0, 1), decide. So a document never
-    changes sides when others come or go, and two texts with one id (a story and its translation)
-    stay together.
+    The hash is the first eight bytes of SHA-256, read as a number in [0, 1). A document therefore
+    never changes sides when others are added or removed, and two texts with the same id (a story
+    and its translation) stay together.
     """
     number = int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:8], "big") / 2**64
     return "validation" if number < validation_fraction else "train"
 
 
 def read_text(path: str | Path) -> str:
-    """A UTF-8 file, line ends as they are.
+    """Read a UTF-8 file, keeping its line endings.
 
     Raises:
         FileNotFoundError: no such file.
@@ -138,12 +138,12 @@ def read_text(path: str | Path) -> str:
 
 
 def corpus_folder() -> Path:
-    """Where the corpus of the six domains is built."""
+    """Return the folder in which the corpus of the six domains is built."""
     return built_folder() / "corpus"
 
 
 def build_command(folder: Path, manifest: dict | None = None) -> str:
-    """The command that builds the corpus in a folder; `manifest` says from which text, if any."""
+    """Return the command that builds the corpus in a folder; `manifest` may name a source text."""
     source = (manifest or {}).get("source")
     text = f' --text "{source}"' if source else ""
     out = "" if folder == corpus_folder() else f' --out "{folder}"'
@@ -151,11 +151,11 @@ def build_command(folder: Path, manifest: dict | None = None) -> str:
 
 
 def load_corpus(folder: str | Path | None = None) -> Corpus:
-    """The corpus that `python -m mini_moe.text` built; tokens stay on disk until they are read.
+    """Load the corpus that `python -m mini_moe.text` built; tokens stay on disk until read.
 
     Raises:
         FileNotFoundError: nothing was built there.
-        ValueError: files are missing, cut short, or do not fit the manifest.
+        ValueError: files are missing, truncated, or don't match the manifest.
     """
     folder = corpus_folder() if folder is None else Path(folder)
     manifest = read_manifest(folder)
@@ -177,7 +177,7 @@ def load_corpus(folder: str | Path | None = None) -> Corpus:
         if any(len(stream) != expected for stream in streams):
             raise ValueError(
                 f"folder: {folder}: {side} has {splits[side].n_tokens} tokens, "
-                f"its manifest says {expected}; build it again: "
+                f"its manifest says {expected}; rebuild it: "
                 f"{build_command(folder, manifest)} --force"
             )
     return Corpus(
@@ -189,10 +189,10 @@ def load_corpus(folder: str | Path | None = None) -> Corpus:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a whole corpus, or None where there is none.
+    """Read the manifest of a complete corpus; return None if there is none.
 
     Raises:
-        ValueError: the manifest is unreadable, or a file it names is missing or of another size.
+        ValueError: the manifest is unreadable, or a file it lists is missing or has another size.
     """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
@@ -202,20 +202,20 @@ def read_manifest(folder: Path) -> dict | None:
         sizes = {name: int(size) for name, size in manifest["files"].items()}
         manifest["domains"].items()
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"folder: {path} is no corpus manifest ({error!r})") from None
+        raise ValueError(f"folder: {path} is not a corpus manifest ({error!r})") from None
     for name, size in sizes.items():
         file = Path(folder) / name
         got = file.stat().st_size if file.is_file() else None
         if got != size:
             raise ValueError(
                 f"folder: {file}: expected {size} bytes, got {got}; "
-                f"build the corpus again: {build_command(Path(folder), manifest)} --force"
+                f"rebuild the corpus: {build_command(Path(folder), manifest)} --force"
             )
     return manifest
 
 
 def token_stream(ids: list[np.ndarray], domains: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Documents as one stream, each followed by the end-of-text token of its own domain."""
+    """Concatenate documents, each followed by the end-of-text token, labelled with its domain."""
     end = np.array([END_OF_TEXT_ID], dtype=np.uint16)
     if not ids:
         return end[:0], np.zeros(0, np.uint8)

@@ -1,4 +1,4 @@
-"""Fetch one file and believe its checksum only."""
+"""Download one file and accept it only if its checksum is right."""
 
 import hashlib
 import os
@@ -14,10 +14,10 @@ LARGEST = 1 << 30  # bytes; more than any text this project trains on
 
 
 def download(url: str, sha256: str, path: str | Path, *, timeout: float = 30.0) -> Path:
-    """Put the file at `url` at `path`, if its SHA-256 is right; a file already there is kept.
+    """Download `url` to `path` if its SHA-256 is right; a correct file already there is kept.
 
-    Streams into a temporary file beside `path`, verifies, renames. Whatever goes wrong, nothing
-    is left behind.
+    Streams into a temporary file next to `path`, verifies, renames. If anything goes wrong,
+    nothing is left behind.
 
     Raises:
         ValueError: not an http(s) address, not a SHA-256, a wrong checksum, or over 1 GiB.
@@ -41,13 +41,13 @@ def download(url: str, sha256: str, path: str | Path, *, timeout: float = 30.0) 
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hex."""
+    """Return a file's SHA-256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked(url: str, sha256: str) -> str:
-    """The checksum in lower case, once address and checksum look like such."""
+    """Return the checksum in lower case, after checking the form of address and checksum."""
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise ValueError(f"url: expected an http:// or https:// address, got {url!r}")
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -56,7 +56,7 @@ def _checked(url: str, sha256: str) -> str:
 
 
 def _stream(url: str, file, timeout: float) -> str:
-    """Copy the response to `file`; its SHA-256."""
+    """Copy the response to `file` and return its SHA-256."""
     digest, size = hashlib.sha256(), 0
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
@@ -64,7 +64,7 @@ def _stream(url: str, file, timeout: float) -> str:
             while chunk := response.read(CHUNK):
                 size += len(chunk)
                 if size > LARGEST:
-                    raise ValueError(f"url: {url} holds more than {LARGEST} bytes")
+                    raise ValueError(f"url: {url} is larger than {LARGEST} bytes")
                 digest.update(chunk)
                 file.write(chunk)
     except urllib.error.HTTPError as error:
@@ -77,7 +77,7 @@ def _stream(url: str, file, timeout: float) -> str:
             "and use --text"
         ) from None
     except (TimeoutError, ConnectionError) as error:
-        raise ConnectionError(f"url: the connection to {url} broke off ({error})") from None
+        raise ConnectionError(f"url: the connection to {url} was lost ({error})") from None
     if announced is not None and size != int(announced):
-        raise ConnectionError(f"url: {url} broke off after {size} of {announced} bytes")
+        raise ConnectionError(f"url: {url} ended after {size} of {announced} bytes")
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Needles in a haystack: a fact hidden in real text, a question at the end, an answer to check.
 
-The haystack is the corpus itself. Names, values and haystack of a test come from sides that
-training never draws from.
+The haystack is the corpus itself. A test takes its names, values and haystack from held-out data
+that training never draws from.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from mini_moe.text.tokenizer import END_OF_TEXT_ID
 Kind = Literal["passkey", "fact"]
 WHAT = {"passkey": "pass key", "fact": "favourite word"}
 DIGITS = 5  # of a pass key
-HELD_OUT = 0.2  # share of words and keys that only tests see
-LEAST_WORDS = 20  # on each side, for a task that is one
-SAMPLE = 1_000_000  # tokens in which whole words are told from beginnings of words
+HELD_OUT = 0.2  # share of words and keys reserved for tests
+LEAST_WORDS = 20  # on each side, for the task to be meaningful
+SAMPLE = 1_000_000  # tokens used to tell whole words from beginnings of words
 
 
 @dataclass(frozen=True)
 class NeedleExample:
-    """A text whose end asks for something that stands somewhere in it."""
+    """A text that ends in a question about something it says."""
 
     tokens: Int[Tensor, "prompt"]  # haystack, needles and question
-    answer: list[int]  # what is to be written after them
-    depth: float  # share of the haystack that stands before the needle
+    answer: list[int]  # expected continuation
+    depth: float  # share of the haystack before the needle
     needle: str  # the sentence that answers the question
     question: str
     distractors: tuple[str, ...]  # the same sentence about other names
@@ -38,19 +38,19 @@ class NeedleExample:
 
     @property
     def length(self) -> int:
-        """Tokens of text and answer together."""
+        """Number of tokens of text and answer together."""
         return len(self.tokens) + len(self.answer)
 
 
 class NeedleRow(NamedTuple):
-    """A text to learn from, with several questions and their answers at its end."""
+    """A training text with several questions and their answers at its end."""
 
     tokens: Int[Tensor, "length"]
-    answers: Bool[Tensor, "length"]  # tokens that only a needle tells
+    answers: Bool[Tensor, "length"]  # tokens that only a needle reveals
 
 
 class Fact(NamedTuple):
-    """What one needle says: the value of a name."""
+    """What one needle says: the value that belongs to a name."""
 
     kind: Kind
     name: str
@@ -58,7 +58,7 @@ class Fact(NamedTuple):
 
     @property
     def needle(self) -> str:
-        """The sentence, a line of its own."""
+        """The sentence, on a line of its own."""
         return f"The {WHAT[self.kind]} of {self.name} is {self.value}.\n"
 
     @property
@@ -71,9 +71,8 @@ class Fact(NamedTuple):
 class Haystack:
     """Text of one side of a corpus, and the words and keys that may be hidden in it.
 
-    Words come from the tokenizer's vocabulary; where the hash of a word (or of a pass key) falls
-    below HELD_OUT, it belongs to the validation side, else to the training side. Tests take whole
-    words only.
+    Words come from the tokenizer's vocabulary. A word or pass key whose hash falls below HELD_OUT
+    belongs to the validation side, otherwise to the training side. Tests use whole words only.
 
     Raises: ValueError for an unknown side, or a tokenizer without enough whole words.
     """
@@ -93,17 +92,17 @@ class Haystack:
         self.names = [word for word in self.words if word.istitle() and word.lower() not in whole]
         if min(len(self.words), len(self.names)) < LEAST_WORDS:
             raise ValueError(
-                f"tokenizer: {LEAST_WORDS} whole words with a capital on each side expected, got "
+                f"tokenizer: at least {LEAST_WORDS} capitalised whole words per side expected, got "
                 f"{len(self.names)} for {split}; needles need byte-level BPE and a large vocabulary"
             )
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Places of the stream at which a line begins."""
+        """Positions in the stream at which a line begins."""
         return np.flatnonzero(self.ends_line[np.asarray(self.stream)]) + 1
 
     def cut(self, length: int, draw: np.random.Generator) -> np.ndarray:
-        """`length` tokens of text from the beginning of a line; documents follow each other."""
+        """Return `length` tokens from the beginning of a line, across documents if need be."""
         fitting = np.searchsorted(self.starts, len(self.stream) - length, side="right")
         if not fitting:
             raise ValueError(
@@ -116,10 +115,10 @@ class Haystack:
         return tokens
 
     def facts(self, kinds: list[Kind], draw: np.random.Generator) -> list[Fact]:
-        """One fact for each kind named, all about different names.
+        """Draw one fact for each kind given, all about different names.
 
-        In tests names have a capital; training takes any word, so that what it learns is about
-        words in general.
+        Names are capitalised in tests; training uses any word, so that it learns about words in
+        general.
         """
         pool = self.names if self.split == "validation" else self.words
         names = draw.choice(pool, size=len(kinds), replace=False)
@@ -129,7 +128,7 @@ class Haystack:
         ]
 
     def value(self, kind: Kind, draw: np.random.Generator) -> str:
-        """A pass key or a word of this side."""
+        """Draw a pass key or a word of this side."""
         if kind == "fact":
             return str(draw.choice(self.words))
         while True:
@@ -140,9 +139,9 @@ class Haystack:
     def hide(
         self, hay: np.ndarray, needles: list[np.ndarray], depths: list[float]
     ) -> tuple[np.ndarray, list[int]]:
-        """The hay with each needle at the end of the line that is nearest to its depth.
+        """Insert each needle at the line end nearest to its depth.
 
-        Also where in the hay each was put.
+        Returns the text and the position of each needle in the hay.
         """
         ends = np.concatenate(([0], np.flatnonzero(self.ends_line[hay]) + 1))
         places = [int(ends[np.abs(ends - depth * len(hay)).argmin()]) for depth in depths]
@@ -153,19 +152,19 @@ class Haystack:
         return np.concatenate([*parts, hay[before:]]), places
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         return np.array(self.tokenizer.encode(text), dtype=np.int64)
 
     def example(
         self, length: int, depth: float, seed: int, kind: str = "passkey", distractors: int = 0
     ) -> NeedleExample:
-        """A test: see `needle_example`."""
+        """Make a test: see `needle_example`."""
         if kind not in WHAT:
             raise ValueError(f"kind: expected one of {tuple(WHAT)}, got {kind!r}")
         if not 0 <= depth <= 1:
-            raise ValueError(f"depth={depth} must lie in [0, 1]")
+            raise ValueError(f"depth={depth} must be in [0, 1]")
         if not 0 <= distractors < len(self.names):
-            raise ValueError(f"distractors={distractors} must lie in [0, {len(self.names)})")
+            raise ValueError(f"distractors={distractors} must be in [0, {len(self.names)})")
         draw = np.random.default_rng([seed, length, round(1e6 * depth)])
         fact, *others = self.facts([kind] * (1 + distractors), draw)
         needles = [self.encode(one.needle) for one in (fact, *others)]
@@ -190,9 +189,9 @@ class Haystack:
         )
 
     def row(self, length: int, seed: list[int]) -> NeedleRow:
-        """A text of `length` tokens with a pass key and a fact, both asked for at its end.
+        """Make a text of `length` tokens with a pass key and a fact, both asked for at its end.
 
-        Raises: ValueError where they don't fit.
+        Raises: ValueError if they don't fit.
         """
         draw = np.random.default_rng(seed)
         facts = self.facts(list(WHAT), draw)
@@ -214,10 +213,10 @@ class Haystack:
 
 
 def words_of(corpus: Corpus, pieces: list[bytes]) -> tuple[list[str], list[str]]:
-    """Words that are one token with the space before them: of two letters or more, and whole ones.
+    """Return all words that are one token with their leading space, and which of them are whole.
 
-    Whole words have four letters or more, and the training text goes on with another letter after
-    less than half of them.
+    All have at least two letters. A whole word has at least four, and fewer than half of its
+    occurrences in the training text are followed by another letter.
     """
     texts = [piece.decode(errors="replace") for piece in pieces]
     stream = np.asarray(corpus.train.tokens[:SAMPLE])
@@ -242,13 +241,13 @@ def needle_example(
     kind: str = "passkey",
     distractors: int = 0,
 ) -> NeedleExample:
-    """A text of validation documents with a needle at a depth, and the question after it.
+    """Hide a needle at a given depth in validation text, and ask for it at the end.
 
-    Text, question and answer have exactly `length` tokens together. `depth` is the share of the
-    haystack before the needle: 0 its beginning, 1 its end; the needle goes to the nearest end of a
-    line. `distractors` say the same of other names, at random depths. The same arguments always
-    give the same example.
+    Text, question and answer together have exactly `length` tokens. `depth` is the share of the
+    haystack before the needle, from 0 (start) to 1 (end); the needle goes to the nearest line end.
+    `distractors` is how many sentences say the same of other names, at random depths. The same
+    arguments always give the same example.
 
-    Raises: ValueError for a kind, depth or length that can't be, or a tokenizer without words.
+    Raises: ValueError for an impossible kind, depth or length, or a tokenizer without words.
     """
     return Haystack(corpus).example(length, depth, seed, kind, distractors)

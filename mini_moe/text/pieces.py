@@ -1,7 +1,7 @@
-"""Encode a long text piece by piece: the tokens of the whole, in bounded memory.
+"""Encode a long text piece by piece: same tokens as the whole, in bounded memory.
 
-Encoding takes some 360 bytes of memory for every byte of text while it runs, so a text of 60 MB
-would need 20 GB at once.
+Encoding needs about 360 bytes of memory per byte of text, so a text of 60 MB would need 20 GB if
+encoded at once.
 """
 
 import re
@@ -11,18 +11,18 @@ import numpy as np
 
 from mini_moe.text.tokenizer import Tokenizer
 
-SIZE = 100_000  # characters of a piece
-REACH = 200  # characters on each side in which a cut is tried out
-MOST_TRIES = 100  # places; a tokenizer that allows a cut at none of them gets the whole rest
-# Between a word and the blank after it: GPT-2's pattern, and so our own tokenizers, never put both
-# into one word, whatever comes before or after.
+SIZE = 100_000  # characters per piece
+REACH = 200  # characters on each side that are encoded to test a cut
+MOST_TRIES = 100  # places; if none of them allows a cut, the whole rest is one piece
+# Between a word and the blank after it: GPT-2's pattern, and so this project's tokenizers, never
+# join the two, whatever the context.
 GAP = re.compile(r"(?<=\S)(?=[ \r\n])")
 
 
 def encode_text(tokenizer: Tokenizer, text: str, size: int = SIZE) -> np.ndarray:
-    """The token ids of `tokenizer.encode(text)` as a compact array.
+    """Return the token ids of `tokenizer.encode(text)` as a compact array.
 
-    1. cut where encoding both sides alone gives the tokens that they have together
+    1. cut where encoding both sides separately gives the same tokens as encoding them together
     2. encode piece by piece
 
     Raises:
@@ -36,13 +36,13 @@ def encode_text(tokenizer: Tokenizer, text: str, size: int = SIZE) -> np.ndarray
             parts.append(np.array(tokenizer.encode(text[start:stop]), dtype))
             start = stop
     except ValueError:
-        tokenizer.encode(text)  # says the same about the whole text, positions included
+        tokenizer.encode(text)  # raises the same error, with positions in the whole text
         raise
     return np.concatenate(parts)
 
 
 def next_cut(tokenizer: Tokenizer, text: str, wanted: int) -> int:
-    """The first place from `wanted` on where the text can be cut, or its end."""
+    """Return the first place from `wanted` on where the text can be cut, or its end."""
     if wanted >= len(text):
         return len(text)
     if is_spelled_out(tokenizer, around(text, wanted)) and may_cut(tokenizer, text, wanted):
@@ -56,14 +56,14 @@ def next_cut(tokenizer: Tokenizer, text: str, wanted: int) -> int:
 
 
 def may_cut(tokenizer: Tokenizer, text: str, place: int) -> bool:
-    """Whether the text around a place gets the same tokens when it is cut there."""
+    """Return whether cutting at a place leaves the tokens around it unchanged."""
     window, before = around(text, place), text[max(place - REACH, 0) : place]
     apart = [*tokenizer.encode(before), *tokenizer.encode(window[len(before) :])]
     return list(tokenizer.encode(window)) == apart
 
 
 def is_spelled_out(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether every character has its own tokens, as with a character-level tokenizer."""
+    """Return whether every character has its own tokens, as with a character-level tokenizer."""
     ids = tokenizer.encode(text)
     one_each = len(ids) == len(text)
     return one_each and list(ids) == [
@@ -72,12 +72,12 @@ def is_spelled_out(tokenizer: Tokenizer, text: str) -> bool:
 
 
 def around(text: str, place: int) -> str:
-    """The text within reach of a place."""
+    """Return the text within reach of a place."""
     return text[max(place - REACH, 0) : place + REACH]
 
 
 def split_at_gaps(text: str, size: int = SIZE) -> Iterator[str]:
-    """Pieces of at least `size` characters, cut between words, for training a tokenizer of ours."""
+    """Yield pieces of at least `size` characters, cut between words, for training a tokenizer."""
     start = 0
     while start < len(text):
         gap = GAP.search(text, start + size)

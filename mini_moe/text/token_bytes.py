@@ -50,7 +50,7 @@ def check_byte_level(backend: tokenizers.Tokenizer) -> None:
     """Raise ValueError unless decoding just joins the bytes of the tokens."""
     if not isinstance(backend.decoder, decoders.ByteLevel):
         kind = type(backend.decoder).__name__
-        raise ValueError(f"tokenizer: a ByteLevel decoder expected, got {kind}")
+        raise ValueError(f"tokenizer: ByteLevel decoder expected, got {kind}")
     if b'"add_prefix_space":true' in state(backend.pre_tokenizer):
         raise ValueError(
             "tokenizer: add_prefix_space=False expected, but it prepends a space to the text"

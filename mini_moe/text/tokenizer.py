@@ -191,7 +191,7 @@ class Tokenizer:
 
     @property
     def end_of_text(self) -> str | None:
-        """The token that ends a text, or None."""
+        """The token that ends a text, or None if there is none."""
         return (
             None if self.end_of_text_id is None else self._backend.id_to_token(self.end_of_text_id)
         )

@@ -24,7 +24,7 @@ PRESETS = {"tiny": presets.tiny, "small": presets.small}
 
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """Train, print the losses, and keep the model; the exit status is 0 where all went well."""
+    """Train, print the losses, and save the model; the exit status is 0 on success."""
     options = parser().parse_args(arguments)
     corpus = load_corpus() if options.text is None else read(options)
     model_config = model_configuration(options, corpus)
@@ -47,20 +47,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Options of the command line: data and folders, then every field of both configurations."""
+    """Build the parser: data and folders, then every field of both configurations."""
     made = argparse.ArgumentParser(
         prog="python -m mini_moe.training",
-        usage="%(prog)s [--preset NAME] [--folder FOLDER] [--FIELD VALUE ...] (all: --help)",
+        usage="%(prog)s [--preset NAME] [--folder FOLDER] [--FIELD VALUE ...] (--help lists all)",
         description=main.__doc__,
     )
     made.add_argument(
-        "--preset", choices=sorted(PRESETS), default="tiny", help="model to begin with"
+        "--preset", choices=sorted(PRESETS), default="tiny", help="model to start from"
     )
-    made.add_argument("--folder", type=Path, help="where log and checkpoints go; continues a run")
-    made.add_argument("--save", type=Path, help="where model (bfloat16) and log go")
-    made.add_argument("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
+    made.add_argument("--folder", type=Path, help="folder for log and checkpoints; resumes its run")
+    made.add_argument("--save", type=Path, help="folder for the model (bfloat16) and log")
+    made.add_argument(
+        "--device", default="auto", help="cpu, cuda, mps; default: the best available"
+    )
     made.add_argument("--text", type=Path, help="a UTF-8 file to train on instead of the corpus")
-    made.add_argument("--tokenizer", choices=("char", "bpe"), default="char", help="of --text")
+    made.add_argument("--tokenizer", choices=("char", "bpe"), default="char", help="for --text")
     for config in (TrainConfig, ModelConfig):
         group = made.add_argument_group(config.__name__)
         for field in dataclasses.fields(config):
@@ -71,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def convert(text: str) -> object:
-    """An option's text as None, a boolean, a number, a pair of numbers, or itself."""
+    """Convert an option's text to None, a boolean, a number or a pair of numbers, if it is one."""
     if text in ("None", "True", "False"):
         return {"None": None, "True": True, "False": False}[text]
     for kind in (int, float, lambda pair: tuple(float(part) for part in pair.split(","))):
@@ -83,18 +85,18 @@ def convert(text: str) -> object:
 
 
 def given(options: argparse.Namespace, config: type) -> dict:
-    """The fields of a configuration that the command line names."""
+    """Return the fields of a configuration that were given on the command line."""
     names = {field.name for field in dataclasses.fields(config)}
     return {name: value for name, value in vars(options).items() if name in names}
 
 
 def read(options: argparse.Namespace) -> Corpus:
-    """The corpus of --text."""
+    """Return the corpus of --text."""
     return Corpus.from_text(options.text, tokenizer=options.tokenizer)
 
 
 def model_configuration(options: argparse.Namespace, corpus: Corpus) -> ModelConfig:
-    """The preset with the command line's changes, its vocabulary that of the corpus."""
+    """Return the preset with the command line's changes and the corpus's vocabulary size."""
     changes = {"vocab_size": corpus.tokenizer.vocab_size} | given(options, ModelConfig)
     return dataclasses.replace(PRESETS[options.preset](), **changes)
 

@@ -1,7 +1,7 @@
-"""`python -m mini_moe.training.add_mtp`: give a finished model an MTP module, itself untouched.
+"""`python -m mini_moe.training.add_mtp`: add an MTP module to a finished model.
 
-The module is trained to foresee one token further than the model, from the model's own vectors.
-Nothing flows back: every other weight stays as it is, bit by bit, and so does all that it writes.
+The module learns to predict one token further ahead than the model, from the model's own hidden
+vectors. No gradient flows back: all other weights, and so all the model's outputs, keep their bits.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from mini_moe.training.step import optimizer_step
 
 
 def with_mtp(model: Transformer) -> Transformer:
-    """A copy with one MTP module, its block that of the last layer, all other weights frozen.
+    """Return a copy with one MTP module, initialised from the last layer; all other weights frozen.
 
-    Raises: ValueError where the model already has one.
+    Raises: ValueError if the model already has an MTP module.
     """
     if model.mtp:
         raise ValueError(f"model: no MTP module expected, got n_mtp_layers={len(model.mtp)}")
@@ -57,15 +57,15 @@ def add_mtp(
     corpus: Corpus,
     on_step: Callable[[dict], None] | None = None,
 ) -> tuple[Transformer, list[dict]]:
-    """Train an MTP module for a finished model, where that is; the model with it, and the log.
+    """Train an MTP module for a finished model, on its device; return both together, and the log.
 
     Each step: 1. the frozen model's vectors of a batch; 2. the module's loss on the token after
     the next; 3. gradients of the module alone.
 
-    Raises: ValueError where model, text and settings don't fit; TrainingDiverged where a loss is
-    not finite.
-    Source: the loss is that of DeepSeek-V3, arXiv 2412.19437 §2.2, equation 24; there the module
-    is trained with the model, and the model for it.
+    Raises: ValueError if model, text and settings don't fit; TrainingDiverged if a loss is not
+    finite.
+    Source: the loss of DeepSeek-V3, arXiv 2412.19437 §2.2, equation 24. There the module is trained
+    together with the model, and its loss trains the model as well.
     """
     with OwnRandomNumbers(config.seed):
         made = with_mtp(model)
@@ -87,14 +87,14 @@ def add_mtp(
 
 
 class MtpLosses(NamedTuple):
-    """In nats per token."""
+    """Losses in nats per token."""
 
-    total: Float[Tensor, ""]  # the balance of the module's experts included
+    total: Float[Tensor, ""]  # includes the balance loss of the module's experts
     mtp: Float[Tensor, ""]
 
 
 def next_tokens(config: TrainConfig, corpus: Corpus, step: int) -> Int[Tensor, "batch length"]:
-    """A batch of rows with two tokens more than the model reads."""
+    """Return a batch of rows with two tokens more than the model reads."""
     rows = {"batch": config.batch_size, "length": config.seq_len + 2}
     return sample_batch(corpus.train, **rows, seed=config.seed, step=step).tokens
 
@@ -105,7 +105,7 @@ def mtp_losses(
     tokens: Int[Tensor, "batch length"],
     routings: list[Routing],
 ) -> MtpLosses:
-    """Losses of the module on a batch; the model gives its vectors and gets no gradient."""
+    """Compute the module's losses on a batch; the model supplies vectors but gets no gradient."""
     tokens = tokens.to(device_of(made))
     with torch.no_grad():
         hidden = made.hidden(tokens[:, :-2])
@@ -117,9 +117,9 @@ def mtp_losses(
 
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """Train an MTP module for a checkpoint and save both together; 0 where all went well.
+    """Train an MTP module for a checkpoint and save both together; return 0 on success.
 
-    Both folders may be one; a module that the checkpoint has already is made anew.
+    Both folders may be the same; an MTP module already in the checkpoint is retrained from scratch.
     """
     options = parser().parse_args(arguments)
     settings = {name: getattr(options, name) for name in ("steps", "batch_size", "seq_len")}
@@ -142,18 +142,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Options of the command line."""
+    """Build the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m mini_moe.training.add_mtp", description=main.__doc__
     )
     made.add_argument("--checkpoint", type=Path, required=True, help="a finished model's folder")
-    made.add_argument("--save", type=Path, required=True, help="where model and module go")
+    made.add_argument("--save", type=Path, required=True, help="folder for model and module")
     made.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
     made.add_argument("--batch_size", type=int, default=16, help="default: %(default)s")
     made.add_argument("--seq_len", type=int, default=256, help="default: %(default)s")
     made.add_argument("--learning_rate", type=float, default=0.01, help="default: %(default)s")
     made.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    made.add_argument("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
+    made.add_argument(
+        "--device", default="auto", help="cpu, cuda, mps; default: the best available"
+    )
     return made
 
 

@@ -10,7 +10,7 @@ from mini_moe.model.router import Router
 
 
 def count_choices(routings: list[Routing]) -> Int[Tensor, "layers experts"]:
-    """How many tokens chose each expert, for every recorded layer."""
+    """Count how many tokens chose each expert, for every recorded layer."""
     n_experts = routings[0].scores.shape[-1]
     ids = torch.stack([routing.expert_ids.flatten() for routing in routings])
     counts = ids.new_zeros(len(ids), n_experts)
@@ -21,15 +21,15 @@ def count_choices(routings: list[Routing]) -> Int[Tensor, "layers experts"]:
 def update_expert_bias(
     bias: Float[Tensor, "experts"], counts: Int[Tensor, "experts"], rate: float
 ) -> None:
-    """bias += rate · sign(mean count − count), in place: the busy become a little less attractive.
+    """bias += rate · sign(mean count − count), in place: busy experts become less attractive.
 
-    The counts are those of a batch that is already done, so a token's routing never depends on the
-    tokens after it. A bias in half precision becomes fp32 (`widen`).
+    The counts come from a batch that is already done, so a token's routing never depends on the
+    tokens after it. A half-precision bias becomes fp32 (`widen`).
     Source: arXiv 2408.15664 §3, algorithm 1; DeepSeek-V3, arXiv 2412.19437 §2.1.2.
     """
     widen(bias)
     counts = counts.float() if counts.is_floating_point() else counts.long()
-    error = counts.sum() - len(counts) * counts  # of the mean, times experts: exact for integers
+    error = counts.sum() - len(counts) * counts  # (mean − count) · experts, exact for integers
     bias += rate * torch.sign(error).to(bias.dtype)
 
 
@@ -37,10 +37,10 @@ def update_expert_bias(
 def update_expert_bias_proportionally(
     bias: Float[Tensor, "experts"], counts: Int[Tensor, "experts"], rate: float
 ) -> None:
-    """bias += rate · (mean count − count) / mean count, in place: the larger the error, the more.
+    """bias += rate · (mean count − count) / mean count, in place: proportional to the error.
 
-    Source: arXiv 2408.15664 §4.3 compares it with the sign; dividing by the mean, which makes the
-    rate independent of the batch's size, is ours.
+    Source: arXiv 2408.15664 §4.3 compares it with the sign. Dividing by the mean, so that the rate
+    doesn't depend on the batch size, is our addition.
     """
     widen(bias)
     counts = counts.to(bias.dtype)
@@ -49,11 +49,11 @@ def update_expert_bias_proportionally(
 
 
 def widen(bias: Tensor) -> None:
-    """Make a bias in half precision an fp32 one, in place.
+    """Convert a half-precision bias to fp32, in place.
 
-    A step of 0.003 is less than half of bfloat16's spacing at 1, so there it would be lost.
-    Raises: ValueError for a bias of another type, or for a view of a larger tensor, which can't
-    change its type alone.
+    A step of 0.003 is less than half of bfloat16's spacing at 1, so it would be lost.
+    Raises: ValueError for any other type, or for a view of a larger tensor, whose type can't be
+    changed on its own.
     """
     if bias.dtype in (torch.float32, torch.float64):
         return
@@ -69,7 +69,7 @@ UPDATES = {"sign": update_expert_bias, "proportional": update_expert_bias_propor
 def update_all_biases(
     model: Transformer, counts: Tensor, rate: float, update: BiasUpdate = "sign"
 ) -> None:
-    """One update of every router's bias, in the order in which the routers ran."""
+    """Update every router's bias once, in the order in which the routers ran."""
     routers = [module for module in model.modules() if isinstance(module, Router)]
     for router, layer_counts in zip(routers, counts, strict=True):
         if router.e_score_correction_bias is not None:

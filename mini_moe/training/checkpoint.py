@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run continues from as if nothing had happened."""
+"""Checkpoints from which a killed run continues as if nothing had happened."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from mini_moe.text import Corpus
 from mini_moe.training.optimizer import Muon
 from mini_moe.training.run import LOG
 
-KEPT = 2  # newest checkpoints that stay
+KEPT = 2  # number of newest checkpoints to keep
 
 
 class TrainingDiverged(ArithmeticError):
@@ -27,9 +27,10 @@ class TrainingDiverged(ArithmeticError):
 
 @dataclasses.dataclass
 class TrainingState:
-    """All that a run needs to go on: the next step's inputs, and nothing else.
+    """Everything a run needs to continue: the next step's inputs, and nothing else.
 
-    Batches are a function of (seed, step) and the schedule of the step, so the step is their state.
+    Batches depend only on (seed, step) and the schedule only on the step, so the step number is
+    all their state.
     """
 
     model: Transformer
@@ -42,18 +43,18 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, train_config: TrainConfig, corpus: Corpus
 ) -> None:
-    """Write `folder/step_N` whole or not at all, then drop all but the newest two.
+    """Write `folder/step_N` in full or not at all, then delete all but the newest two.
 
-    It is a checkpoint for `load_hf`, plus optimizer.safetensors and training.json.
-    Raises: TrainingDiverged when a weight is not finite, OSError when the disk is full; earlier
-    checkpoints stay in both cases.
+    It can be loaded with `load_hf`, and also holds optimizer.safetensors and training.json.
+    Raises: TrainingDiverged if a weight is not finite, OSError if the disk is full; earlier
+    checkpoints are kept in both cases.
     """
     for name, tensor in slots(state.model).items():
         if not torch.isfinite(tensor).all():
             raise TrainingDiverged(f"{name} is not finite after step {state.step}; not saved")
     target = folder / f"step_{state.step:06}"
     writing = folder / f".{target.name}.writing"
-    for unfinished in folder.glob(".step_*.writing"):  # left by a process that was killed
+    for unfinished in folder.glob(".step_*.writing"):  # left behind by a killed process
         shutil.rmtree(unfinished, ignore_errors=True)
     try:
         save_hf(state.model, writing)
@@ -89,10 +90,10 @@ def restore_checkpoint(
     corpus: Corpus,
     state: TrainingState,
 ) -> None:
-    """Bring a fresh state, on whatever device, to what `folder` holds, bit by bit.
+    """Restore a fresh state, on any device, from the checkpoint in `folder`, bit for bit.
 
-    Raises: ValueError naming the first setting that differs from the interrupted run's, or the file
-    that is not whole.
+    Raises: ValueError naming the first setting that differs from the interrupted run's, or the
+    incomplete file.
     """
     about = read_json(folder / "training.json")
     _check_about(about, folder)
@@ -113,23 +114,23 @@ def restore_checkpoint(
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in a run's folder, oldest first."""
+    """Return the complete checkpoints in a run's folder, oldest first."""
     found = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint of a run, or None where there is none."""
+    """Return a run's newest checkpoint, or None if there is none."""
     found = checkpoints(Path(folder))
     return found[-1] if found else None
 
 
 def cut_log(folder: Path, step: int) -> list[dict]:
-    """Keep the log's whole lines up to a step: what a killed run wrote after it happens again.
+    """Keep the log's complete lines up to a step: the steps after it will run again.
 
-    A log of which no line can be kept is renamed to log.jsonl.old.
+    If no line can be kept, the log is renamed to log.jsonl.old.
 
-    Raises: ValueError where the log belongs to a saved model rather than to a run.
+    Raises: ValueError if the log belongs to a saved model rather than to a run.
     """
     path = folder / LOG
     if path.exists() and (folder / "config.json").exists() and not checkpoints(folder):
@@ -144,7 +145,7 @@ def cut_log(folder: Path, step: int) -> list[dict]:
         if not happens_again:
             kept.append(record)
     if path.exists() and path.stat().st_size and not kept:
-        path.replace(path.with_name(LOG + ".old"))  # of a run whose checkpoints are gone
+        path.replace(path.with_name(LOG + ".old"))  # from a run whose checkpoints are gone
     replace_files(folder, {LOG: "".join(json.dumps(record) + "\n" for record in kept)})
     return kept
 
@@ -187,7 +188,7 @@ def _restore_optimizers(state: TrainingState, tensors: dict[str, torch.Tensor]) 
 
 
 def _check_about(about: dict, folder: Path) -> None:
-    """Raise ValueError naming training.json where it is not what `save_checkpoint` writes."""
+    """Raise ValueError naming training.json unless it is what `save_checkpoint` writes."""
     expected = {
         "step": int,
         "seconds": (int, float),
@@ -200,7 +201,7 @@ def _check_about(about: dict, folder: Path) -> None:
             raise ValueError(f"{folder / 'training.json'} is not whole: {name}={about.get(name)!r}")
     if folder.name != f"step_{about['step']:06}":
         raise ValueError(
-            f"{folder / 'training.json'} is of step {about['step']}, not of its folder"
+            f"{folder / 'training.json'} is from step {about['step']}, not from its folder's"
         )
 
 

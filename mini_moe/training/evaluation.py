@@ -1,4 +1,4 @@
-"""Loss on held-out text, domain by domain."""
+"""Measure the loss on held-out text, per domain."""
 
 import torch
 import torch.nn.functional as F
@@ -7,16 +7,16 @@ from mini_moe.device import device_of
 from mini_moe.model import Transformer
 from mini_moe.text import Corpus, Split, windows
 
-BATCH_TOKENS = 8192  # evaluated at once
+BATCH_TOKENS = 8192  # tokens evaluated at once
 
 
 def validation_losses(
     model: Transformer, corpus: Corpus, seq_len: int, most_tokens: int = 0
 ) -> dict[str, float]:
-    """Nats per token of each domain, and their mean weighted by tokens as "all".
+    """Return each domain's loss in nats per token, and their token-weighted mean as "all".
 
-    Every token is predicted once, from at most seq_len tokens before it. `most_tokens` limits how
-    many tokens of a domain are read, from its beginning; 0 reads all.
+    Every token is predicted once, from at most seq_len tokens before it. Only the first
+    `most_tokens` tokens of each domain are read; 0 reads all.
     """
     losses, counts = {}, {}
     for name, split in corpus.validation_by_domain.items():
@@ -33,9 +33,9 @@ def validation_losses(
 
 @torch.no_grad()
 def split_loss(model: Transformer, split: Split, length: int) -> float:
-    """Mean nats per token over rows of `length` tokens that cover the split.
+    """Return the mean nats per token over rows of `length` tokens that cover the split.
 
-    Raises: ValueError when the split is shorter than two tokens.
+    Raises: ValueError if the split is shorter than two tokens.
     """
     rows, device = windows(split, length), device_of(model)
     summed = 0.0

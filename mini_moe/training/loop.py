@@ -37,7 +37,7 @@ from mini_moe.training.step import Step, optimizer_step
 
 @dataclass
 class TrainRun:
-    """What a run leaves: the model, every line of its log, and whether it was stopped early."""
+    """The result of a run: the model, every line of its log, and whether it was stopped early."""
 
     model: Transformer
     log: list[dict]
@@ -57,20 +57,20 @@ def train(
 ) -> TrainRun:
     """Train a model from its configuration alone.
 
-    1. model, optimizers, and what a checkpoint in `folder` knows better
+    1. build the model and optimizers, or restore them from the newest checkpoint in `folder`
     2. each step: batch → losses → gradients → clip → optimizers → expert bias → log
-    3. now and then: validation loss per domain; a checkpoint
+    3. at intervals: validation loss per domain; a checkpoint
 
-    With a `folder`, the log goes to log.jsonl and checkpoints to step_N; a run that was interrupted
-    continues from the newest and, on the same kind of device, ends with the same bits on a CPU.
-    `on_step` sees every log record; `should_stop` is asked after every step, and Ctrl-C is heard
-    there as well: both end the run with a checkpoint. Without a corpus, the one that
-    `python -m mini_moe.text` built is used. `device` is a name as `as_device` takes it, "auto" for
-    the best one here; the first weights of a seed are the same on all of them.
+    With a `folder`, the log goes to log.jsonl and checkpoints to step_N. An interrupted run resumes
+    from the newest checkpoint; on a CPU it ends with the same bits as an uninterrupted one.
+    `on_step` receives every log record. `should_stop` and Ctrl-C are checked after every step;
+    either ends the run with a checkpoint. The default corpus is the one that
+    `python -m mini_moe.text` built. `device` is any name that `as_device` accepts, "auto" for the
+    best one; a seed gives the same initial weights on all of them.
 
-    Raises: ValueError when the corpus doesn't fit the model, the device is not here, or the folder
-    holds another run; TrainingDiverged, naming the step, when a loss is not finite, and OSError
-    when the disk is full: the last checkpoint stays.
+    Raises: ValueError if the corpus doesn't fit the model, the device doesn't exist, or the folder
+    holds another run; TrainingDiverged, naming the step, if a loss is not finite, and OSError if
+    the disk is full: the last checkpoint is kept.
     """
     device = as_device(device)
     corpus = load_corpus() if corpus is None else corpus
@@ -104,7 +104,7 @@ def train(
 
 
 def steps(state: TrainingState, config: TrainConfig, corpus: Corpus) -> Iterator[dict]:
-    """The run's remaining steps, one log record each, evaluated where that is due."""
+    """Run the remaining steps; yield one log record each, with an evaluation when due."""
     peak = matmul_peak(torch.bfloat16 if state.bf16 else torch.float32, device_of(state.model))
     flops = flops_per_token(state.model, config.seq_len)
     while state.step < config.steps:
@@ -116,14 +116,14 @@ def steps(state: TrainingState, config: TrainConfig, corpus: Corpus) -> Iterator
 
 
 def due(state: TrainingState, config: TrainConfig, every: int) -> bool:
-    """Whether something happens after this step that happens `every` so many, and at the end."""
+    """Return whether this step is a multiple of `every` or the last; 0 means only the last."""
     return state.step == config.steps or bool(every) and state.step % every == 0
 
 
 def continue_run(
     folder: Path | None, state: TrainingState, config: TrainConfig, corpus: Corpus
 ) -> list[dict]:
-    """Bring a fresh state to a folder's newest checkpoint, if it has one; the log up to there."""
+    """Restore a folder's newest checkpoint, if any; return the log up to that step."""
     if folder is None:
         return []
     if newest := latest_checkpoint(folder):
@@ -132,13 +132,13 @@ def continue_run(
 
 
 def save(folder: Path | None, state: TrainingState, config: TrainConfig, corpus: Corpus) -> None:
-    """A checkpoint in the run's folder, if it has one."""
+    """Write a checkpoint to the run's folder, if it has one."""
     if folder is not None:
         save_checkpoint(folder, state, config, corpus)
 
 
 def timed_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict:
-    """`train_step`, its record with the seconds since the run's beginning and tokens a second."""
+    """Run `train_step`; add the run's seconds so far and the tokens per second to its record."""
     started = time.perf_counter()
     record = train_step(state, config, corpus)
     wait_for(device_of(state.model))
@@ -149,7 +149,7 @@ def timed_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dic
 
 
 def train_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict:
-    """One step of the optimizer on batch number `state.step`; its log record."""
+    """Take one optimizer step on batch number `state.step`; return its log record."""
     model = state.model
     length = config.seq_len + 1 + model.config.n_mtp_layers
     batch = sample_batch(
@@ -167,7 +167,7 @@ def train_step(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dic
 
 
 def log_record(done: Step, step: int, config: TrainConfig) -> dict:
-    """What a step leaves, under the names of the log."""
+    """Return a step's results under the names used in the log."""
     record = {
         "step": step,
         "loss": done.losses["next_token"],
@@ -186,7 +186,7 @@ def log_record(done: Step, step: int, config: TrainConfig) -> dict:
 
 
 def evaluate(state: TrainingState, config: TrainConfig, corpus: Corpus) -> dict[str, float]:
-    """Validation loss per domain, in the precision of training."""
+    """Return the validation loss per domain, in the precision of training."""
     state.model.eval()
     with torch.autocast(device_of(state.model).type, torch.bfloat16, enabled=state.bf16):
         losses = validation_losses(state.model, corpus, config.seq_len, config.eval_tokens)
@@ -201,7 +201,7 @@ def fresh_state(
     corpus: Corpus,
     device: torch.device = CPU,
 ) -> TrainingState:
-    """A model initialised from the seed, and its optimizers."""
+    """Initialise a model from the seed, and its optimizers."""
     with OwnRandomNumbers(train_config.seed):
         model = Transformer(model_config)
     model.tokenizer = corpus.tokenizer
@@ -211,7 +211,7 @@ def fresh_state(
 
 
 def check_fit(model_config: ModelConfig, train_config: TrainConfig, corpus: Corpus) -> None:
-    """Raise ValueError when text, model and training don't fit each other."""
+    """Raise ValueError unless text, model and training fit each other."""
     if corpus.tokenizer.vocab_size > model_config.vocab_size:
         raise ValueError(
             f"vocab_size={model_config.vocab_size} is smaller than the tokenizer's "

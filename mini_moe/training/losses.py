@@ -14,9 +14,9 @@ from mini_moe.ops import cross_entropy as mean_cross_entropy
 
 
 class Losses(NamedTuple):
-    """`total` is what gradients are taken of; the others are unweighted and carry none."""
+    """`total` is what gets differentiated; the others are unweighted and carry no gradient."""
 
-    total: Float[Tensor, ""]  # nats per token, as next_token and mtp
+    total: Float[Tensor, ""]  # nats per token, like next_token and mtp
     next_token: Float[Tensor, ""]
     mtp: Float[Tensor, ""]  # mean over MTP modules
     balance: Float[Tensor, ""]  # mean over MoE layers; 1 where the load is even
@@ -29,7 +29,7 @@ def training_losses(
     config: TrainConfig,
     routings: list[Routing],
 ) -> Losses:
-    """All losses of rows of seq_len + 1 + n_mtp_layers tokens; fills `routings`, MTP's included.
+    """Compute all losses on rows of seq_len + 1 + n_mtp_layers tokens; append to `routings`.
 
     total = next_token + λ · mtp + Σ over layers of (α · balance loss + weight · z-loss).
     Source: DeepSeek-V3, arXiv 2412.19437, equations 17–20 and 24–25.
@@ -67,10 +67,11 @@ def cross_entropy(
 
 
 def balance_loss(routing: Routing, config: TrainConfig, n_sequences: int) -> Float[Tensor, ""]:
-    """The balance loss that `config.balance_loss` names, of one layer: 1 where the load is even.
+    """Return one layer's balance loss, of the kind in `config.balance_loss`: 1 if the load is even.
 
-    "sequence" evens every sequence, "batch" the batch as a whole, both counting what the scores
-    alone would choose; "switch" evens the batch, counting what was chosen, the bias included.
+    "sequence" balances every sequence and "batch" the batch as a whole, both counting what the
+    scores alone would choose; "switch" balances the batch, counting the actual choices, which
+    include the bias.
     Source: arXiv 2412.19437 §2.1.2 (sequence) and §4.5.3 (batch); arXiv 2101.03961 §2.2 (switch).
     """
     if config.balance_loss == "switch":
@@ -82,7 +83,7 @@ def balance_loss(routing: Routing, config: TrainConfig, n_sequences: int) -> Flo
 def sequence_balance_loss(
     scores: Float[Tensor, "tokens experts"], top_k: int, n_sequences: int
 ) -> Float[Tensor, ""]:
-    """Σ_i f_i · P_i per sequence, averaged: 1 at perfect balance, more where experts are favoured.
+    """Σ_i f_i · P_i per sequence, averaged: 1 at perfect balance, more if experts are favoured.
 
     f_i = experts / (top_k · seq) · how often expert i is among the top_k by score, the bias left
     out; P_i = mean over the sequence of its share of the scores.
@@ -100,10 +101,10 @@ def sequence_balance_loss(
 def switch_loss(
     scores: Float[Tensor, "tokens experts"], expert_ids: Int[Tensor, "tokens top_k"]
 ) -> Float[Tensor, ""]:
-    """experts · Σ_i f_i · P_i: 1 where choices or scores are even, up to experts / top_k.
+    """experts · Σ_i f_i · P_i: 1 if choices or scores are even, up to experts / top_k.
 
     f_i = share of all choices that went to expert i, P_i = mean share of the scores it got.
-    Source: Fedus et al., arXiv 2101.03961 §2.2, equations 4–6, there for one choice a token.
+    Source: Fedus et al., arXiv 2101.03961 §2.2, equations 4–6, there for one choice per token.
     """
     experts = scores.shape[-1]
     counts = torch.bincount(expert_ids.flatten(), minlength=experts)

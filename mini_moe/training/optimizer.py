@@ -8,15 +8,15 @@ from mini_moe.config import TrainConfig
 from mini_moe.model import Transformer
 from mini_moe.model.router import Router
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of x, x³ and x⁵: pulls singular values towards one
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of x, x³, x⁵: drive singular values to one
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every step is a matrix with singular values near one.
+    """Momentum SGD in which every step is a matrix with singular values near one.
 
     m ← β m + g; step = −lr · √max(1, rows / columns) · orthogonalise(g + β m).
-    torch.optim.Muon takes single matrices; this one takes stacks of them as well (experts), and
-    works through all matrices of one shape in one batch.
+    Unlike torch.optim.Muon, this one also accepts stacks of matrices (experts), and processes all
+    matrices of one shape in one batch.
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
     """
 
@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(
     matrices: Float[Tensor, "batch rows columns"], dtype: torch.dtype | None = None, steps: int = 5
 ) -> Float[Tensor, "batch rows columns"]:
-    """The nearest matrices whose singular values are all about one (0.7 to 1.2).
+    """Return the nearest matrices whose singular values are all about one (0.7 to 1.2).
 
     Newton–Schulz: X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, from X = M / ‖M‖, in the wide orientation.
     """
@@ -75,8 +75,8 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon for matrices inside blocks; AdamW for embedding, head, norms and routers, or for all.
 
-    Routers take AdamW since their rows are compared with each other, which a step that makes all
-    rows equally long would blur.
+    Routers use AdamW because their rows compete with each other, which Muon's steps of equal length
+    for all rows would blur.
     """
     routers = {id(m.weight) for m in model.modules() if isinstance(m, Router)}
     outer = {id(model.embed_tokens.weight), id(model.lm_head.weight)}
@@ -102,9 +102,9 @@ def _adamw(groups: list[dict], config: TrainConfig) -> torch.optim.AdamW:
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """What multiplies every peak rate at a step: up over `warmup_steps`, flat, down to zero.
+    """Return the factor on all peak rates: up over `warmup_steps`, flat, then down to zero.
 
-    step counts from 0. The fall is linear over the last `decay_fraction` of the run.
+    `step` counts from 0. The decay is linear over the last `decay_fraction` of the run.
     Source: warmup-stable-decay, arXiv 2404.06395 §4.
     """
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
@@ -113,7 +113,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
 
 
 def begin_step(optimizers: list[torch.optim.Optimizer], step: int, config: TrainConfig) -> float:
-    """Set the learning rates of a step and forget old gradients; the factor of the peak rates."""
+    """Set a step's learning rates and clear old gradients; return the factor on the peak rates."""
     factor = learning_rate_factor(step, config)
     for optimizer in optimizers:
         for group in optimizer.param_groups:

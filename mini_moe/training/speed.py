@@ -1,4 +1,4 @@
-"""How fast a device multiplies, and how much of that a training step uses."""
+"""Measure how fast a device multiplies, and how much of that a training step uses."""
 
 import ctypes
 import statistics
@@ -17,9 +17,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 def matmul_peak(
     dtype: torch.dtype, device: torch.device = CPU, *, size: int | None = None, repeats: int = 7
 ) -> float:
-    """FLOP/s of a square matrix product, the median of several; takes about 0.1 s.
+    """Return the FLOP/s of a square matrix product, the median of several; takes about 0.1 s.
 
-    Sides are 1024 on a CPU and 4096 elsewhere, where smaller products only measure their start.
+    The size is 1024 on a CPU and 4096 elsewhere, where smaller products measure launch overhead.
     """
     size = size or (1024 if device.type == "cpu" else 4096)
     numbers = torch.Generator(device).manual_seed(0)
@@ -36,15 +36,15 @@ def matmul_peak(
 
 
 def bf16_is_faster(device: torch.device = CPU) -> bool:
-    """Whether a device multiplies bfloat16 at least 1.5 times as fast as float32."""
+    """Return whether a device multiplies bfloat16 at least 1.5 times as fast as float32."""
     return matmul_peak(torch.bfloat16, device) > 1.5 * matmul_peak(torch.float32, device)
 
 
 def flops_per_token(model: Transformer, seq_len: int) -> float:
-    """FLOPs of training on one token: forward, and twice that for backward.
+    """Return the FLOPs of training on one token: forward, and twice that for backward.
 
-    2 for each active weight but the embedding's lookup, and causal attention over half the sequence
-    on average; 250 GFLOP for DeepSeek-V3 at 4,096 tokens. Source: Kaplan et al., arXiv 2001.08361
+    2 per active weight except the embedding lookup, plus causal attention over half the sequence on
+    average; 250 GFLOP for DeepSeek-V3 at 4,096 tokens. Source: Kaplan et al., arXiv 2001.08361
     §2.1.
     """
     config = model.config
@@ -70,8 +70,8 @@ def _active_mtp(module: torch.nn.Module, config: ModelConfig) -> int:
 def keep_freed_memory() -> None:
     """Ask glibc to reuse freed memory instead of returning it to the system after every step.
 
-    A step allocates the same large tensors again and again, and fresh pages must be zeroed by the
-    kernel each time. Affects the whole process; does nothing without glibc.
+    Every step allocates the same large tensors, and the operating system would have to zero fresh
+    pages each time. Affects the whole process; does nothing without glibc.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""One step of training, the same wherever a model is trained; only the losses are the caller's."""
+"""One training step, shared by everything that trains a model; the caller supplies the losses."""
 
 import math
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from mini_moe.training.optimizer import begin_step
 
 
 class Step(NamedTuple):
-    """What a step leaves for the log."""
+    """A step's results, for the log."""
 
-    losses: dict[str, float]  # each by its name
+    losses: dict[str, float]  # by name
     gradient_norm: float  # before clipping
     rate: float  # share of the peak learning rates
-    counts: Int[Tensor, "layers experts"] | None  # tokens that chose each expert; None: all dense
+    counts: Int[Tensor, "layers experts"] | None  # tokens per expert; None without MoE
 
 
 def optimizer_step(
@@ -34,17 +34,17 @@ def optimizer_step(
     *,
     bf16: bool = False,
 ) -> Step:
-    """Step number `step`, from 0, of the part of a model that is trained.
+    """Take training step number `step`, counted from 0; `model` is the part being trained.
 
-    1. the step's learning rates; old gradients go
-    2. `losses`, a NamedTuple with a `total`, computed under autocast; the caller appends each MoE
+    1. set the step's learning rates and clear old gradients
+    2. compute `losses`, a NamedTuple with a `total`, under autocast; the callback appends each MoE
        layer's routing to the list it is given
-    3. gradients of the total, clipped
-    4. a look at the numbers, the one moment in which a GPU is waited for
-    5. the optimizers' steps
-    6. each router's expert bias moves against its load, unless it is frozen
+    3. compute the gradients of the total and clip them
+    4. check that the numbers are finite, the only point that waits for a GPU
+    5. step the optimizers
+    6. move each router's expert bias against its load, unless it is frozen
 
-    Raises: TrainingDiverged where total or gradients are not finite; no weight was changed then.
+    Raises: TrainingDiverged if the total or the gradients are not finite; no weight has changed.
     """
     rate = begin_step(optimizers, step, config)
     routings: list[Routing] = []
@@ -64,12 +64,12 @@ def optimizer_step(
 
 
 def clip_gradients(model: nn.Module, config: TrainConfig) -> Tensor:
-    """Scale all gradients down together to a norm of at most `grad_clip`; the norm before."""
+    """Scale all gradients together to a norm of at most `grad_clip`; return the norm before."""
     return nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
 
 
 def check_finite(loss: float, gradient_norm: float, step: int) -> None:
-    """Raise TrainingDiverged where a number of step number `step` is not finite."""
+    """Raise TrainingDiverged unless both numbers of step number `step` are finite."""
     if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
         raise TrainingDiverged(
             f"loss {loss}, gradient norm {gradient_norm} at step {step + 1}; no weight was "

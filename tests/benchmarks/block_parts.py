@@ -1,9 +1,9 @@
-"""What stands beside the experts in a block, forward and backward: one kernel against PyTorch.
+"""The parts of a block other than its experts, forward and backward: one kernel against PyTorch.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.block_parts
 
-Sizes are those of a layer of `presets.small()` with 16 × 256 tokens, under bfloat16 autocast. One
-thread, and the clock counts its own time; both ways take turns.
+Sizes are those of a layer of `presets.small()` with 16 × 256 tokens, under bfloat16 autocast. It
+uses one thread and measures its CPU time; the two paths alternate.
 """
 
 import time
@@ -39,7 +39,7 @@ def main(rounds: int = 15) -> None:
 
 
 def parts() -> dict[str, tuple[Callable[[], Tensor | tuple[Tensor, ...]], list[Tensor]]]:
-    """What each part computes, and the tensors that get gradients."""
+    """Return what each part computes, and the tensors that get gradients."""
     query, kv, rope = leaf(BATCH, SEQ, HEADS, 48), leaf(BATCH, SEQ, HEADS, 64), leaf(BATCH, SEQ, 16)
     rotation = torch.randn(SEQ, 8, 2)
     x, weight = torch.randn(TOKENS, 256, requires_grad=True), torch.ones(256, requires_grad=True)
@@ -69,14 +69,14 @@ def parts() -> dict[str, tuple[Callable[[], Tensor | tuple[Tensor, ...]], list[T
 
 
 def leaf(*shape: int) -> Tensor:
-    """Normal numbers in bfloat16 that get a gradient."""
+    """Return normally distributed numbers in bfloat16 that get a gradient."""
     return torch.randn(*shape).bfloat16().requires_grad_()
 
 
 def both(
     function: Callable[[], Tensor | tuple[Tensor, ...]], leaves: list[Tensor]
 ) -> Callable[[], None]:
-    """Forward and backward pass."""
+    """Return a call that runs the forward and the backward pass."""
 
     def call() -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -88,7 +88,7 @@ def both(
 
 
 def without(call: Callable[[], None]) -> Callable[[], None]:
-    """The same with the compiled kernels switched off."""
+    """Return the same call with the compiled kernels switched off."""
 
     def switched() -> None:
         with use("pytorch"):

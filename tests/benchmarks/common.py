@@ -1,4 +1,4 @@
-"""What every benchmark needs: alternating rounds, medians, a table, and a JSON file per figure."""
+"""Shared by all benchmarks: alternating rounds, medians, a table, and a JSON file of results."""
 
 import json
 import statistics
@@ -21,9 +21,9 @@ def alternate(
     warm_up: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each peer, one call of each in turn per round; warm-up rounds are left out.
+    """Time peers by turns, one call each per round; return their seconds without warm-up rounds.
 
-    Peers share every slow and every fast moment of the machine, so their ratio means more than any
+    All peers share the machine's slow and fast moments, so their ratios are more reliable than any
     of the times.
     """
     seconds: dict[str, list[float]] = {name: [] for name in peers}
@@ -37,16 +37,16 @@ def alternate(
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
+    """Return median, lowest and highest."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def report(name: str, command: str, rows: list[dict], **more: object) -> None:
-    """Print rows as a table and keep them, with this machine's name, in results/NAME.json.
+    """Print rows as a table and store them in results/NAME.json under this machine's name.
 
-    This call is all a benchmark needs: since the import, or the last report, it has watched what
-    else ran. `more` is kept beside the rows. The file holds one entry a processor; a run on a busy
-    machine is marked so, and never replaces one on a quiet machine.
+    This call is all a benchmark needs: the load from other processes is measured from the import or
+    the last report. `more` is stored with the rows. The file has one entry per processor; a run on
+    a busy machine is marked as such and never replaces one on a quiet machine.
     """
     print(f"\n{name}\n{table(rows)}", flush=True)
     entry = {"command": command, **software(), **others.since(), "rows": rows, **more}
@@ -54,7 +54,7 @@ def report(name: str, command: str, rows: list[dict], **more: object) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """Return rows as aligned text, a column for each key."""
+    """Format rows as aligned text, one column per key."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
@@ -65,7 +65,7 @@ def table(rows: list[dict]) -> str:
 
 
 def keep(name: str, cpu: str, entry: dict, folder: Path = RESULTS) -> str:
-    """Put one processor's entry into FOLDER/NAME.json beside the others'; say what became of it."""
+    """Store one processor's entry in FOLDER/NAME.json among the others; say if it was kept."""
     path = folder / f"{name}.json"
     content = {"benchmark": name, "machines": {}}
     if path.exists():

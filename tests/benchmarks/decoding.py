@@ -1,9 +1,9 @@
-"""Tokens written per second: ours and transformers' `generate`, same weights, same tokens.
+"""Tokens generated per second: this package and transformers' `generate`, same weights and tokens.
 
-Two models in float32: the shipped one, and the 12.3 million parameters of `presets.small()` with
-random weights. A prompt of 32 tokens a row, then 64 greedy ones after the first; batches of 1 and
-8. "prefill" reads 256 tokens a row and writes one. Peers take turns in one process; transformers is
-measured with each of its expert implementations, and the best of them is what ours is held to.
+Two models in float32: the shipped one, and `presets.small()` (12.3 million parameters) with random
+weights. Each row has a prompt of 32 tokens, then 64 greedy ones after the first; batches of 1 and
+8. "prefill" reads 256 tokens per row and writes one. Peers alternate in one process; transformers
+is measured with each of its expert implementations, and the ratio is to the best of them.
 """
 
 import itertools
@@ -52,7 +52,7 @@ def main(rounds: int = 9) -> None:
 
 
 def writers(model: Transformer) -> dict[str, Callable[[torch.Tensor, int], list[list[int]]]]:
-    """Each peer as a function of prompts [batch, length] and how many tokens to write."""
+    """Return each peer as a function of prompts [batch, length] and how many tokens to write."""
 
     def ours(prompts: torch.Tensor, written: int) -> list[list[int]]:
         return [one.tokens for one in complete(model, prompts.tolist(), written, sampling=GREEDY)]
@@ -69,7 +69,7 @@ def writers(model: Transformer) -> dict[str, Callable[[torch.Tensor, int], list[
 
 
 class Theirs:
-    """transformers' greedy `generate`, which may not stop early."""
+    """transformers' greedy `generate`, without early stopping."""
 
     def __init__(self, model: DeepseekV3ForCausalLM) -> None:
         self.model, self.cache = model, None
@@ -89,7 +89,7 @@ class Theirs:
 
 
 def compared(name: str, batch: int, peers: dict, rounds: int) -> list[dict]:
-    """A row for every peer: tokens a second of writing and of reading a prompt."""
+    """Return a row per peer: tokens per second when writing and when reading a prompt."""
     vocab = 4096
     short, long = (torch.randint(1, vocab, (batch, length)) for length in (PROMPT, LONG))
     calls = {}
@@ -126,7 +126,7 @@ def compared(name: str, batch: int, peers: dict, rounds: int) -> list[dict]:
 
 
 def cache_bytes(name: str, batch: int, model: Transformer, peers: dict) -> dict:
-    """Bytes of both caches for the same LONG + 1 tokens, of which the last is never read."""
+    """Return the bytes of both caches for the same LONG + 1 tokens; the last is never read."""
     theirs = peers[f"transformers {IMPLEMENTATIONS[0]}"]
     theirs(torch.randint(1, 4096, (batch, LONG)), 1)
     held = sum(t.nbytes for layer in theirs.cache.layers for t in (layer.keys, layer.values))

@@ -1,4 +1,4 @@
-"""How long the stage of 11_live_demo takes to follow, in a browser: from input to changed data."""
+"""Latency of the stage of 11_live_demo in a browser, from an input event to the changed data."""
 
 import argparse
 import statistics
@@ -17,9 +17,9 @@ COMMAND = "python -m tests.benchmarks.run explorer"
 
 
 def main(rounds: int = 5, events: int = 300) -> None:
-    """Measure, print, write results/explorer.json: milliseconds, and megabytes over many events.
+    """Measure, print, write results/explorer.json: milliseconds, and memory over many events.
 
-    Raises: ValueError where there is no Chromium.
+    Raises: ValueError if there is no Chromium.
     """
     chromium = find_chromium()
     if chromium is None:
@@ -43,8 +43,8 @@ def main(rounds: int = 5, events: int = 300) -> None:
 
 
 def measure(stage: StagePage, rounds: int, events: int) -> tuple[list[dict], dict]:
-    """Latency of every kind of change, and memory before and after random events."""
-    stage.latencies(rounds=1)  # the first change of a kind compiles and allocates
+    """Return the latency of every kind of change, and memory before and after random events."""
+    stage.latencies(rounds=1)  # the first change of each kind compiles and allocates
     took = stage.latencies(rounds)
     rows = [{"change": name, "count": len(v)} | spread(v) for name, v in took.items()]
     every = [value for values in took.values() for value in values]

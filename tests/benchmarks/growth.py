@@ -1,8 +1,8 @@
 """Time of a training step against tokens and against experts, over two decades each.
 
-`presets.lab()`, sequences of 128 tokens, the built corpus; experts at constant active size. The
-last column is the time over what a straight line through the origin and the smallest value would
-give: 1 is linear, below 1 better.
+`presets.lab()`, sequences of 128 tokens, the built corpus; the active size is constant as experts
+are added. The last column is the time relative to a straight line through the origin and the
+smallest value: 1 is linear, below 1 is better.
 """
 
 from mini_moe import TrainConfig, presets

@@ -1,4 +1,4 @@
-r"""Tokens written and read a second: ours and llama.cpp, same weights, taking turns.
+r"""Tokens written and read per second: this package and llama.cpp, same weights, alternating.
 
     npm pack @node-llama-cpp/linux-x64@3.22.1   # in a scratch folder; then tar xzf *.tgz
     pip install --no-deps --target SCRATCH/python gguf
@@ -6,10 +6,10 @@ r"""Tokens written and read a second: ours and llama.cpp, same weights, taking t
         SCRATCH/package/bins/linux-x64
 
 Three models (the shipped one; 12.3M and 407M random parameters), fp32 and bf16, 1 and 2 threads.
-Writing is 64 greedy tokens after a prompt of 32; reading is a prompt of 256. Before anything is
-timed, the logits of both are compared with those of the same weights in fp32; "same tokens" says
-how many both write before they differ, if they do. Both keep caches in the type of the weights.
-"byte limit" is the time torch takes to sum as many bytes as a token's weights have.
+Writing means 64 greedy tokens after a prompt of 32; reading means a prompt of 256. Before timing,
+the logits of both are compared with those of the same weights in fp32; "same tokens" is how many
+tokens both write before they first differ. Both keep caches in the type of the weights. "byte
+limit" is the time torch takes to sum as many bytes as the weights that one token reads.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def made(name: str) -> Transformer:
-    """The shipped model, or random weights of a size."""
+    """Return the shipped model, or random weights of a given size."""
     if name == "shipped":
         return load_hf(data_folder() / "checkpoints" / "tiny")
     torch.manual_seed(0)
@@ -71,7 +71,7 @@ def made(name: str) -> Transformer:
 
 
 def large() -> ModelConfig:
-    """407 million parameters: what a token reads fits no cache."""
+    """407 million parameters: too many for any cache, even counting only those one token reads."""
     return dataclasses.replace(
         presets.small(),
         d_model=1024,
@@ -89,7 +89,7 @@ def large() -> ModelConfig:
 
 
 class Ours:
-    """One sequence of ours, with the calls that `LlamaCpp` has."""
+    """One sequence of this package's model, with the same calls as `LlamaCpp`."""
 
     def __init__(self, model: Transformer) -> None:
         self.decoder, self.model = Decoder(model), model
@@ -100,18 +100,18 @@ class Ours:
         self.cache = LatentCache(self.model, 1, min(512, self.model.config.max_seq_len))
 
     def read(self, tokens: list[int]) -> np.ndarray:
-        """The logits after more tokens."""
+        """Read more tokens; return the logits after the last."""
         hidden = self.decoder.read(self.decoder.as_tokens([tokens]), self.cache)
         return self.decoder.logits(hidden[0, -1]).float().numpy()
 
 
 def written(peer: Ours | LlamaCpp, prompt: list[int], number: int) -> list[int]:
-    """So many greedy tokens; the last one is not read."""
+    """Write a number of greedy tokens; the last one is not read."""
     return [int(logits.argmax()) for logits in passes(peer, prompt, number)]
 
 
 def passes(peer: Ours | LlamaCpp, prompt: list[int], number: int) -> Iterator[np.ndarray]:
-    """Logits after the prompt, then after each likeliest token."""
+    """Return the logits after the prompt, then after each most likely token."""
     peer.forget()
     logits = peer.read(prompt)
     yield logits
@@ -121,11 +121,11 @@ def passes(peer: Ours | LlamaCpp, prompt: list[int], number: int) -> Iterator[np
 
 
 def distances(model: Transformer, peers: dict[str, Ours | LlamaCpp]) -> dict[str, float]:
-    """How far each peer's logits are from those of the same weights in fp32: median of 64 passes.
+    """Return how far each peer's logits are from fp32 with the same weights, median of 64 passes.
 
-    (Not the mean, since a pass in which rounding tips the choice of an expert is far away.)
+    (Not the mean, since a pass in which rounding changes the choice of an expert is far off.)
 
-    Raises: ValueError where they are another model's.
+    Raises: ValueError if they are so far that they must be another model's.
     """
     exact = Ours(made_float(model))
     prompt = tokens_of(PROMPT)
@@ -141,25 +141,25 @@ def distances(model: Transformer, peers: dict[str, Ours | LlamaCpp]) -> dict[str
 
 
 def made_float(model: Transformer) -> Transformer:
-    """The same weights in fp32."""
+    """Return the same weights in fp32."""
     wide = Transformer(model.config).eval()
     wide.load_state_dict(model.state_dict())
     return wide
 
 
 def forced(peer: Ours | LlamaCpp, prompt: list[int], text: list[int]) -> np.ndarray:
-    """Logits [passes, vocab] of a prompt and a given text, one token after the other."""
+    """Return the logits [passes, vocab] of a prompt and a given text, token by token."""
     peer.forget()
     return np.stack([peer.read(part).copy() for part in [prompt, *([token] for token in text)]])
 
 
 def tokens_of(length: int) -> list[int]:
-    """Any tokens, the same for all."""
+    """Return arbitrary tokens, the same for all peers."""
     return torch.randint(1, 4096, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 
 
 def compared(model: Transformer, peers: dict, apart: dict[str, float], rounds: int) -> list[dict]:
-    """A row for every peer, and ours over theirs."""
+    """Return a row per peer, and the ratio of ours to theirs."""
     short, long, calls = tokens_of(PROMPT), tokens_of(LONG), {}
     for name, peer in peers.items():
         calls[name, "first"] = lambda peer=peer: written(peer, short, 1)
@@ -183,7 +183,7 @@ def compared(model: Transformer, peers: dict, apart: dict[str, float], rounds: i
 
 
 def active_bytes(model: Transformer) -> int:
-    """Bytes of the weights that a token reads: all but the experts not chosen, and an embedding."""
+    """Return the bytes of weights one token reads: all except unchosen experts and an embedding."""
     config, used = model.config, 0
     for name, weight in model.named_parameters():
         if name.startswith("mtp") or (name.startswith("embed") and not config.tie_embeddings):

@@ -1,6 +1,6 @@
-"""Our weights as a GGUF file for llama.cpp: its architecture "deepseek2", without a vocabulary.
+"""Write weights as a GGUF file for llama.cpp, as architecture "deepseek2" without a vocabulary.
 
-Needs the PyPI package `gguf`, which only this benchmark does: see `llama_cpp.py` for where it goes.
+Needs the PyPI package `gguf`, which nothing else uses: `llama_cpp.py` says where to install it.
 """
 
 from pathlib import Path
@@ -13,9 +13,9 @@ from mini_moe import ModelConfig, Transformer
 
 
 def write_gguf(model: Transformer, path: Path) -> None:
-    """Write matrices in the type of the model's; norms, router and its bias in fp32.
+    """Write matrices in the model's type; norms, router and its bias in fp32.
 
-    Raises: ValueError for what this short version leaves out: YaRN, groups, softmax routers.
+    Raises: ValueError for what this short version doesn't support: YaRN, groups, softmax routers.
     """
     import gguf
 
@@ -42,7 +42,7 @@ def write_gguf(model: Transformer, path: Path) -> None:
 
 
 def describe(writer: object, config: ModelConfig, gguf: object) -> None:
-    """The model's sizes under llama.cpp's keys; heads attend to latents, as one group."""
+    """Write the model's sizes under llama.cpp's keys; heads attend to latents, as one group."""
     rope, rank = config.qk_rope_head_dim, config.kv_lora_rank
     writer.add_tokenizer_model("none")
     writer.add_vocab_size(config.vocab_size)
@@ -72,7 +72,7 @@ def describe(writer: object, config: ModelConfig, gguf: object) -> None:
 
 
 def named_tensors(model: Transformer) -> dict[str, Tensor]:
-    """The model's weights by llama.cpp's names."""
+    """Return the model's weights by llama.cpp's names."""
     found = {
         "token_embd.weight": model.embed_tokens.weight,
         "output_norm.weight": model.norm.weight,
@@ -87,12 +87,12 @@ def named_tensors(model: Transformer) -> dict[str, Tensor]:
 
 
 def attention_tensors(block: torch.nn.Module) -> dict[str, Tensor]:
-    """W_UK transposed, and W_UV, of every head apart.
+    """Return W_UK, transposed, and W_UV, separately for every head.
 
-    llama.cpp reads uncompressed queries for 26, 27 and 48 layers only. For others they are written
-    as compressed to d_model: with g the weight of the norm before, 1 / g leads back to a vector of
-    mean square one, which the norm of compressed queries leaves alone, and W_Q g makes the query.
-    That costs llama.cpp one more product of d_model by d_model numbers a layer.
+    llama.cpp supports uncompressed queries only for 26, 27 and 48 layers. For other depths they are
+    written as compressed to d_model: with g the weight of the preceding norm, 1 / g restores a
+    vector of mean square one, which the norm of compressed queries leaves unchanged, and W_Q g
+    gives the query. This costs llama.cpp one more d_model × d_model product per layer.
     """
     attention, config = block.self_attn, block.self_attn.config
     up = rearrange(attention.kv_b_proj.weight, "(h d) l -> h d l", h=config.n_heads)
@@ -120,7 +120,7 @@ def attention_tensors(block: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def network_tensors(block: torch.nn.Module) -> dict[str, Tensor]:
-    """A dense network, or router, experts and what they share."""
+    """Return a dense network, or the router, the experts and the shared expert."""
     mlp = block.mlp
     shared, suffix = (mlp.shared_experts, "_shexp") if block.is_moe else (mlp, "")
     found = {

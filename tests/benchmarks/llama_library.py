@@ -1,4 +1,4 @@
-"""llama.cpp's library through ctypes: load a GGUF file, read tokens, hand out the last logits."""
+"""llama.cpp's library through ctypes: load a GGUF file, read tokens, return the last logits."""
 
 import ctypes
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-F32, F16, BF16 = 0, 1, 30  # ggml's numbers of types
-PADDING = ("rest", ctypes.c_byte * 256)  # parameters that come later than those named here
+F32, F16, BF16 = 0, 1, 30  # ggml's type numbers
+PADDING = ("rest", ctypes.c_byte * 256)  # parameters after those named here
 
 
 class ContextParams(ctypes.Structure):
-    """The beginning of llama_context_params, as in llama.h of 2026; checked by its defaults."""
+    """The beginning of llama_context_params, as in llama.h of 2026; verified by its defaults."""
 
     _fields_ = [
         *[(name, c_uint32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max")],
@@ -28,13 +28,13 @@ class ContextParams(ctypes.Structure):
 
 
 class ModelParams(ctypes.Structure):
-    """llama_model_params, taken as it comes."""
+    """llama_model_params, used as returned."""
 
     _fields_ = [PADDING]
 
 
 class Batch(ctypes.Structure):
-    """llama_batch: without positions and sequences, the next positions of the only sequence."""
+    """llama_batch: without positions and sequences it means the next positions of one sequence."""
 
     _fields_ = [
         ("n_tokens", c_int32),
@@ -46,9 +46,9 @@ class Batch(ctypes.Structure):
 
 
 def load(folder: Path) -> ctypes.CDLL:
-    """The library of a folder of llama.cpp's, quiet, with the best kernels for this processor.
+    """Load llama.cpp's library from a folder, silenced, with the best kernels for this processor.
 
-    Raises: FileNotFoundError without one; ValueError where its parameters are laid out otherwise.
+    Raises: FileNotFoundError without one; ValueError if its parameters have another layout.
     """
     paths = sorted(folder.glob("libllama*.so*"))
     base = sorted(
@@ -71,11 +71,11 @@ def load(folder: Path) -> ctypes.CDLL:
 
 @ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 def QUIET(level: int, text: bytes, data: object) -> None:  # noqa: N802
-    """llama.cpp's log, left out."""
+    """Discard llama.cpp's log."""
 
 
 def declare(library: ctypes.CDLL) -> None:
-    """Types of what is called here; all else would be taken for an int."""
+    """Declare the types of the functions called here; ctypes would take all others for ints."""
     for name, result, arguments in (
         ("llama_context_default_params", ContextParams, []),
         ("llama_model_default_params", ModelParams, []),
@@ -106,10 +106,10 @@ class LlamaCpp:
         settings.type_k = settings.type_v = BF16 if bf16 else F32
         self.context = library.llama_init_from_model(self.model, settings)
         if not self.context:
-            raise ValueError(f"{path}: llama.cpp makes no context of it")
+            raise ValueError(f"{path}: llama.cpp cannot create a context for it")
 
     def use_threads(self, number: int) -> None:
-        """Of both kinds of passes."""
+        """Set the threads of both kinds of passes."""
         self.library.llama_set_n_threads(self.context, number, number)
 
     def forget(self) -> None:
@@ -117,7 +117,7 @@ class LlamaCpp:
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
 
     def read(self, tokens: list[int]) -> np.ndarray:
-        """The logits after more tokens; they hold until the next call."""
+        """Read more tokens; return the logits after the last, valid until the next call."""
         batch = Batch(n_tokens=len(tokens), token=(c_int32 * len(tokens))(*tokens))
         if failed := self.library.llama_decode(self.context, batch):
             raise RuntimeError(f"llama_decode: {failed}")
@@ -125,6 +125,6 @@ class LlamaCpp:
         return np.ctypeslib.as_array(logits, (self.vocab,))
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free its memory."""
         self.library.llama_free(self.context)
         self.library.llama_model_free(self.model)

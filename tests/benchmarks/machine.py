@@ -1,4 +1,4 @@
-"""What a benchmark ran on: the processor by name, the software, and what else ran meanwhile."""
+"""What a benchmark ran on: the processor's name, the software, and the load from other work."""
 
 import datetime
 import os
@@ -12,15 +12,15 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 CPUINFO = Path("/proc/cpuinfo")
-KIND = {"family": "cpu family", "model": "model"}  # our words, and the fields of CPUINFO
+KIND = {"family": "cpu family", "model": "model"}  # our names, and the fields of CPUINFO
 BUSY = 0.05  # share of all cores that other processes may take on a quiet machine
 IDLE = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is also counted as user's
 
 
 def processor(cpuinfo: Path = CPUINFO) -> str:
-    """The processor's name; on Linux with family and model, since clouds hide the rest.
+    """Return the processor's name, on Linux with family and model, since clouds hide the rest.
 
-    "AMD EPYC (family 25, model 17)": several generations of one maker may share the name alone.
+    "AMD EPYC (family 25, model 17)": several generations may share the bare name.
     """
     if not cpuinfo.exists():
         return platform.processor() or platform.machine()
@@ -32,7 +32,7 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
 
 
 class Others:
-    """How much of the machine other processes take between two looks."""
+    """Measures how much of the machine other processes use between two looks."""
 
     def __init__(self) -> None:
         self._start()
@@ -42,10 +42,10 @@ class Others:
         self._began, self._busy, self._own = time.perf_counter(), busy_seconds(), own_seconds()
 
     def since(self) -> dict[str, float | bool]:
-        """Return the load average at the last look and the others' share of all cores since.
+        """Return the load average at the last look and other processes' share of all cores since.
 
-        The share counts what a hypervisor gave to other machines. Without the CPU time of ended
-        processes (Windows, macOS), a benchmark that starts some appears as work of others.
+        The share includes what a hypervisor gave to other machines. Where the CPU time of ended
+        processes is unknown (Windows, macOS), a benchmark's own child processes count as others.
         """
         cores = psutil.cpu_count() or 1
         wall = time.perf_counter() - self._began
@@ -61,13 +61,13 @@ class Others:
 
 
 def busy_seconds() -> float:
-    """CPU seconds of all cores and processes since the machine started."""
+    """Return the CPU seconds of all cores and processes since the machine started."""
     times = psutil.cpu_times()._asdict()
     return sum(seconds for kind, seconds in times.items() if kind not in IDLE)
 
 
 def own_seconds() -> float:
-    """CPU seconds of this process and of all that it started."""
+    """Return the CPU seconds of this process and of all that it started."""
     this = psutil.Process()
     total = 0.0
     for process in (this, *this.children(recursive=True)):
@@ -80,7 +80,7 @@ def own_seconds() -> float:
 
 
 def software() -> dict[str, str | int]:
-    """The day, the commit and the versions behind a figure, and the threads that torch uses."""
+    """Return the date, commit and versions behind a figure, and torch's number of threads."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )

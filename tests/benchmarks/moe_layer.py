@@ -1,12 +1,12 @@
-"""The experts' layer alone: ours beside other implementations, and beside what limits it.
+"""The experts' layer alone, compared with other implementations and with its upper limits.
 
-Peers take turns within a round; a ratio is the median over rounds of their times in one round, so
-a machine that does other work meanwhile disturbs it little. The dense network is a SwiGLU of the
-same active multiply-adds: what the layer would cost if choosing experts were free. Its own three
-products alone are the limit of the libraries behind torch.
+Peers alternate within a round, and a ratio is the median over rounds of the ratios within each, so
+other work on the machine affects it little. The dense network is a SwiGLU with the same number of
+active multiply-adds: what the layer would cost if choosing experts were free. Its three products
+alone are the limit set by the libraries behind torch.
 
-With one thread (OMP_NUM_THREADS=1) the clock counts the thread's own time: other work on the
-machine then disturbs only caches. With more threads it is the wall's.
+With one thread (OMP_NUM_THREADS=1) the clock measures the thread's CPU time, so other work on the
+machine only affects caches. With more threads it is wall-clock time.
 """
 
 import statistics
@@ -46,13 +46,13 @@ def main() -> None:
 
 
 def take_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each peer in each round."""
+    """Return the seconds of each peer in each round."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     return alternate(calls, rounds, warm_up=1, clock=clock)
 
 
 def measure(shape: tuple, dtype: torch.dtype, routing: str, backward: bool) -> dict:
-    """Milliseconds of ours, and ours divided by each peer."""
+    """Return our milliseconds, and our time divided by each peer's."""
     tokens, d_model, d_expert, experts, top_k = shape
     layer = Layer(shape, dtype, routing)
     peers = {
@@ -70,7 +70,7 @@ def measure(shape: tuple, dtype: torch.dtype, routing: str, backward: bool) -> d
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """The first peer's milliseconds, and its time over each other's, medians over rounds."""
+    """Return the first peer's milliseconds and its time over each other's, as medians."""
     (first, ours), *others = seconds.items()
     found = {f"{first} ms": 1e3 * statistics.median(ours)}
     for name, theirs in others:
@@ -81,7 +81,7 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
 
 
 class Layer:
-    """Inputs and weights that all implementations share."""
+    """Inputs and weights shared by all implementations."""
 
     def __init__(self, shape: tuple, dtype: torch.dtype, routing: str):
         tokens, d_model, d_expert, experts, top_k = shape
@@ -103,16 +103,16 @@ class Layer:
         self.gates = torch.rand(tokens, top_k).to(dtype)
 
     def ours(self, x: Tensor) -> Tensor:
-        """What models call."""
+        """The layer as models call it."""
         return moe_experts(x, self.ids, self.gates, self.gate_up.unflatten(1, (2, -1)), self.down)
 
     def pytorch_path(self, x: Tensor) -> Tensor:
-        """The same without the compiled kernels; in effect for a forward and its backward."""
+        """The same without the compiled kernels, in the forward and the backward pass."""
         with use("pytorch"):
             return self.ours(x)
 
     def transformers(self, implementation: str) -> Callable[[Tensor], Tensor]:
-        """transformers' experts with the same weights."""
+        """Return transformers' experts with the same weights."""
         self.config._experts_implementation = implementation
         module = DeepseekV3Experts(self.config)
         module.config = DeepseekV3Config.from_dict(self.config.to_dict())
@@ -122,12 +122,12 @@ class Layer:
 
 
 def weights(*shape: int, dtype: torch.dtype) -> torch.nn.Parameter:
-    """Normal, scaled so that activations keep their size."""
+    """Draw normal weights, scaled so that activations keep their size."""
     return torch.nn.Parameter((torch.randn(*shape) / shape[-1] ** 0.5).to(dtype))
 
 
 def dense(tokens: int, d_model: int, d_ff: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """A SwiGLU network with the active width of the experts."""
+    """Return a SwiGLU network as wide as a token's active experts together."""
     gate_up = weights(2 * d_ff, d_model, dtype=dtype)
     down = weights(d_model, d_ff, dtype=dtype)
 
@@ -139,7 +139,7 @@ def dense(tokens: int, d_model: int, d_ff: int, dtype: torch.dtype) -> Callable[
 
 
 def step(network: Callable, x: Tensor, grad: Tensor, backward: bool) -> Callable[[], None]:
-    """One forward pass without gradients, or both passes; gradients of all leaves are made anew."""
+    """Run one forward pass without gradients, or both passes with fresh gradients of all leaves."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -154,7 +154,7 @@ def step(network: Callable, x: Tensor, grad: Tensor, backward: bool) -> Callable
 
 
 def leaves_of(output: Tensor) -> list[Tensor]:
-    """The parameters that an output depends on."""
+    """Return the parameters that an output depends on."""
     seen, waiting, found = set(), [output.grad_fn], []
     while waiting:
         node = waiting.pop()
@@ -170,7 +170,7 @@ def leaves_of(output: Tensor) -> list[Tensor]:
 def products(
     tokens: int, d_model: int, d_ff: int, dtype: torch.dtype, backward: bool
 ) -> Callable[[], None]:
-    """The dense network's matrix products and nothing else."""
+    """Compute only the dense network's matrix products."""
     x, hidden = torch.randn(tokens, d_model).to(dtype), torch.randn(tokens, d_ff).to(dtype)
     both = torch.randn(tokens, 2 * d_ff).to(dtype)
     gate_up, down = torch.randn(2 * d_ff, d_model).to(dtype), torch.randn(d_model, d_ff).to(dtype)
@@ -184,7 +184,7 @@ def products(
 
 
 def decode(shape: tuple, dtype: torch.dtype) -> dict:
-    """One token: the time to copy the weights of its experts is what it is held against."""
+    """Time one token; the reference is the time to copy the weights of its experts."""
     layer = Layer((1, *shape[1:]), dtype, "uniform")
     chosen = layer.ids[0]
     active = [layer.gate_up.detach()[chosen], layer.down.detach()[chosen]]

@@ -1,7 +1,7 @@
-"""Which needles are found: plain RoPE, YaRN without tuning and YaRN tuned, pass keys and facts.
+"""Which needles are found by plain RoPE, untuned YaRN and tuned YaRN: pass keys and facts.
 
-All three read the same texts. Plain RoPE and YaRN without tuning have the weights of the base
-model, which never saw more than 256 tokens.
+All three read the same texts. Plain RoPE and untuned YaRN use the weights of the base model, which
+was trained on at most 256 tokens.
 """
 
 import numpy as np
@@ -17,12 +17,12 @@ CHECKPOINTS = data_folder() / "checkpoints"
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 DEPTHS = tuple(np.linspace(0, 1, 9).tolist())
 TRIALS = 12
-WRITERS = ("plain RoPE", "YaRN tuned")  # asked for every word, at 256 tokens
-GUESSED = 3  # distractors of the last rows, in which only the name tells which needle is meant
+WRITERS = ("plain RoPE", "YaRN tuned")  # tested on every word, at 256 tokens
+GUESSED = 3  # distractors in the last rows, where only the name tells which needle is meant
 
 
 def conditions() -> dict[str, Transformer]:
-    """The three models of the grid."""
+    """Return the three models of the grid."""
     base, tuned = load_hf(CHECKPOINTS / "needle_base"), load_hf(CHECKPOINTS / "needle")
     factor, longest = tuned.config.yarn_factor, tuned.config.max_seq_len
     return {
@@ -59,11 +59,11 @@ def main(trials: int = TRIALS) -> None:
 
 
 def never_written(model: Transformer, corpus: Corpus) -> list[str]:
-    """Words of the tests that a model doesn't write as a fact's answer in any of three texts."""
+    """Return the test words that a model never writes as a fact's answer in any of three texts."""
     haystack, never = Haystack(corpus), []
     words = haystack.words
     for word in words:
-        haystack.words = [word]  # names have their own list
+        haystack.words = [word]  # names are in another list
         examples = [haystack.example(256, depth, 0, "fact") for depth in (0.1, 0.5, 0.9)]
         if not any(retrieves(model, examples)):
             never.append(word)

@@ -1,7 +1,7 @@
-"""Which optimizer reaches the lowest validation loss in the same seconds: Muon or AdamW.
+"""Which optimizer reaches the lower validation loss in the same time: Muon or AdamW.
 
-The tiny preset on the built corpus. Each candidate trains for as many steps as it does in the given
-seconds here, so a slower step has to earn its keep; its learning rate falls to zero over that run.
+The tiny preset on the built corpus. Each candidate trains for as many steps as it can do in the
+given seconds on this machine, so a slower step must pay off; its learning rate decays to zero.
 """
 
 import dataclasses
@@ -47,6 +47,6 @@ def main(seconds: float = 40.0) -> None:
 
 
 def steps_per_second(config: TrainConfig, corpus) -> float:
-    """Speed of a short run's last steps."""
+    """Measure the speed of a short run's last steps."""
     log = train(presets.tiny(), dataclasses.replace(config, steps=14), corpus, progress=False).log
     return 10 / (log[-1]["seconds"] - log[3]["seconds"])

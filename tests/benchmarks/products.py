@@ -1,10 +1,10 @@
-"""Dense products of a layer, forward, and both gradients together: our kernel against PyTorch.
+"""A layer's dense products, forward and both gradients together: our kernel against PyTorch.
 
     python -m tests.benchmarks.products
 
 Sizes are those of `presets.small()` with 16 × 256 tokens, under bfloat16 autocast, the weight in
-float32. One thread and two; the fastest of many short calls in turn, so that moments in which
-another process held a core don't count.
+float32. One and two threads; times are the fastest of many short alternating calls, so moments in
+which another process held a core don't count.
 """
 
 import time
@@ -51,7 +51,7 @@ def main(rounds: int = 40) -> None:
 
 
 def calls(d_in: int, d_out: int) -> dict[tuple[str, str], Callable[[], object]]:
-    """Forward and backward pass, each alone, on both paths."""
+    """Return the forward and the backward pass, each alone, on both paths."""
     x = torch.randn(TOKENS, d_in).bfloat16().requires_grad_()
     weight = torch.randn(d_out, d_in, requires_grad=True)
 

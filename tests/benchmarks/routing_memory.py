@@ -1,4 +1,4 @@
-"""How much memory it takes to trace the routing of a long corpus, in a process of its own."""
+"""Measure the memory needed to trace the routing of a long corpus, in a separate process."""
 
 import argparse
 import json
@@ -32,8 +32,10 @@ def measured_alone(n_tokens: int) -> dict:
 
 
 def measure(n_tokens: int) -> dict:
-    """Stream the shipped model's routing, count choices for each expert and domain, and compare
-    the peak of the resident memory with what model and corpus took before."""
+    """Stream the shipped model's routing and count choices by expert and domain.
+
+    Returns the resident memory before, with model and corpus loaded, and its peak.
+    """
     model = load_hf(ROOT / "data" / "checkpoints" / "tiny")
     corpus = load_corpus()
     labels = corpus.train.domains[:n_tokens]
@@ -56,7 +58,7 @@ def measure(n_tokens: int) -> dict:
 
 
 def resident_mib() -> float:
-    """Resident memory now (Linux)."""
+    """Return the resident memory now (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

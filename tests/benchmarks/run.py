@@ -1,4 +1,4 @@
-"""`make bench`: measure the speed on this machine; tables on the screen, JSON in results/."""
+"""`make bench`: measure speed on this machine; tables on the screen, JSON in results/."""
 
 import argparse
 import sys
@@ -36,12 +36,12 @@ NAMES = (
 
 
 def main() -> None:
-    """Run the named benchmarks, or all that the given files allow."""
+    """Run the named benchmarks, or all for which the given files suffice."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("names", nargs="*", choices=[*NAMES, []], default=[], help="which to run")
-    options.add_argument("--text", type=Path, help="tinyshakespeare.txt, for that benchmark")
-    options.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT beside it")
-    options.add_argument("--seconds", type=float, default=100.0, help="where there is no nanoGPT")
+    options.add_argument("--text", type=Path, help="the text for tinyshakespeare")
+    options.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
+    options.add_argument("--seconds", type=float, default=100.0, help="time without nanoGPT")
     given = options.parse_args()
     chosen = given.names or [n for n in NAMES if n != "tinyshakespeare" or given.text]
     if "tinyshakespeare" in chosen and given.text is None:
@@ -74,7 +74,7 @@ def main() -> None:
     if "tinyshakespeare" in chosen:
         tinyshakespeare.main(given.text, given.nanogpt, given.seconds)
     if not given.text:
-        print("\ntinyshakespeare left out: it needs a text, --text FILE")
+        print("\nskipped tinyshakespeare: it needs a text (--text FILE)")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How many of the MTP module's proposals stand, domain by domain, and what that wins.
+"""How many of the MTP module's proposals are accepted, by domain, and how much time that saves.
 
-Prompts are the first 32 tokens of eight validation documents of each domain; 64 tokens are written
-after each, with one, two and three proposals a pass, greedy and sampled. Speed is that of ordinary
-decoding with the same model, in turns; greedy texts must be the same token for token.
+Prompts are the first 32 tokens of eight validation documents per domain; 64 tokens are written
+after each, with one, two and three proposals per pass, greedy and sampled. Speed is relative to
+ordinary decoding with the same model, alternating; greedy texts must match token for token.
 """
 
 import itertools
@@ -52,7 +52,7 @@ def main(checkpoint: Path = CHECKPOINT, rounds: int = 5) -> None:
 
 
 def beginnings(split: Split) -> list[list[int]]:
-    """The first tokens of the first documents that are long enough."""
+    """Return the first tokens of the first documents that are long enough."""
     tokens = split.tokens.tolist()
     starts = [0, *(place + 1 for place, token in enumerate(tokens) if token == 0)]
     whole = (tokens[start : start + PROMPT] for start in starts)
@@ -64,7 +64,7 @@ def beginnings(split: Split) -> list[list[int]]:
 def measured(
     model: Transformer, prompts: list[list[int]], sampling: Sampling, ahead: int, rounds: int
 ) -> dict:
-    """Acceptance, tokens a pass, and the speed beside ordinary decoding of the same prompts."""
+    """Return acceptance, tokens per pass, and speed relative to ordinary decoding."""
 
     def ordinary() -> list[list[int]]:
         return [complete(model, [p], WRITTEN, sampling=sampling, seed=0)[0].tokens for p in prompts]

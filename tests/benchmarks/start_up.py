@@ -1,4 +1,4 @@
-"""How long until something is there: the import, and the tour's first picture."""
+"""Start-up time: the import, and the tour's first picture."""
 
 import subprocess
 import sys
@@ -33,13 +33,15 @@ def main(rounds: int = 5) -> None:
 
 
 def run(code: str) -> None:
-    """A fresh interpreter that runs one line."""
+    """Run one line in a fresh interpreter."""
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def seconds_to_first_picture(path: Path = TOUR) -> float:
-    """Seconds from the first cell's start to the end of the cell that shows the routing explorer,
-    in a kernel that has just started."""
+    """Return the seconds from the first cell to the end of the one with the routing explorer.
+
+    The kernel has just started.
+    """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}})
     with client.setup_kernel():

@@ -1,4 +1,4 @@
-"""Results: one entry a processor, none lost, and none replaced by a run on a busy machine."""
+"""Results: one entry per processor; none are lost or replaced by a run on a busy machine."""
 
 import json
 
@@ -53,5 +53,5 @@ def test_every_committed_figure_names_its_processor_and_day(path):
     content = json.loads(path.read_text(encoding="utf-8"))
     assert set(content) == {"benchmark", "machines"} and content["benchmark"] == path.stem
     for name, entry in content["machines"].items():
-        assert "(" in name, f"{name}: a generation or family expected with the name"
+        assert "(" in name, f"{name}: the name should include a generation or family"
         assert {"command", "date", "threads", "torch", "rows"} <= set(entry)

@@ -1,4 +1,4 @@
-"""The processor's name and the work of others, on this machine and on written ones."""
+"""The processor's name and the load from other work, on this machine and in sample files."""
 
 import subprocess
 import sys

@@ -1,13 +1,13 @@
-"""Loss against wall clock on a text of the reader's own, beside nanoGPT's CPU configuration.
+"""Loss against wall clock on a text you supply, compared with nanoGPT's CPU configuration.
 
     python -m tests.benchmarks.run tinyshakespeare --text FILE [--nanogpt FOLDER]
 
-Characters, the first 90 % train, the rest validates. nanoGPT (a checkout of karpathy/nanoGPT) runs
-its README's CPU configuration, as a process of its own; so do our mixture of experts and the dense
-model of the same code, each for as many steps as fit into the seconds that nanoGPT's process took,
-and once more for a fifth of them, with a schedule of its own.
-Our loss is taken over the whole held-out text; nanoGPT's is the one it prints. Without nanoGPT the
-wall clock is --seconds.
+Characters; the first 90 % are for training, the rest for validation. nanoGPT (a checkout of
+karpathy/nanoGPT) runs its README's CPU configuration in its own process. So do our mixture of
+experts and our dense model, each for as many steps as fit into the time that nanoGPT's process
+took, and once more in a fifth of it, with a schedule for that length.
+Our loss covers the whole held-out text; nanoGPT's is the one it prints. Without nanoGPT, --seconds
+sets the time.
 """
 
 import json
@@ -84,7 +84,7 @@ def main(text: Path, nanogpt: Path | None = None, seconds: float = 100.0) -> Non
 
 
 def run_nanogpt(folder: Path, text: Path, scratch: Path) -> tuple[float, float]:
-    """Seconds of nanoGPT's process and the last validation loss it prints."""
+    """Return the seconds of nanoGPT's process and the last validation loss it prints."""
     data = folder / "data" / "shakespeare_char"
     shutil.copy(text, data / "input.txt")
     subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, capture_output=True)
@@ -96,7 +96,7 @@ def run_nanogpt(folder: Path, text: Path, scratch: Path) -> tuple[float, float]:
 
 
 def steps_per_second(text: Path, settings: dict, folder: Path) -> float:
-    """Speed of the steps after the first twenty, in a short run that is thrown away."""
+    """Measure the speed of the steps after the first twenty, in a short run that is discarded."""
     quick = settings | {"log_every": 20, "eval_tokens": 1000}
     _, log = run_ours(text, quick, 80, 1000, folder)
     first = next(record for record in log if record["step"] == 20)
@@ -106,7 +106,7 @@ def steps_per_second(text: Path, settings: dict, folder: Path) -> float:
 def run_ours(
     text: Path, settings: dict, steps: int, eval_every: int, folder: Path
 ) -> tuple[float, list[dict]]:
-    """Seconds of the whole process, and its log."""
+    """Return the seconds of the whole process, and its log."""
     chosen = settings | {"steps": steps, "eval_every": eval_every, "checkpoint_every": 0}
     options = [f"--{name}={value}" for name, value in chosen.items()]
     command = [sys.executable, "-m", "mini_moe.training", "--text", str(text.resolve())]

@@ -1,11 +1,11 @@
-"""Training tokens per second: ours and transformers' DeepseekV3ForCausalLM, same weights' shapes.
+"""Training tokens per second: this package and transformers' DeepseekV3ForCausalLM, same sizes.
 
 12.3 million parameters (`presets.small()`), batches of 16 × 256 tokens, AdamW (fused) for all.
-Every model lives in a process of its own, and they take steps in turn. transformers is measured
-with each of its two expert implementations, in float32 and under bfloat16 autocast; the best of
-them is what ours is held to. Ours is also measured without the compiled kernels. "compiled" has
-`layer.compile()` called on every block, ours and theirs, which needs a C++ compiler and half a
-minute before the first step.
+Every model runs in its own process, and they alternate step by step. transformers is measured with
+each of its two expert implementations, in float32 and under bfloat16 autocast; the ratio is to the
+best of them. Our model is also measured without the compiled kernels. "compiled" calls
+`layer.compile()` on every block of both, which needs a C++ compiler and half a minute before the
+first step.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ from mini_moe.training.speed import flops_per_token, keep_freed_memory, matmul_p
 from tests.benchmarks.common import report, spread
 
 BATCH, SEQ = 16, 256
-BATCHES = 20  # different ones: a single batch would be learnt by heart, with extreme logits
+BATCHES = 20  # a single batch would be memorised, with extreme logits
 WITHOUT_KERNELS = "mini_moe without compiled kernels"
 
 
@@ -69,7 +69,7 @@ def main(rounds: int = 9) -> None:
 
 
 def steps_in_turn(peers: list[tuple[str, str]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of `rounds` steps of every peer, each in its own process, one step each in turn."""
+    """Return the seconds of `rounds` steps per peer, each in its own process, alternating."""
     context = multiprocessing.get_context("spawn")
     workers = {}
     for peer in peers:
@@ -88,7 +88,7 @@ def steps_in_turn(peers: list[tuple[str, str]], rounds: int) -> dict[str, list[f
 
 
 def work(connection: Connection, name: str, kind: str) -> None:
-    """A peer's process: build, take three steps, then one for each message."""
+    """Run a peer's process: build, take three steps, then one per message."""
     transformers.logging.set_verbosity_error()
     keep_freed_memory()
     torch.manual_seed(0)
@@ -115,7 +115,7 @@ def work(connection: Connection, name: str, kind: str) -> None:
 
 
 def ours(model: Transformer, batches: Iterator[torch.Tensor], bf16: bool) -> Callable[[], None]:
-    """One training step of this package, the balance loss and the routing record included."""
+    """Take one training step of this package, including balance loss and routing record."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     config = TrainConfig()
 
@@ -128,7 +128,7 @@ def ours(model: Transformer, batches: Iterator[torch.Tensor], bf16: bool) -> Cal
 
 
 def reference_model(experts: str) -> DeepseekV3ForCausalLM:
-    """transformers' model with the sizes of ours."""
+    """Return transformers' model with the sizes of ours."""
     content = config_to_hf(presets.small())
     settings = {k: v for k, v in content.items() if k not in ("architectures", "model_type")}
     return DeepseekV3ForCausalLM._from_config(
@@ -139,7 +139,7 @@ def reference_model(experts: str) -> DeepseekV3ForCausalLM:
 def theirs(
     model: DeepseekV3ForCausalLM, batches: Iterator[torch.Tensor], bf16: bool
 ) -> Callable[[], None]:
-    """One training step of transformers' model."""
+    """Take one training step of transformers' model."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
@@ -153,7 +153,7 @@ def theirs(
 
 
 def finish(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Gradients and update, the same for every peer."""
+    """Compute gradients and update, the same for every peer."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

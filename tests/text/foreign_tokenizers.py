@@ -1,4 +1,4 @@
-"""Tokenizers of other projects' kinds, as JSON, small."""
+"""Small tokenizers of the kinds that other projects use, as JSON."""
 
 import json
 
@@ -9,7 +9,7 @@ BEGIN, END = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2
 
 
 def deepseek_like() -> tokenizers.Tokenizer:
-    """Byte-level BPE as DeepSeek publishes it: id 0 begins a text, id 1 ends it."""
+    """Byte-level BPE as DeepSeek publishes it: id 0 starts a text, id 1 ends it."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.decoder = decoders.ByteLevel()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -23,7 +23,7 @@ def deepseek_like() -> tokenizers.Tokenizer:
 
 
 def changed(**parts) -> str:
-    """`deepseek_like` with parts of its JSON replaced; of a dict, only the entries given."""
+    """Replace parts of `deepseek_like`'s JSON; in a dict, only the entries given."""
     content = json.loads(deepseek_like().to_str())
     for name, value in parts.items():
         both = isinstance(value, dict) and isinstance(content[name], dict)
@@ -32,20 +32,20 @@ def changed(**parts) -> str:
 
 
 def with_added(token: AddedToken) -> str:
-    """`deepseek_like` with one more token, found in texts before all others."""
+    """Add a token to `deepseek_like` that is matched in texts before all others."""
     backend = deepseek_like()
     backend.add_tokens([token])
     return backend.to_str()
 
 
 def with_vocabulary(**tokens) -> str:
-    """`deepseek_like` with more entries in the vocabulary."""
+    """Add entries to the vocabulary of `deepseek_like`."""
     model = json.loads(deepseek_like().to_str())["model"]
     return changed(model=model | {"vocab": model["vocab"] | tokens})
 
 
 def word_level() -> str:
-    """Whole words, blanks thrown away."""
+    """Whole words; blanks are thrown away."""
     vocabulary = {"<|endoftext|>": 0, "hello": 1, "world": 2}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -53,7 +53,7 @@ def word_level() -> str:
 
 
 def word_piece() -> str:
-    """BERT's kind."""
+    """The kind BERT uses."""
     vocabulary = {"[UNK]": 0, "hello": 1, "##world": 2}
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.decoder = decoders.WordPiece()

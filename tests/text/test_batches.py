@@ -1,4 +1,4 @@
-"""Batches depend on (seed, step) alone; windows count every token once."""
+"""Batches depend only on (seed, step); windows count every token once."""
 
 import math
 
@@ -13,7 +13,7 @@ from mini_moe.text.batches import domain_split, window_starts
 
 
 def counting_split(n_tokens, n_domains=3):
-    """Tokens 0, 1, 2, … so that a token tells its place."""
+    """Make a split of tokens 0, 1, 2, …, so that each token is its own position."""
     tokens = np.arange(n_tokens, dtype=np.uint16)
     return Split(tokens, (tokens % n_domains).astype(np.uint8), n_bytes=4 * n_tokens)
 
@@ -99,5 +99,5 @@ def test_bytes_per_token_turns_loss_into_bits_per_byte():
     split = counting_split(50)
     assert split.bytes_per_token == 4.0
     assert bits_per_byte(math.log(2) * 4, split.bytes_per_token) == pytest.approx(1.0)
-    # A model that guesses bytes evenly pays eight bits for each.
+    # A model that guesses bytes uniformly pays eight bits for each.
     assert bits_per_byte(math.log(256), 1.0) == pytest.approx(8.0)

@@ -1,4 +1,4 @@
-"""The corpus is built whole, the same each time, and only when it has to be."""
+"""The corpus is built completely, reproducibly, and only when necessary."""
 
 import json
 import os
@@ -79,18 +79,18 @@ def test_no_text_is_on_both_sides(documents):
     assert not sides["train"] & sides["validation"]
 
 
-def test_what_is_there_is_not_built_again(built, monkeypatch):
+def test_an_existing_corpus_is_not_rebuilt(built, monkeypatch):
     folder, manifest = built
     monkeypatch.setattr(build, "gather", None)
     assert build_corpus(folder, scale=SCALE) == manifest
-    with pytest.raises(TypeError):  # another seed has to be built
+    with pytest.raises(TypeError):  # another seed requires a build
         build_corpus(folder, scale=SCALE, seed=1)
     with pytest.raises(TypeError):
         build_corpus(folder, scale=SCALE, force=True)
 
 
 @pytest.mark.parametrize("change", ["tokenizer_sha256", "recipe_sha256", "python", "damage"])
-def test_what_is_out_of_date_is_built_again(built, tmp_path, change):
+def test_an_outdated_corpus_is_rebuilt(built, tmp_path, change):
     folder = tmp_path / "corpus"
     build_corpus(folder, scale=0.001)
     path = folder / "manifest.json"
@@ -167,12 +167,12 @@ def test_others_may_read_the_corpus(built):
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
-def test_no_size_is_no_corpus(scale, tmp_path):
+def test_the_scale_must_be_positive(scale, tmp_path):
     with pytest.raises(ValueError, match="scale: expected a positive share"):
         build_corpus(tmp_path / "corpus", scale=scale)
 
 
-def test_a_tokenizer_is_trained_on_every_domain_alike(documents):
+def test_a_tokenizer_is_trained_equally_on_every_domain(documents):
     tokenizer = train_tokenizer(documents, 400)
     assert tokenizer.vocab_size == 400
     assert tokenizer.to_json() == train_tokenizer(documents, 400).to_json()

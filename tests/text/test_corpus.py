@@ -1,4 +1,4 @@
-"""A corpus loads whole or not at all, and any text can stand in for it."""
+"""A corpus loads completely or not at all, and any text can replace it."""
 
 import dataclasses
 import json
@@ -144,7 +144,7 @@ def test_a_stored_corpus_is_the_one_in_memory(folder, text_file):
     assert stored.tokenizer.encode("König") == fresh.tokenizer.encode("König")
 
 
-def test_the_fingerprint_is_of_the_content_alone(folder, text_file, tmp_path):
+def test_the_fingerprint_depends_only_on_the_content(folder, text_file, tmp_path):
     stored, fresh = load_corpus(folder), Corpus.from_text(text_file)
     assert stored.fingerprint == fresh.fingerprint
     renamed = text_file.rename(tmp_path / "other name.txt")
@@ -214,11 +214,13 @@ def test_a_manifest_of_other_tokens_is_refused(folder):
         load_corpus(folder)
 
 
-def test_the_fingerprint_is_of_what_a_run_reads(text_file, folder, tmp_path):
+def test_the_fingerprint_covers_what_a_run_reads(text_file, folder, tmp_path):
     corpus, copy = Corpus.from_text(text_file), tmp_path / "copy.txt"
     copy.write_bytes(text_file.read_bytes())
     assert Corpus.from_text(copy).fingerprint == corpus.fingerprint
-    assert load_corpus(folder).fingerprint == corpus.fingerprint  # from another place, and mapped
+    assert (
+        load_corpus(folder).fingerprint == corpus.fingerprint
+    )  # from another folder, memory-mapped
 
 
 @pytest.mark.parametrize(
@@ -231,6 +233,6 @@ def test_the_fingerprint_is_of_what_a_run_reads(text_file, folder, tmp_path):
         lambda c: {"tokenizer": default_tokenizer()},
     ],
 )
-def test_other_tokens_domains_or_tokenizer_have_another_fingerprint(text_file, change):
+def test_different_tokens_domains_or_tokenizer_change_the_fingerprint(text_file, change):
     corpus = Corpus.from_text(text_file)
     assert dataclasses.replace(corpus, **change(corpus)).fingerprint != corpus.fingerprint

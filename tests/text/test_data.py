@@ -1,4 +1,4 @@
-"""What is committed under data/ is complete and described."""
+"""Everything committed under data/ is complete and documented."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from mini_moe.text.checks.tables import read_table
 PROMPTS = json.loads((data_folder() / "prompts.json").read_text("utf-8"))
 
 
-def test_every_domain_has_four_prompts_at_least():
+def test_every_domain_has_at_least_four_prompts():
     assert tuple(PROMPTS) == DOMAINS
     assert all(len(set(prompts)) >= 4 for prompts in PROMPTS.values())
 

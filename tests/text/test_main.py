@@ -1,4 +1,4 @@
-"""The command line builds what it is told to and explains what it cannot do."""
+"""The command line builds what it is asked to and explains what it cannot do."""
 
 import hashlib
 
@@ -65,9 +65,9 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--text", "a", "--url", "http://x", "--sha256", "0"], "exclude each other"),
-        (["--url", "http://x"], "belong together"),
-        (["--sha256", "0"], "belong together"),
+        (["--text", "a", "--url", "http://x", "--sha256", "0"], "can't be combined"),
+        (["--url", "http://x"], "must be given together"),
+        (["--sha256", "0"], "must be given together"),
         (["--text", "a"], "need --out"),
         (["--tokenizer", "words"], "invalid choice"),
         (["--seed", "x"], "invalid int"),

@@ -1,4 +1,4 @@
-"""A needle stands where it should, its text is as long as asked, and tests hold nothing learnt."""
+"""Needles sit at the right depth, lengths are exact, and tests use nothing seen in training."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_text_and_answer_have_the_length_and_the_text_holds_the_answer(
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_the_needle_stands_at_its_depth_at_the_beginning_of_a_line(sides, depth):
+def test_the_needle_is_at_its_depth_at_the_beginning_of_a_line(sides, depth):
     for seed in range(5):
         example = sides[1].example(2000, depth, seed, distractors=0)
         before, after = example.text.split(example.needle)
@@ -78,7 +78,7 @@ def test_names_values_and_text_of_tests_are_never_trained_on(sides):
     assert test.stream is test.corpus.validation.tokens
 
 
-def test_only_what_a_needle_tells_counts_as_an_answer(sides):
+def test_only_what_a_needle_reveals_counts_as_an_answer(sides):
     train = sides[0]
     for seed in range(5):
         row = train.row(300, [0, seed])
@@ -103,7 +103,7 @@ def test_only_what_a_needle_tells_counts_as_an_answer(sides):
         ({"length": 10_000_000}, "validation has"),
     ],
 )
-def test_what_cannot_be_is_refused(corpus, arguments, said):
+def test_impossible_requests_are_refused(corpus, arguments, said):
     with pytest.raises(ValueError, match=said):
         needle_example(corpus, **{"length": 300, "depth": 0.5} | arguments)
 

@@ -1,4 +1,4 @@
-"""A text encoded in pieces has the tokens of the text encoded at once, and takes little memory."""
+"""Encoding in pieces gives the same tokens as encoding at once, with little memory."""
 
 import tracemalloc
 
@@ -15,7 +15,7 @@ from mini_moe.text.tokenizer import END_OF_TEXT, character_tokenizer, train_bpe
 
 ALPHABET = "ab1'\"=.,s \n\t\r\x1c\u3000äß中文。😀"
 TEXT = "It's 1 day,\n\n  two  words\r\n\tand == signs ==\n。中文 aaaa aa\n" * 20
-# The pattern of GPT-4, which gives line ends to the signs before them.
+# GPT-4's pattern, which attaches line ends to the punctuation before them.
 GPT4 = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,7 +23,7 @@ GPT4 = (
 
 
 def trained(pre_tokenizer, normalizer=None):
-    """BPE of TEXT after another way of cutting a text into words."""
+    """Train a BPE on TEXT with another way of splitting text into words."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizer
     if normalizer:
@@ -47,7 +47,6 @@ TOKENIZERS = {
     "gpt4": trained(
         pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(GPT4), "isolated"), BYTES])
     ),
-    "prefix": trained(pre_tokenizers.ByteLevel(add_prefix_space=True)),
     "composed": trained(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.NFC()),
     "no words": trained(BYTES),
 }

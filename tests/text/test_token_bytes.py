@@ -1,4 +1,4 @@
-"""Tokenizers of other kinds give texts back exactly, or are refused."""
+"""Tokenizers of other kinds restore texts exactly, or are refused."""
 
 import json
 
@@ -90,7 +90,7 @@ def test_a_text_comes_back_or_is_refused(name):
     assert refused == CHANGED_TEXTS.get(name, [])
 
 
-def test_what_is_not_kept_is_named():
+def test_what_is_not_preserved_is_named():
     tokenizer = Tokenizer.from_json(FOREIGN["NFC"], END)
     with pytest.raises(
         ValueError, match="does not preserve 'e\u0301x' at position 4; it becomes 'éx'"
@@ -127,7 +127,7 @@ def test_another_kind_of_tokenizer_is_refused(content, words):
 
 
 @pytest.mark.parametrize("end", ["nope", 999, -1, 5000])
-def test_an_end_of_text_that_is_no_token_is_refused(end):
+def test_an_end_of_text_must_be_a_token(end):
     with pytest.raises(ValueError, match=f"end_of_text.*{end}"):
         Tokenizer.from_json(deepseek_like().to_str(), end)
 
@@ -151,7 +151,7 @@ def test_a_corpus_takes_no_tokenizer_with_another_end(content):
 @pytest.mark.parametrize(
     "own", [train_bpe(["hello world"], 260), character_tokenizer("hello world")]
 )
-def test_our_own_kinds_need_no_second_look(own):
+def test_our_own_kinds_are_not_decoded_to_check(own):
     assert own._lossless
     again = Tokenizer.from_json(own.to_json())
     assert again._lossless and again.end_of_text == END_OF_TEXT
@@ -159,10 +159,10 @@ def test_our_own_kinds_need_no_second_look(own):
 
 
 @pytest.mark.parametrize("fault", ["two tokens of one id", "a suffix that ends words"])
-def test_a_damaged_tokenizer_of_our_own_kind_is_looked_at(fault):
+def test_a_damaged_tokenizer_of_our_own_kind_is_checked(fault):
     content = json.loads(train_bpe(["hello world"], 260).to_json())
     if fault == "two tokens of one id":
-        content["model"]["vocab"]["\u0120"] = content["model"]["vocab"]["x"]  # the blank
+        content["model"]["vocab"]["\u0120"] = content["model"]["vocab"]["x"]  # a blank
     else:
         content["model"]["end_of_word_suffix"] = "</w>"
     with pytest.raises(ValueError, match="does not preserve"):

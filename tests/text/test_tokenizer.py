@@ -1,4 +1,4 @@
-"""The tokenizer loses nothing, spells no end of text, and shows every piece."""
+"""The tokenizer loses nothing, never spells the end of text, and shows every piece."""
 
 import json
 

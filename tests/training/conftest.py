@@ -1,4 +1,4 @@
-"""A corpus for every test of this room; the matmul peak is measured only where it is the claim."""
+"""The corpus for every test here; the matmul peak is measured only by tests about it."""
 
 import pytest
 

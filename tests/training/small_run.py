@@ -1,4 +1,4 @@
-"""What the tests of training share: a small text, a small model, and a run of it."""
+"""Shared by the training tests: a small text, a small model, and a run of it."""
 
 import random
 from pathlib import Path
@@ -10,13 +10,13 @@ WORDS = "the cat sat on a mat and saw two big red birds fly over the old house".
 
 
 def sentences(n_words: int = 700, seed: int = 1) -> str:
-    """Words in random order: about 2,600 characters of 20 kinds."""
+    """Return words in random order: about 2,600 characters of 20 kinds."""
     draw = random.Random(seed)
     return " ".join(draw.choice(WORDS) for _ in range(n_words)) + "\n"
 
 
 def text_corpus(folder: Path, text: str | None = None) -> Corpus:
-    """A character-level corpus of a text."""
+    """Make a character-level corpus from a text."""
     path = folder / "text.txt"
     path.write_text(sentences() if text is None else text)
     return Corpus.from_text(path)
@@ -42,7 +42,7 @@ TRAINING = {"steps": 6, "batch_size": 4, "seq_len": 16, "warmup_steps": 2, "bf16
 
 
 def small_model_config(corpus: Corpus, **changes) -> ModelConfig:
-    """One dense layer and one of four experts, for a corpus' vocabulary."""
+    """One dense layer and one with four experts, for a corpus's vocabulary."""
     return ModelConfig(**{"vocab_size": corpus.tokenizer.vocab_size} | MODEL | changes)
 
 
@@ -52,7 +52,7 @@ def small_train_config(**changes) -> TrainConfig:
 
 
 def small_train(corpus: Corpus, model_changes: dict | None = None, **options):
-    """`train` of the small configurations; what is no field of TrainConfig goes to `train`."""
+    """Run `train` with small configurations; keywords unknown to TrainConfig go to `train`."""
     names = ("folder", "device", "on_step", "should_stop", "progress")
     given = {"progress": False} | {k: v for k, v in options.items() if k in names}
     changes = {k: v for k, v in options.items() if k not in names}
@@ -61,6 +61,6 @@ def small_train(corpus: Corpus, model_changes: dict | None = None, **options):
 
 
 def as_options(*configurations: dict) -> list[str]:
-    """Configuration fields as options of the command line."""
+    """Turn configuration fields into command-line options."""
     return [str(part) for fields in configurations for k, v in fields.items() for part in
             (f"--{k}", v)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A finished model gets an MTP module and stays, weight for weight, what it was."""
+"""A finished model gets an MTP module, and all its own weights stay the same."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.training.small_run import small_train, small_train_config
 
 @pytest.fixture(scope="module")
 def finished(corpus):
-    """A small model, trained a little."""
+    """A small model after a little training."""
     return small_train(corpus, steps=60).model
 
 
@@ -67,7 +67,7 @@ def test_the_command_saves_what_it_made(corpus, finished, tmp_path, monkeypatch,
     assert len((tmp_path / "new" / "mtp_log.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_checkpoint_may_be_given_another_module_in_its_place(
+def test_a_checkpoint_may_be_overwritten_with_another_module(
     corpus, finished, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("mini_moe.training.add_mtp.load_corpus", lambda: corpus)
@@ -100,6 +100,6 @@ def test_the_command_says_in_one_line_what_does_not_fit(
     assert said in error and error.count("\n") == 1
 
 
-def test_a_model_that_has_one_is_refused(finished):
+def test_a_model_with_an_mtp_module_is_refused(finished):
     with pytest.raises(ValueError, match="no MTP module expected, got n_mtp_layers=1"):
         with_mtp(with_mtp(finished))

@@ -1,4 +1,4 @@
-"""The expert bias moves against the load by one fixed step, and that evens the load."""
+"""The expert bias moves against the load in fixed steps, and that evens out the load."""
 
 import pytest
 import torch
@@ -133,7 +133,7 @@ def test_a_router_without_bias_stays_without():
 
 
 @pytest.mark.parametrize(("fraction", "moves"), [(0.0, 10), (0.3, 7), (1.0, 0)])
-def test_the_bias_stands_still_in_the_last_part_of_a_run(corpus, fraction, moves):
+def test_the_bias_is_frozen_in_the_last_part_of_a_run(corpus, fraction, moves):
     run = small_train(corpus, steps=10, bias_update_rate=0.5, bias_freeze_fraction=fraction)
     (bias,) = biases(run.model)
     expected = torch.zeros(4)

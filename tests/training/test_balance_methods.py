@@ -1,4 +1,4 @@
-"""Every way to balance: equal where they must be, gradients only where they belong."""
+"""All ways of balancing: equal where they must be, gradients only where they belong."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ def test_without_a_bias_switch_and_batch_wise_are_the_same_loss_and_gradient():
 
 
 def test_with_a_bias_switch_counts_what_was_chosen_and_the_others_what_scores_say():
-    bias = torch.tensor([2.0, 2.0] + [0.0] * 6)  # everyone chooses experts 0 and 1
+    bias = torch.tensor([2.0, 2.0] + [0.0] * 6)  # every token chooses experts 0 and 1
     (_, plain), (_, biased) = some_routing(), some_routing(bias)
     assert loss_of(biased, "batch") == loss_of(plain, "batch")
     share = (biased.scores / biased.scores.sum(-1, keepdim=True)).mean(0)
@@ -111,7 +111,7 @@ def test_a_balance_loss_lowers_the_scores_of_the_busy_and_spares_the_bias(scope)
 
 
 @pytest.mark.parametrize("scope", ["sequence", "batch", "switch"])
-def test_every_expert_gets_a_gradient_also_those_nobody_chose(scope):
+def test_every_expert_gets_a_gradient_even_if_no_token_chose_it(scope):
     logits, routing = some_routing(torch.tensor([5.0, 5.0] + [0.0] * 6))
     (gradient,) = torch.autograd.grad(loss_of(routing, scope), logits)
     assert (gradient.abs().sum(dim=0) > 0).all()
@@ -172,7 +172,7 @@ def test_the_update_comes_after_the_batch_that_it_was_counted_in(corpus, method)
 
 
 @pytest.mark.parametrize("method", ["sign", "proportional"])
-def test_the_bias_stands_still_in_evaluation(corpus, method):
+def test_the_bias_does_not_change_in_evaluation(corpus, method):
     model = small_train(corpus, **METHODS[method]).model
     before = [router.e_score_correction_bias.clone() for router in routers(model)]
     assert all(bias.any() for bias in before)
@@ -217,7 +217,7 @@ def test_the_smallest_cases_train_and_stay_finite(corpus, method, model_changes,
     run = small_train(corpus, model_changes, **METHODS[method], **changes)
     last = run.log[-1]
     assert math.isfinite(last["loss"]) and all(map(math.isfinite, last["max_violation"]))
-    if model_changes:  # nothing to choose: the load is even and the bias rests
+    if model_changes:  # no choice: the load is even and the bias stays put
         assert last["max_violation"] == [0.0]
         assert all(not router.e_score_correction_bias.any() for router in routers(run.model))
         if method in ("switch", "sequence", "batch"):

@@ -1,4 +1,4 @@
-"""A checkpoint is whole, fits the run that continues from it, or is refused by name."""
+"""A checkpoint is complete and fits the run that resumes from it, or is refused by name."""
 
 import dataclasses
 import itertools
@@ -30,19 +30,19 @@ TENSORS = "optimizer.safetensors"
 
 
 def stop_after(steps):
-    """A `should_stop` that says yes after so many steps."""
+    """Return a `should_stop` that says yes after a number of steps."""
     asked = iter(range(1, steps + 1))
     return lambda: next(asked) == steps
 
 
 def contents(folder):
-    """Every file below a folder."""
+    """Return every file below a folder with its bytes."""
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
 def interrupted(corpus, tmp_path_factory):
-    """A run of six steps that stopped after four, with checkpoints of steps two and four."""
+    """A run of six steps stopped after four, with checkpoints of steps two and four."""
     folder = tmp_path_factory.mktemp("interrupted")
     small_train(corpus, folder=folder, checkpoint_every=2, should_stop=stop_after(4))
     return folder
@@ -50,7 +50,7 @@ def interrupted(corpus, tmp_path_factory):
 
 @pytest.fixture
 def folder(interrupted, tmp_path):
-    """A copy to damage."""
+    """A copy of the run's folder, to be damaged."""
     return shutil.copytree(interrupted, tmp_path / "run")
 
 
@@ -149,7 +149,7 @@ def test_another_corpus_is_refused(corpus, interrupted, tmp_path):
         resume(other, interrupted)
 
 
-def test_a_corpus_that_was_built_again_elsewhere_is_the_same(corpus, folder, tmp_path):
+def test_a_corpus_rebuilt_elsewhere_is_the_same(corpus, folder, tmp_path):
     text = tmp_path / "renamed.txt"
     text.write_text(sentences())
     again = Corpus.from_text(text)
@@ -172,11 +172,11 @@ def test_a_damaged_newest_checkpoint_is_named_and_nothing_lost(corpus, folder, n
         resume(corpus, folder)
     assert "step_000004" in str(refused.value) and name in str(refused.value)
     assert contents(folder) == before
-    shutil.rmtree(folder / "step_000004")  # what the reader can do
+    shutil.rmtree(folder / "step_000004")  # as a user may do
     assert [r["step"] for r in resume(corpus, folder).log] == [1, 2, 3, 4, 5, 6]
 
 
-def test_missing_optimizer_state_is_not_begun_anew(corpus, folder):
+def test_missing_optimizer_state_is_not_started_from_scratch(corpus, folder):
     path = folder / "step_000004" / TENSORS
     tensors = load_file(path)
     lost = [name for name in tensors if name.startswith("lm_head.weight/")]
@@ -212,7 +212,7 @@ def test_a_saved_model_keeps_its_log(corpus, tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path):
-    def fill(record):  # from now on no file may be longer than the log
+    def fill(record):  # from now on, no file may be larger than the log
         if record["step"] == 4:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
 
@@ -240,7 +240,7 @@ def test_a_full_disk_at_the_first_checkpoint_says_so(corpus, tmp_path, monkeypat
 
 
 def die_at_file_operation(number):
-    """Kill this process just before its so manieth creation, renaming or removal of a file."""
+    """Kill this process just before the nth time it creates, renames or removes a file."""
 
     def count(event, arguments):
         nonlocal number

@@ -1,4 +1,4 @@
-"""Whatever is wrong inside a checkpoint's files, resuming names the file and trains nothing."""
+"""Whatever is wrong in a checkpoint's files, resuming names the file and trains nothing."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ SETTING_DAMAGE = {
 
 @pytest.fixture(scope="module")
 def interrupted(corpus, tmp_path_factory):
-    """A run of six steps, stopped after four."""
+    """A run of six steps that was stopped after four."""
     folder = tmp_path_factory.mktemp("interrupted")
     steps = iter(range(1, 5))
     small_train(corpus, folder=folder, checkpoint_every=2, should_stop=lambda: next(steps) == 4)
@@ -39,7 +39,7 @@ def interrupted(corpus, tmp_path_factory):
 
 @pytest.fixture
 def folder(interrupted, tmp_path):
-    """A copy to damage."""
+    """A copy of the run's folder, to be damaged."""
     return shutil.copytree(interrupted, tmp_path / "run")
 
 
@@ -71,6 +71,6 @@ def test_a_log_without_checkpoints_is_put_aside(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["3", "{}", '{"step": "x"}', "[1]"])
-def test_a_line_that_is_no_record_ends_the_log(tmp_path, line):
+def test_a_line_that_is_not_a_record_ends_the_log(tmp_path, line):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line + "\n")
     assert cut_log(tmp_path, 5) == [{"step": 1}]

@@ -1,4 +1,4 @@
-"""Training runs on any device: no tensor is left on the CPU, and none is made there."""
+"""Training runs on any device: no tensor is left or created on the CPU."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_every_training_runs_on_another_device():
-    """In a process of its own, since torch can't forget a device."""
+    """Use a separate process, since torch can't unregister a device."""
     claims = "tests/training/elsewhere/on_another_device.py"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", claims, "-q", "-p", "no:cacheprovider"],
@@ -31,7 +31,7 @@ def found(monkeypatch, **counts):
         monkeypatch.setitem(loop.as_device.__globals__["HERE"], kind, lambda n=count: n)
 
 
-def test_the_best_device_is_the_one_that_is_here(monkeypatch):
+def test_the_best_device_is_one_that_exists(monkeypatch):
     found(monkeypatch, cuda=0, mps=0)
     assert as_device() == as_device("auto") == as_device("cpu") == torch.device("cpu")
     found(monkeypatch, mps=1)
@@ -42,21 +42,21 @@ def test_the_best_device_is_the_one_that_is_here(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1", torch.device("cuda")])
-def test_a_device_that_is_not_here_is_named(monkeypatch, name):
+def test_a_missing_device_is_named(monkeypatch, name):
     found(monkeypatch, cuda=0, mps=0)
     with pytest.raises(ValueError, match=f"device: .* got '{name}'; torch .* finds [01] of"):
         as_device(name)
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "meta", "cuda:x", "xpu", "CUDA"])
-def test_a_name_that_is_none_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     with pytest.raises(
         ValueError, match=f"device: 'auto', 'cpu', 'cuda' or 'mps' expected, got '{name}'"
     ):
         as_device(name)
 
 
-def test_nothing_begins_on_a_device_that_is_not_here(corpus, tmp_path, monkeypatch):
+def test_nothing_starts_on_a_missing_device(corpus, tmp_path, monkeypatch):
     found(monkeypatch, cuda=0)
     with pytest.raises(ValueError, match="device: .* got 'cuda'"):
         small_train(corpus, folder=tmp_path / "run", device="cuda")
@@ -65,7 +65,7 @@ def test_nothing_begins_on_a_device_that_is_not_here(corpus, tmp_path, monkeypat
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_a_run_on_a_gpu_learns_stops_and_goes_on_on_either(corpus, tmp_path, optimizer):
+def test_a_run_on_a_gpu_learns_stops_and_resumes_on_either_device(corpus, tmp_path, optimizer):
     options = {"optimizer": optimizer, "checkpoint_every": 2, "folder": tmp_path}
     stop = iter([False, True])
     small_train(corpus, **options, device="cuda", should_stop=lambda: next(stop))

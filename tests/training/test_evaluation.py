@@ -1,4 +1,4 @@
-"""Validation predicts every token once and weighs domains by their tokens."""
+"""Validation predicts every token once and weights domains by their tokens."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.helpers import small_model
 
 
 def two_domains(sizes: tuple[int, int], vocab_size: int = 61) -> Corpus:
-    """Random tokens, the domains' documents mixed."""
+    """Make random tokens, with the documents of two domains mixed."""
     draw = np.random.default_rng(0)
     domains = draw.permutation(np.repeat(np.arange(2, dtype=np.uint8), sizes))
     tokens = draw.integers(0, vocab_size, size=sum(sizes)).astype(np.uint16)
@@ -25,7 +25,7 @@ def two_domains(sizes: tuple[int, int], vocab_size: int = 61) -> Corpus:
 
 @torch.no_grad()
 def by_brute_force(model, tokens: np.ndarray, seq_len: int) -> float:
-    """One forward pass per row of seq_len targets, the last row moved back as `windows` does."""
+    """One forward pass per row of seq_len targets, the last row shifted back as in `windows`."""
     tokens = torch.from_numpy(tokens.astype(np.int64))
     total = 0.0
     for target in range(1, len(tokens)):

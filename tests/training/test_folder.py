@@ -1,4 +1,4 @@
-"""One run writes to a folder at a time; the second is refused before it changes anything."""
+"""Only one run writes to a folder at a time; a second is refused before it changes anything."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def text(tmp_path):
 
 @pytest.fixture
 def taken(tmp_path):
-    """A folder that another thread writes to."""
+    """A folder that another thread is writing to."""
     folder, held, done = tmp_path / "taken", threading.Event(), threading.Event()
 
     def hold():
@@ -54,7 +54,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
-def test_a_second_run_is_refused_and_the_first_goes_on(corpus, tmp_path):
+def test_a_second_run_is_refused_and_the_first_continues(corpus, tmp_path):
     refused, steps = [], []
 
     def second():
@@ -72,7 +72,7 @@ def test_a_second_run_is_refused_and_the_first_goes_on(corpus, tmp_path):
     run = small_train(corpus, folder=tmp_path, checkpoint_every=1, on_step=on_step)
     assert len(run.log) == 6 and not steps
     assert refused == [
-        f"folder={str(tmp_path)!r}: another run is writing there; stop it or wait for its end, or "
+        f"folder={str(tmp_path)!r}: another run is writing there; stop it, wait until it ends, or "
         "use another folder"
     ]
     assert names(tmp_path) == ["log.jsonl", "step_000005", "step_000006"]
@@ -90,7 +90,7 @@ def test_another_process_holds_a_folder_until_it_dies(corpus, tmp_path):
         assert names(tmp_path) == []
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert (tmp_path / ".lock").exists()  # what it left holds nobody up
+        assert (tmp_path / ".lock").exists()  # the file it left blocks no one
         assert len(small_train(corpus, folder=tmp_path).log) == 6
     finally:
         process.kill()

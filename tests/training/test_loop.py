@@ -1,4 +1,4 @@
-"""What a run logs, when it evaluates and stops, and what it leaves alone."""
+"""What a run logs, when it evaluates and stops, and what it leaves unchanged."""
 
 import json
 import signal
@@ -47,7 +47,10 @@ def test_each_record_has_the_documented_fields(corpus, tmp_path):
     assert [set(r) - {"validation"} for r in run.log] == [ALWAYS | OF_EXPERTS] * 6
     assert [r["step"] for r in run.log if "validation" in r] == [4, 6]
     assert set(run.log[3]["validation"]) == {"text", "all"}
-    assert [len(layer) for layer in run.log[0]["load"]] == [4, 4]  # a layer and the MTP module
+    assert [len(layer) for layer in run.log[0]["load"]] == [
+        4,
+        4,
+    ]  # one MoE layer and the MTP module
     assert log_of(tmp_path) == run.log and not run.stopped
 
 
@@ -105,7 +108,7 @@ def test_checkpoints_and_logging_change_no_bit(corpus, tmp_path):
     assert bits(plain.model) == bits(watched.model)
 
 
-def test_model_comes_back_ready_to_write(corpus):
+def test_model_is_returned_ready_to_generate(corpus):
     model = small_train(corpus, steps=1).model
     assert not model.training and model.tokenizer is corpus.tokenizer
 

@@ -1,4 +1,4 @@
-"""Each loss equals what one token at a time gives, and they add up with their weights."""
+"""Each loss equals a token-by-token computation, and they add up with their weights."""
 
 import dataclasses
 
@@ -70,7 +70,7 @@ def test_total_adds_the_parts_with_lambda_and_alpha():
     routings = []
     config = small_train_config(mtp_loss_weight=0.25, balance_loss_weight=0.5)
     losses = training_losses(model, tokens, config, routings)
-    assert len(routings) == 3  # two layers of experts and the MTP module's
+    assert len(routings) == 3  # two MoE layers and the MTP module's
     expected = losses.next_token + 0.25 * losses.mtp + 0.5 * 3 * losses.balance
     torch.testing.assert_close(losses.total, expected)
     assert losses.mtp > 0 and losses.balance > 0.9
@@ -85,7 +85,7 @@ def test_a_dense_model_without_mtp_has_one_loss():
 
 
 def balance_by_hand(scores: Tensor, top_k: int, n_sequences: int) -> float:
-    """Equations 17–20 with three loops."""
+    """Compute equations 17–20 with three loops."""
     tokens, experts = scores.shape
     seq = tokens // n_sequences
     total = 0.0
@@ -120,7 +120,9 @@ def test_balance_loss_is_the_number_of_experts_when_one_takes_all():
 
 
 def test_balance_is_per_sequence_not_per_batch():
-    halves = torch.eye(2).repeat_interleave(5, dim=0) + 1e-9  # even over both, uneven in each
+    halves = (
+        torch.eye(2).repeat_interleave(5, dim=0) + 1e-9
+    )  # balanced over both, unbalanced in each
     assert float(sequence_balance_loss(halves, 1, 2)) == pytest.approx(2.0, rel=1e-6)
     assert float(sequence_balance_loss(halves, 1, 1)) == pytest.approx(1.0, rel=1e-6)
 

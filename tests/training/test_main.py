@@ -1,4 +1,4 @@
-"""The command line offers every field and ends in one clear line when something is wrong."""
+"""The command line has an option for every field and reports an error in one clear line."""
 
 import dataclasses
 import json
@@ -89,7 +89,7 @@ def test_bad_values_end_in_one_line(text, capsys, changes, said):
     with without_shape_hook():
         assert run(text, changes) == 1
     printed = capsys.readouterr()
-    line = printed.err.split("\r")[-1]  # what the progress bar showed before is wiped
+    line = printed.err.split("\r")[-1]  # the progress bar's earlier output is erased
     assert "error: " in line and said in line and "Traceback" not in printed.err
     assert line.count("\n") == 1 and printed.out == ""
 

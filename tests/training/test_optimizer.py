@@ -59,7 +59,7 @@ def test_a_stack_is_its_matrices_one_by_one(shape):
 def test_a_step_on_stacked_experts_is_the_step_on_each_alone():
     stacked = torch.nn.Parameter(torch.randn(4, 2, 6, 10))
     alone = [torch.nn.Parameter(m.clone()) for m in stacked.detach().flatten(0, 1)]
-    together = muon_for([stacked, torch.nn.Parameter(torch.randn(6, 10))])  # one more of the shape
+    together = muon_for([stacked, torch.nn.Parameter(torch.randn(6, 10))])  # another of this shape
     each = [muon_for([parameter]) for parameter in alone]
     for _ in range(3):
         stacked.grad = torch.randn(4, 2, 6, 10)

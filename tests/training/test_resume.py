@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and started again ends with the same bits."""
+"""A run that is killed at any moment and restarted ends with the same bits."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ STEPS = 40
 CLOCKS = {"seconds", "tokens_per_second", "flops_utilisation"}  # differ from run to run
 BEFORE_FIRST_STEP = re.compile(rb"0/40")
 AFTER_A_STEP = re.compile(rb"[1-9]\d*/40")
-# Writing a checkpoint after every step takes longer than the step: most kills hit the writing.
+# Writing a checkpoint takes longer than the step before it, so most kills hit the writing.
 RUNS = {
     "muon_mtp": {"n_mtp_layers": 1, "checkpoint_every": 1, "eval_every": 10, "weight_decay": 0.1},
     "adamw_tied": {
@@ -34,11 +34,11 @@ RUNS = {
         "learning_rate": 0.01,
     },
 }
-KILLS = {"muon_mtp": 12, "adamw_tied": 9}  # at least, over as many runs as that takes
+KILLS = {"muon_mtp": 12, "adamw_tied": 9}  # at least, over as many runs as needed
 
 
 class Run:
-    """One training in a folder, started as often as it takes."""
+    """One training run in a folder, restarted as often as necessary."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir()
@@ -58,7 +58,7 @@ class Run:
         )
 
     def result(self) -> dict:
-        """All that must be equal: files of the last checkpoint, and the log without clocks."""
+        """What must be equal: the last checkpoint's files, and the log without clocks."""
         newest = latest_checkpoint(self.folder)
         files = {p.name: p.read_bytes() for p in newest.iterdir() if p.name != "training.json"}
         lines = (self.folder / "log.jsonl").read_text().splitlines()
@@ -68,7 +68,7 @@ class Run:
 
 
 def wait_for(process: subprocess.Popen, wanted: re.Pattern) -> bytes:
-    """Read the progress bar until it shows something, or to the end of the process."""
+    """Read the progress bar until it shows something, or until the process ends."""
     shown = b""
     while not wanted.search(shown) and (more := os.read(process.stderr.fileno(), 4096)):
         shown += more
@@ -81,20 +81,20 @@ def steps_logged(folder: Path) -> int:
 
 
 def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
-    """Look at the log until it has a step, or the process ends."""
+    """Watch the log until it has a step, or until the process ends."""
     while process.poll() is None and steps_logged(folder) < step:
         wait(process, 0.005)
 
 
 def wait(process: subprocess.Popen, seconds: float) -> None:
-    """Wait so long, or to the end of the process."""
+    """Wait a number of seconds, or until the process ends."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=seconds)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Results of runs that nobody stopped, by name, each made once."""
+    """Results of uninterrupted runs by name, each run once."""
     made = {}
 
     def result_of(name: str) -> tuple[dict, float]:
@@ -115,7 +115,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_killed_run_ends_with_the_same_bits(uninterrupted, tmp_path, name, record_property):
     expected, training_seconds = uninterrupted(name)
     seconds_a_step = training_seconds / STEPS
-    draw = random.Random()  # other moments each time; each is printed
+    draw = random.Random()  # different moments each time; each is printed
     kills = half_written = 0
     while kills < KILLS[name]:
         run = Run(tmp_path / f"run{kills}", name)
@@ -145,7 +145,7 @@ def test_a_killed_run_ends_with_the_same_bits(uninterrupted, tmp_path, name, rec
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_run_goes_on_with_the_same_bits(uninterrupted, tmp_path, capsys):
+def test_ctrl_c_saves_and_the_run_resumes_with_the_same_bits(uninterrupted, tmp_path, capsys):
     expected, _ = uninterrupted("muon_mtp")
     run = Run(tmp_path / "run", "muon_mtp")
     process = run.start()
@@ -160,7 +160,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_with_the_same_bits(uninterrupted, tmp_
     assert run.result() == expected
 
 
-def test_should_stop_saves_and_the_run_goes_on_with_the_same_bits(corpus, tmp_path):
+def test_should_stop_saves_and_the_run_resumes_with_the_same_bits(corpus, tmp_path):
     whole = small_train(corpus, steps=9)
     options = {"steps": 9, "folder": tmp_path, "checkpoint_every": 4}
     answers = iter([False, False, False, False, False, True])
@@ -177,7 +177,7 @@ def test_should_stop_saves_and_the_run_goes_on_with_the_same_bits(corpus, tmp_pa
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
-def test_a_stop_at_the_last_step_is_no_stop(corpus):
+def test_a_stop_at_the_last_step_does_not_count(corpus):
     answers = iter([False, True])
     assert not small_train(corpus, steps=2, should_stop=lambda: next(answers)).stopped
 

@@ -1,10 +1,10 @@
-"""FLOPs are counted as torch counts them, and as the paper's model is known to need."""
+"""FLOP counts match torch's counter, and the published figure for the paper's model."""
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import mini_moe.profiling.counting.formulas  # noqa: F401 (what torch's counter doesn't know)
+import mini_moe.profiling.counting.formulas  # noqa: F401 (formulas that torch's counter lacks)
 from mini_moe import Transformer, presets
 from mini_moe.ops import use
 from mini_moe.training import speed

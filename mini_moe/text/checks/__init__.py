@@ -1,4 +1,4 @@
-"""Checkers for the domains whose truth is computed: they read a text and work it out anew."""
+"""Checkers for the domains with computable answers: they read a text and solve it again."""
 
 from mini_moe.text.checks.arithmetic import check_math
 from mini_moe.text.checks.tables import answer_question, check_tables

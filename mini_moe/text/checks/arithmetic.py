@@ -1,8 +1,8 @@
 """Check a sheet of arithmetic line by line, without knowing how it was made.
 
-The checker reads what stands on the sheet: it evaluates every equation, follows carries and
-borrows from column to column, and works the question out anew. It shares no code with the
-generator but the names of the columns and the wording of the word problems.
+The checker reads the sheet itself: it evaluates every equation, follows carries and borrows from
+column to column, and solves each question from scratch. All it shares with the generator are the
+column names and the wording of the word problems.
 """
 
 import ast
@@ -24,7 +24,7 @@ DIVIDING = re.compile(r"(?:bring down (\d): )?(\d+) / (\d+) = (\d+) remainder (\
 
 
 def check_math(document: Document | str) -> int:
-    """How many problems a sheet holds, all of them right.
+    """Return how many problems a sheet has, after checking that all are correct.
 
     Raises:
         ValueError: a step or an answer is wrong; the problem is quoted.
@@ -42,10 +42,10 @@ def check_math(document: Document | str) -> int:
 
 
 def evaluate(expression: str) -> int:
-    """The value of a sum of whole numbers with + - * and brackets.
+    """Return the value of an expression of whole numbers with + - * and brackets.
 
     Raises:
-        ValueError: anything else stands in it.
+        ValueError: the expression contains anything else.
     """
 
     def value(node: ast.AST) -> int:
@@ -90,7 +90,7 @@ def _computation_is_right(expression: str, steps: list[str], answer: str) -> boo
 
 
 def _columns_are_right(numbers: list[int], times: bool, steps: list[str], result: int) -> bool:
-    """Addition, or multiplication by one digit: each column's digits, sum, digit, carry."""
+    """Check addition, or multiplication by one digit: each column's digits, sum, digit, carry."""
     carry, written = 0, ""
     for place, step in enumerate(steps):
         name, terms, total, digit, new_carry = _read(ADDING, step)
@@ -139,7 +139,7 @@ def _subtraction_is_right(numbers: list[int], steps: list[str], result: int) -> 
 
 
 def _products_are_right(number: int, factor: int, steps: list[str], result: int) -> bool:
-    """Long multiplication: the factor taken apart, one product for each part, their sum."""
+    """Check long multiplication: the factor split up, one product per part, and their sum."""
     parts = [part for part in (factor % 10, factor // 10 * 10) if part]
     expected = [f"{number} * {part}" for part in parts]
     if len(parts) == 2:
@@ -190,7 +190,7 @@ def _sequence_is_right(numbers: list[int], steps: list[str], answer: int) -> boo
 
 
 def _words_are_right(question: str, steps: list[str], answer: int) -> bool:
-    """Find the wording, read its numbers, and work out the steps that it asks for."""
+    """Find the wording, read its numbers, and work out the steps it requires."""
     for pattern, formulas in _wordings():
         if found := pattern.fullmatch(question):
             numbers = {name: int(n) for name, n in found.groupdict().items() if len(name) == 1}
@@ -207,7 +207,7 @@ def _words_are_right(question: str, steps: list[str], answer: int) -> bool:
 
 @cache
 def _wordings() -> list[tuple[re.Pattern, list[str]]]:
-    """A pattern for each word problem: its numbers are named groups of one letter."""
+    """Return a pattern for each word problem; its numbers are single-letter named groups."""
     wordings = []
     for problem in word_problems()["problems"]:
         seen: set[str] = set()
@@ -226,7 +226,7 @@ def _wordings() -> list[tuple[re.Pattern, list[str]]]:
 
 
 def _read(pattern: re.Pattern, line: str) -> tuple[str | None, ...]:
-    """What a line of known form says; ValueError for any other line."""
+    """Parse a line of known form; raise ValueError for any other line."""
     if found := pattern.fullmatch(line):
         return found.groups()
     raise ValueError(f"line: expected {pattern.pattern}, got {line!r}")

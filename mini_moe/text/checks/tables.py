@@ -1,4 +1,4 @@
-"""Check a page of the `tables` domain: read the table back and answer every question anew."""
+"""Check a page of the `tables` domain: read the table and answer every question again."""
 
 import re
 
@@ -8,7 +8,7 @@ Rows = list[dict[str, str]]
 
 
 def check_tables(document: Document | str) -> int:
-    """How many questions a page holds, all of them answered rightly.
+    """Return how many questions a page has, after checking that all answers are correct.
 
     Raises:
         ValueError: no table, an unknown question, or a wrong answer; the question is quoted.
@@ -28,27 +28,27 @@ def check_tables(document: Document | str) -> int:
 
 
 def read_table(text: str) -> Rows:
-    """Rows of a Markdown or comma-separated table, as column name to cell.
+    """Read a Markdown or comma-separated table into rows, each mapping column name to cell.
 
     Raises:
         ValueError: rows of different lengths, or fewer than two lines.
     """
     lines = text.split("\n")
     if lines[0].startswith("|"):
-        del lines[1]  # the rule below the heading
+        del lines[1]  # the separator below the header
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     else:
         cells = [line.split(",") for line in lines]
     if len(cells) < 2:
-        raise ValueError(f"text: expected a heading and at least one row, got {text!r}")
+        raise ValueError(f"text: expected a header and at least one row, got {text!r}")
     return [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
 
 
 def answer_question(rows: Rows, question: str) -> str:
-    """The answer to a question of the kinds that the domain asks.
+    """Answer a question of one of the kinds that the domain asks.
 
     Raises:
-        ValueError: the question is of no known kind, or names no column of the table.
+        ValueError: the question is of an unknown kind, or names an unknown column.
     """
     key = next(iter(rows[0]))
     for pattern, answer in ANSWERS.items():

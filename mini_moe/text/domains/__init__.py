@@ -1,4 +1,4 @@
-"""Where the corpus comes from: one module for each origin."""
+"""The sources of the corpus, one module per source."""
 
 from mini_moe.folders import data_folder
 from mini_moe.text.domains.document import DOMAINS, Document

@@ -12,7 +12,7 @@ COLUMNS = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred th
 
 
 def math_documents(seed: int, n_bytes: int) -> Iterator[Document]:
-    """Sheets of two to five problems; short numbers and long ones mixed."""
+    """Generate sheets of two to five problems, mixing short and long numbers."""
 
     def sheet(n: int) -> list[Document]:
         draw = random_for(seed, "math", n)
@@ -24,12 +24,12 @@ def math_documents(seed: int, n_bytes: int) -> Iterator[Document]:
 
 
 def addition(draw: random.Random) -> str:
-    """Two or three numbers, column by column with the carry written out."""
+    """Two or three numbers, added column by column with the carry written out."""
     return work_addition([_number(draw) for _ in range(draw.choice((2, 2, 2, 3)))])
 
 
 def work_addition(numbers: list[int]) -> str:
-    """Add up from the ones; each column's sum gives the digit to write and the carry."""
+    """Add from the ones up; each column's sum gives the digit to write and the carry."""
     lines, carry = [], 0
     n_columns = len(str(max(numbers)))
     for column in range(n_columns):
@@ -45,12 +45,12 @@ def work_addition(numbers: list[int]) -> str:
 
 
 def subtraction(draw: random.Random) -> str:
-    """A difference with borrowing; where the second number is larger the answer is negative."""
+    """A difference with borrowing; if the second number is larger, the answer is negative."""
     return work_subtraction(_number(draw), _number(draw))
 
 
 def work_subtraction(first: int, second: int) -> str:
-    """Subtract from the ones; a column that would fall below zero borrows ten from the next."""
+    """Subtract from the ones up; a column that would fall below zero borrows ten from the next."""
     if second > first:
         lines = [f"{second} is larger than {first}, so swap: {second} - {first}"]
     else:
@@ -74,7 +74,7 @@ def work_subtraction(first: int, second: int) -> str:
 
 
 def multiplication(draw: random.Random) -> str:
-    """By one digit with carries, or by two digits in partial products."""
+    """Multiply by one digit with carries, or by two digits with partial products."""
     if draw.random() < 0.6:
         return work_short_multiplication(_number(draw), draw.randint(2, 9))
     return work_long_multiplication(draw.randint(11, 999), draw.randint(11, 99))
@@ -104,14 +104,14 @@ def work_long_multiplication(number: int, factor: int) -> str:
 
 
 def division(draw: random.Random) -> str:
-    """Long division by one digit, with or without remainder."""
+    """Divide by one digit, long division, with or without a remainder."""
     divisor = draw.randint(2, 9)
     number = draw.randint(10, 9999)
     return work_division(number - number % divisor * draw.randint(0, 1), divisor)
 
 
 def work_division(number: int, divisor: int) -> str:
-    """Bring the digits down one by one; each step's remainder goes before the next digit."""
+    """Bring the digits down one by one; each step's remainder is carried to the next digit."""
     lines, remainder = [], 0
     for place, digit in enumerate(str(number)):
         part = remainder * 10 + int(digit)
@@ -123,7 +123,7 @@ def work_division(number: int, divisor: int) -> str:
 
 
 def expression(draw: random.Random) -> str:
-    """Order of operations: the inner or stronger operation first, one a line."""
+    """Order of operations: inner or higher-precedence operations first, one per line."""
     a, b, c, d = (draw.randint(2, 20) for _ in range(4))
     chains = (
         [f"{a} + {b} * {c}", f"{a} + {b * c}", a + b * c],
@@ -139,7 +139,7 @@ def expression(draw: random.Random) -> str:
 
 
 def comparison(draw: random.Random) -> str:
-    """Which of two numbers is larger, decided at the first digit that differs."""
+    """Find the larger of two numbers at the first digit that differs."""
     first = draw.randint(100, 9999)
     second = first
     while second == first:
@@ -168,7 +168,7 @@ def sequence(draw: random.Random) -> str:
 
 
 def word_problem(draw: random.Random) -> str:
-    """A question in words whose numbers lead to one or two sums."""
+    """A word problem whose numbers lead to one or two sums."""
     source = word_problems()
     problem = draw.choice(source["problems"])
     words = {kind: draw.sample(values, k=2) for kind, values in source["words"].items()}
@@ -186,12 +186,12 @@ def word_problem(draw: random.Random) -> str:
 
 @cache
 def word_problems() -> dict:
-    """Questions, their numbers' ranges and the steps to the answer (data/math)."""
+    """Load the questions, their numbers' ranges and the steps to the answer (data/math)."""
     return json.loads((data_folder() / "math" / "word_problems.json").read_text("utf-8"))
 
 
 def eval_formula(formula: str, numbers: dict[str, int]) -> int:
-    """The value of a formula of two operands, "a + b"; a quotient must be whole."""
+    """Return the value of a two-operand formula such as "a + b"; a quotient must be whole."""
     left, sign, right = formula.split()
     a, b = (numbers[word] if word in numbers else int(word) for word in (left, right))
     if sign == "/" and a % b:
@@ -204,7 +204,7 @@ def _write(formula: str, numbers: dict[str, int]) -> str:
 
 
 def _number(draw: random.Random) -> int:
-    """Up to four digits, each length equally likely (one digit least)."""
+    """Draw a number of up to four digits (at least one), each length equally likely."""
     return draw.randint(2, 10 ** draw.choice((1, 2, 2, 3, 3, 3, 4, 4)) - 1)
 
 
@@ -213,7 +213,7 @@ def _join(numbers: list[int], sign: str) -> str:
 
 
 def _result(total: int, last: bool, n_terms: int) -> str:
-    """What a column gives: the equation's right side, the digit to write, the carry."""
+    """Format a column's result: the equation's right side, the digit to write, the carry."""
     equation = f" = {total}" if n_terms > 1 else ""
     if last or total < 10:
         return f"{equation}, write {total}"

@@ -9,7 +9,7 @@ DOMAINS = ("code", "docs", "stories_en", "stories_de", "math", "tables")
 
 @dataclass(frozen=True)
 class Document:
-    """One text with its domain; documents that share an `id` always share a side of the split."""
+    """One text with its domain; documents sharing an `id` are always on the same side."""
 
     id: str  # e.g. "code/json/decoder" or "stories/lost-toy/17" (the same in both languages)
     domain: str  # one of DOMAINS
@@ -17,20 +17,20 @@ class Document:
 
     @property
     def n_bytes(self) -> int:
-        """Size in UTF-8."""
+        """Size in UTF-8 bytes."""
         return len(self.text.encode())
 
 
 def random_for(*key: object) -> random.Random:
-    """A random generator that depends on the key alone (hashed with SHA-512, not `hash()`).
+    """Return a random generator that depends only on the key (hashed with SHA-512, not `hash()`).
 
-    Every document draws from its own generator, so adding one document changes no other.
+    Every document draws from its own generator, so adding one changes none of the others.
     """
     return random.Random("/".join(map(str, key)))
 
 
 def fill(make: Callable[[int], list[Document]], n_bytes: int) -> Iterator[Document]:
-    """Documents make(0), make(1), … until each call's first document has used up `n_bytes`."""
+    """Collect make(0), make(1), … until the first document of each call adds up to `n_bytes`."""
     used, n = 0, 0
     while used < n_bytes:
         documents = make(n)

@@ -1,6 +1,6 @@
-"""Words that change their form: nouns with articles and adjectives, persons, verbs.
+"""Inflected words: nouns with articles and adjectives, persons, verbs.
 
-Each class answers `form(key)` with the word form that a plot's template asks for. German keys are
+The `form(key)` of each class returns the word form that a plot's template names. German keys are
 the masculine articles and pronouns, whose forms tell the four cases apart: `der des dem den`.
 """
 
@@ -43,7 +43,7 @@ ERSTE_PERSON = {
 
 @dataclass(frozen=True)
 class Person:
-    """A character with a name; as the narrator, "I" in every form but `name`."""
+    """A named character, or the narrator: "I" in every form but `name`."""
 
     name: str
     gender: str  # m or f
@@ -66,19 +66,19 @@ class Person:
 
 @dataclass(frozen=True)
 class Noun:
-    """A noun in both languages, perhaps with an adjective, perhaps owned by the hero."""
+    """A noun in both languages, optionally with an adjective or owned by the hero."""
 
     english: str
     german: str
     gender: str  # of the German noun: m, f, n
-    sex: str = "n"  # of what it names, for English pronouns: m, f, n
+    sex: str = "n"  # of the thing or being it names, for English pronouns: m, f, n
     weak: bool = False  # German n-declension: der Bär, den Bären
-    genitive: str = ""  # German genitive where it is not noun + "s" (or the weak form)
+    genitive: str = ""  # German genitive if it is not noun + "s" (or the weak form)
     adjective: tuple[str, str] = ("", "")  # English, German stem
     owner: Person | None = None  # for {x.hhis}: "her book", {x.hsein}: "ihr Buch"
 
     def form(self, key: str, language: str) -> str:
-        """`{t.the} {t.a} {t.noun}`, `{t.der} {t.einem} {t.meinen}`; `+` puts the adjective before.
+        """`{t.the} {t.a} {t.noun}`, `{t.der} {t.einem} {t.meinen}`; `+` adds the adjective.
 
         The hero's own: `{t.hhis}` "her ball", `{t.hseinen}` "ihren Ball" (or "my", "meinen").
         """
@@ -120,7 +120,7 @@ class Noun:
         return " ".join(words)
 
     def inflected(self, case: str) -> str:
-        """The German noun itself: weak nouns take -(e)n, masculine and neuter genitives -s."""
+        """Inflect the German noun: weak nouns take -(e)n, masculine and neuter genitives -s."""
         if self.weak and case != "der":
             return self.genitive or self.german + ("n" if self.german.endswith("e") else "en")
         if case == "des" and self.gender != "f":
@@ -129,19 +129,19 @@ class Noun:
 
 
 def article(words: str) -> str:
-    """ "an" before a vowel's letter, else "a" (no word of ours has an odd first sound)."""
+    """Return "an" before a vowel, else "a" (no word here has an unusual first sound)."""
     return "an" if words[0].lower() in "aeiou" else "a"
 
 
 @dataclass(frozen=True)
 class Verbs:
-    """Finite forms in the narrative's tense; unknown verbs are an error, not a guess."""
+    """Finite forms in the narrative's tense; an unknown verb is an error, not a guess."""
 
     english: dict[str, list[str]]  # infinitive: [] or [third person present, past]
     german: dict[str, list[str]]  # infinitive: [] or [third person present, past singular]
 
     def form(self, verb: str, subject: str, *, past: bool, language: str) -> str:
-        """`subject` is "he" (third person), "I" (first person) or "they" (any plural)."""
+        """Conjugate for `subject`: "he" (third person), "I" (first person), "they" (any plural)."""
         known = self.english if language == "en" else self.german
         if verb not in known:
             raise ValueError(f"verb: expected one listed in data/stories/verbs.json, got {verb!r}")
@@ -150,7 +150,7 @@ class Verbs:
 
 
 def english_verb(verb: str, irregular: list[str], subject: str, past: bool) -> str:
-    """Third-person -s and past -ed as they are spelt; `irregular` gives both where they differ."""
+    """Add third-person -s or past -ed, spelt correctly; `irregular` gives both forms if needed."""
     if verb == "be":
         forms = {"I": ("am", "was"), "he": ("is", "was"), "they": ("are", "were")}
         return forms[subject][past]
@@ -175,7 +175,7 @@ def english_verb(verb: str, irregular: list[str], subject: str, past: bool) -> s
 
 
 def german_verb(verb: str, irregular: list[str], subject: str, past: bool) -> str:
-    """Präsens and Präteritum; `irregular` is [third person present, past singular]."""
+    """Conjugate in Präsens or Präteritum; `irregular` is [third person present, past singular]."""
     if verb == "sein":
         forms = {"I": ("bin", "war"), "he": ("ist", "war"), "they": ("sind", "waren")}
         return forms[subject][past]

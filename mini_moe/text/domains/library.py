@@ -1,7 +1,7 @@
-"""Two domains that every machine already has: Python's standard library and its reference prose.
+"""Two domains every machine already has: Python's standard library and its documentation.
 
 `code` is the source without docstrings and `docs` is the docstrings and the language reference,
-so that no text stands in both.
+so no text appears in both.
 """
 
 import ast
@@ -16,18 +16,18 @@ from pathlib import Path
 
 from mini_moe.text.domains.document import Document, random_for
 
-# Tests, tables, generated grammars and what differs from one installation to the next.
+# Tests, tables, generated grammars, and whatever differs between installations.
 SKIPPED_FOLDERS = {
     "__pycache__", "dist-packages", "encodings", "ensurepip", "idle_test", "idlelib", "lib-dynload",
     "lib2to3", "pydoc_data", "site-packages", "test", "tests", "_vendor",
 }  # fmt: skip
 SKIPPED_PREFIXES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
-SHORTEST_TEXT = 100  # characters; what is shorter says nothing
+SHORTEST_TEXT = 100  # characters; anything shorter is uninformative
 LONGEST_MODULE = 100_000  # bytes; longer files are mostly tables, or would outweigh the others
 
 
 def standard_library(root: Path | None = None) -> dict[str, Path]:
-    """Module names and files of the standard library under `root`, in name order."""
+    """Return the standard library's module names and files under `root`, in name order."""
     root = Path(sysconfig.get_path("stdlib")) if root is None else root
     modules = {}
     for path in root.rglob("*.py"):
@@ -40,7 +40,7 @@ def standard_library(root: Path | None = None) -> dict[str, Path]:
 
 
 def parse_module(path: Path) -> tuple[str, ast.Module] | None:
-    """Source and syntax tree; None for a file that is not valid Python in valid UTF-8."""
+    """Return source and syntax tree, or None if the file is not valid Python in valid UTF-8."""
     try:
         source = io.TextIOWrapper(io.BytesIO(path.read_bytes()), encoding="utf-8").read()
         with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def parse_module(path: Path) -> tuple[str, ast.Module] | None:
 
 
 def documented_nodes(tree: ast.Module) -> Iterator[ast.AST]:
-    """The module, classes and functions of a tree that carry a docstring, outermost first."""
+    """Yield the module, classes and functions of a tree that have a docstring, outermost first."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
@@ -59,7 +59,7 @@ def documented_nodes(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def strip_docstrings(source: str, tree: ast.Module | None = None) -> str:
-    """Source without its docstrings; a body that held nothing else becomes `pass`."""
+    """Remove docstrings from source; a body that held nothing else becomes `pass`."""
     tree = ast.parse(source) if tree is None else tree
     lines = source.encode().splitlines(keepends=True)  # the tree counts columns in UTF-8 bytes
     starts = [0]
@@ -79,7 +79,7 @@ def strip_docstrings(source: str, tree: ast.Module | None = None) -> str:
 
 
 def _cut(raw: bytes, begin: int, end: int, replacement: bytes) -> bytes:
-    """Remove raw[begin:end], and with it the line and the blank lines after it if nothing stays."""
+    """Remove raw[begin:end]; if its line is then empty, remove it and the blank lines after it."""
     line_start = raw.rfind(b"\n", 0, begin) + 1
     line_end = raw.find(b"\n", end) + 1 or len(raw)
     if not replacement:
@@ -97,7 +97,7 @@ def _cut(raw: bytes, begin: int, end: int, replacement: bytes) -> bytes:
 
 
 def code_documents(seed: int, n_bytes: int) -> Iterator[Document]:
-    """Modules of the standard library without docstrings, in an order drawn from `seed`."""
+    """Yield standard-library modules without docstrings, in an order drawn from `seed`."""
     used = 0
     for name, path in _shuffled(standard_library(), seed, "code"):
         if used >= n_bytes:
@@ -114,7 +114,7 @@ def code_documents(seed: int, n_bytes: int) -> Iterator[Document]:
 
 
 def docs_documents(seed: int, n_bytes: int) -> Iterator[Document]:
-    """The language reference's topics and each module's docstrings, in an order from `seed`."""
+    """Yield the language reference's topics and each module's docstrings, ordered by `seed`."""
     topics, modules, used = language_reference(), standard_library(), 0
     names = {f"topic/{name}": name for name in topics}
     names |= {f"module/{name}": name for name in modules}
@@ -134,7 +134,7 @@ def docs_documents(seed: int, n_bytes: int) -> Iterator[Document]:
 
 
 def language_reference() -> dict[str, str]:
-    """Topics of Python's own help (`help("lambda")`); empty where a distribution leaves it out."""
+    """Return the topics of Python's own help (`help("lambda")`), if the distribution has them."""
     try:
         topics = importlib.import_module("pydoc_data.topics").topics
     except ImportError:
@@ -143,7 +143,7 @@ def language_reference() -> dict[str, str]:
 
 
 def module_reference(name: str, tree: ast.Module) -> str:
-    """The docstrings of a module as one reference text: heading, prose, then each signature."""
+    """Join a module's docstrings into one reference text: heading, prose, then each signature."""
     name = name.removesuffix(".__init__")
     parts = []
     for node, path in _named_nodes(tree, name):
@@ -177,7 +177,7 @@ def _shuffled(items: dict[str, object], seed: int, domain: str) -> list[tuple[st
 
 
 def code_tokens(source: str) -> list[str]:
-    """Python's own tokens of a source, without comments and layout (for comparing sources)."""
+    """Return Python's tokens of a source, without comments and layout (for comparing sources)."""
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     read = tokenize.generate_tokens(io.StringIO(source).readline)
     return [token.string for token in read if token.type not in layout]

@@ -1,10 +1,10 @@
-"""The story domains: one plot told in English and in German, sentence by sentence alike.
+"""The story domains: each plot is told in English and in German, sentence by sentence.
 
 Plots are data (data/stories/plots). A plot is a list of steps; each step offers several sentences,
 each as a pair of templates [English, German]. Its `links` tie an early cause to a late consequence.
 Templates: `{h}` the hero's name or "I"; `{t.den+}` a noun's form; `{=go h}` a verb in the story's
-tense, agreeing with the hero (`h`), several people (`p`) or else one; `{cause.why}` a linked
-sentence; `{^…}` begins with a capital letter.
+tense, agreeing with the hero (`h`), several people (`p`) or a third person; `{cause.why}` a linked
+sentence; `{^…}` starts with a capital letter.
 """
 
 import json
@@ -30,7 +30,7 @@ PLURAL = {  # hero and friend together: (third person, with the narrator)
 
 @dataclass(frozen=True)
 class Cast:
-    """Everything that one telling fixes once: who, where, what, when, and which links hold."""
+    """The choices fixed once for a telling: who, where, what, when, and which links hold."""
 
     entities: dict[str, Person | Noun | dict]
     links: dict[str, dict[str, list[str]]]
@@ -38,7 +38,7 @@ class Cast:
 
 
 def story_documents(seed: int, n_bytes: int) -> Iterator[Document]:
-    """Both tellings of story 0, 1, 2 …; a pair shares its id and so its side of the split."""
+    """Yield both tellings of story 0, 1, 2 …; they share an id and so a side of the split."""
     names = sorted(plots())
 
     def pair(n: int) -> list[Document]:
@@ -52,7 +52,7 @@ def story_documents(seed: int, n_bytes: int) -> Iterator[Document]:
 
 @cache
 def plots() -> dict[str, dict]:
-    """All plots by name (one JSON file each)."""
+    """Load all plots by name (one JSON file each)."""
     folder = data_folder() / "stories" / "plots"
     return {
         path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))
@@ -61,18 +61,18 @@ def plots() -> dict[str, dict]:
 
 @cache
 def vocabulary() -> dict:
-    """Names, nouns, places, adjectives, openings and endings that plots share."""
+    """Load the names, nouns, places, adjectives, openings and endings shared by all plots."""
     return json.loads((data_folder() / "stories" / "vocabulary.json").read_text("utf-8"))
 
 
 @cache
 def verbs() -> Verbs:
-    """The verbs that templates may conjugate."""
+    """Load the verbs that templates may conjugate."""
     return Verbs(**json.loads((data_folder() / "stories" / "verbs.json").read_text("utf-8")))
 
 
 def tell(plot: dict, draw: random.Random) -> tuple[str, str]:
-    """One story in English and German: title, opening, the plot's steps, ending."""
+    """Tell one story in English and German: title, opening, the plot's steps, ending."""
     cast = draw_cast(plot, draw)
     first_person = cast.entities["h"].first_person
     shared = vocabulary()
@@ -118,10 +118,10 @@ def draw_cast(plot: dict, draw: random.Random) -> Cast:
 
 
 def render(template: str, cast: Cast, language: str) -> str:
-    """Fill a template, then set capitals and quotation marks.
+    """Fill a template, then fix capitals and quotation marks.
 
     Raises:
-        ValueError: the template asks for something that its plot's cast does not have.
+        ValueError: the template uses something that its plot's cast lacks.
     """
     text = _fill(template, cast, language)
     text = re.sub(r"(^|[.!?…] |\.[”“] )([a-zäöü])", lambda m: m[1] + m[2].upper(), text)
@@ -129,7 +129,7 @@ def render(template: str, cast: Cast, language: str) -> str:
 
 
 def use_pronouns(sentences: list[str], cast: Cast, language: str) -> list[str]:
-    """Say "she" where a sentence begins with the hero's name and the one before named only her."""
+    """Say "she" if a sentence begins with the hero's name and the previous one named only her."""
     hero, others = cast.entities["h"], [RELATIVES]
     if hero.first_person:
         return sentences
@@ -183,7 +183,7 @@ def _resolve(slot: str, cast: Cast, language: str) -> str:
 
 
 def _together(hero: Person, friend: Person, key: str, language: str) -> str:
-    """ "Anna and Tom", or "Tom and I": the narrator names the other first."""
+    """Return "Anna and Tom", or "Tom and I": a narrator names the other person first."""
     word = "and" if language == "en" else "und"
     pair = (friend, hero) if hero.first_person else (hero, friend)
     return f" {word} ".join(person.form(key, language) for person in pair)

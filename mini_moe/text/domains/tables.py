@@ -22,12 +22,12 @@ class Table:
     keys: str = "rows"  # its plural
 
     def column(self, name: str) -> list[str | int]:
-        """The values of one column, top to bottom."""
+        """Return the values of one column, top to bottom."""
         place = self.columns.index(name)
         return [row[place] for row in self.rows]
 
     def of_kind(self, kind: type) -> list[str]:
-        """Columns of numbers (int) or of words (str), without the first."""
+        """Return the names of columns of numbers (int) or words (str), except the first column."""
         return [
             c
             for c, value in zip(self.columns[1:], self.rows[0][1:], strict=True)
@@ -36,7 +36,7 @@ class Table:
 
 
 def table_documents(seed: int, n_bytes: int) -> Iterator[Document]:
-    """Tables of three to seven rows, each with three to five different questions."""
+    """Yield tables of three to seven rows, each with three to five different questions."""
 
     def page(n: int) -> list[Document]:
         draw = random_for(seed, "tables", n)
@@ -53,12 +53,12 @@ def table_documents(seed: int, n_bytes: int) -> Iterator[Document]:
 
 @cache
 def topics() -> list[dict]:
-    """Titles, row names, categories and number ranges (data/tables)."""
+    """Load titles, row names, categories and number ranges (data/tables)."""
     return json.loads((data_folder() / "tables" / "topics.json").read_text("utf-8"))
 
 
 def draw_table(draw: random.Random) -> Table:
-    """A topic, some of its rows, one or two of its categories and of its numbers."""
+    """Draw a topic, some of its rows, and one or two of its categories and number columns."""
     topic = draw.choice(topics())
     categories = draw.sample(sorted(topic["categories"]), draw.choice((1, 1, 2)))
     numbers = draw.sample(sorted(topic["numbers"]), draw.choice((1, 2, 2)))
@@ -74,24 +74,24 @@ def draw_table(draw: random.Random) -> Table:
 
 
 def write_markdown(table: Table) -> str:
-    """`| a | b |` lines with the rule that Markdown wants below the heading."""
+    """Format as `| a | b |` lines with the separator that Markdown requires below the header."""
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (table.columns, *table.rows)]
     return "\n".join([lines[0], "|" + "---|" * len(table.columns), *lines[1:]])
 
 
 def write_csv(table: Table) -> str:
-    """`a,b` lines; no value of ours holds a comma."""
+    """Format as `a,b` lines; no value contains a comma."""
     return "\n".join(",".join(map(str, row)) for row in (table.columns, *table.rows))
 
 
 def ask_lookup(draw: random.Random, table: Table) -> tuple[str, str]:
-    """One cell."""
+    """Ask for one cell."""
     column, row = draw.choice(table.columns[1:]), draw.choice(table.rows)
     return f"What is the {column} of {row[0]}?", str(row[table.columns.index(column)])
 
 
 def ask_extreme(draw: random.Random, table: Table) -> tuple[str, str]:
-    """The row with the highest or lowest number, and that number."""
+    """Ask for the row with the highest or lowest number, and that number."""
     column = draw.choice(table.of_kind(int))
     word, choose = draw.choice((("highest", max), ("lowest", min)))
     value = choose(table.column(column))
@@ -100,13 +100,13 @@ def ask_extreme(draw: random.Random, table: Table) -> tuple[str, str]:
 
 
 def ask_sum(draw: random.Random, table: Table) -> tuple[str, str]:
-    """A column added up."""
+    """Ask for the sum of a column."""
     column = draw.choice(table.of_kind(int))
     return f"What is the total {column}?", write_sum(table.column(column))
 
 
 def ask_group_sum(draw: random.Random, table: Table) -> tuple[str, str]:
-    """A column added up over the rows of one category."""
+    """Ask for the sum of a column over the rows of one category."""
     column, category = draw.choice(table.of_kind(int)), draw.choice(table.of_kind(str))
     word = draw.choice(table.column(category))
     pairs = zip(table.column(column), table.column(category), strict=True)
@@ -116,7 +116,7 @@ def ask_group_sum(draw: random.Random, table: Table) -> tuple[str, str]:
 
 
 def ask_count(draw: random.Random, table: Table) -> tuple[str, str]:
-    """How many rows lie above or below a bound, and which."""
+    """Ask how many rows are above or below a bound, and which."""
     column = draw.choice(table.of_kind(int))
     bound = draw.choice(table.column(column)) + draw.choice((-1, 0, 1))
     word = draw.choice(("above", "below"))
@@ -130,7 +130,7 @@ def ask_count(draw: random.Random, table: Table) -> tuple[str, str]:
 
 
 def ask_filter(draw: random.Random, table: Table) -> tuple[str, str]:
-    """The rows of one category, in the table's order."""
+    """Ask for the rows of one category, in table order."""
     category = draw.choice(table.of_kind(str))
     words = {word for topic in topics() for word in topic["categories"].get(category, ())}
     here = table.column(category)
@@ -141,7 +141,7 @@ def ask_filter(draw: random.Random, table: Table) -> tuple[str, str]:
 
 
 def ask_difference(draw: random.Random, table: Table) -> tuple[str, str]:
-    """How much one row's number exceeds another's."""
+    """Ask by how much one row's number exceeds another's."""
     column = draw.choice(table.of_kind(int))
     place = table.columns.index(column)
     small, large = sorted(draw.sample(table.rows, 2), key=lambda row: row[place])
@@ -150,7 +150,7 @@ def ask_difference(draw: random.Random, table: Table) -> tuple[str, str]:
 
 
 def ask_order(draw: random.Random, table: Table) -> tuple[str, str]:
-    """The rows sorted by a number."""
+    """Ask for the rows sorted by a number."""
     column = draw.choice(table.of_kind(int))
     place = table.columns.index(column)
     down = draw.random() < 0.5
@@ -161,7 +161,7 @@ def ask_order(draw: random.Random, table: Table) -> tuple[str, str]:
 
 
 def write_sum(numbers: list[int]) -> str:
-    """`3 + 9 = 12`, or the number itself where there is only one."""
+    """Write `3 + 9 = 12`, or just the number if there is only one."""
     terms = " + ".join(map(str, numbers))
     return f"{terms} = {sum(numbers)}" if len(numbers) > 1 else terms
 

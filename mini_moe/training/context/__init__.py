@@ -1,4 +1,4 @@
-"""Learn to find what a text said, first in short texts, then in longer ones."""
+"""Train a model to find facts in a text, first in short texts, then in longer ones."""
 
 from mini_moe.training.context.extend import extend, stretched
 from mini_moe.training.context.recall import Phase, train_recall

@@ -1,4 +1,4 @@
-"""`python -m mini_moe.training.context`: the model of the needles, and its longer context."""
+"""`python -m mini_moe.training.context`: train the needle model, then extend its context."""
 
 import argparse
 import dataclasses
@@ -22,7 +22,7 @@ from mini_moe.training.context.extend import extend
 from mini_moe.training.context.recall import Phase, train_recall
 from mini_moe.training.run import LOG, only_writer
 
-# short texts first: where text and question stand close together, copying is learnt soon
+# short texts first: copying is learnt quickly when text and question are close together
 BASE = (
     Phase(steps=1000, seq_len=128, texts=8, rows=20),
     Phase(steps=2000, seq_len=256, texts=8, rows=8),
@@ -35,7 +35,7 @@ LONGER = (
 
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """Train the base model at 256 tokens, or extend it to 4,096; 0 where all went well."""
+    """Train the base model at 256 tokens, or extend it to 4,096; return 0 on success."""
     options = parser().parse_args(arguments)
     config = TrainConfig(
         learning_rate=options.learning_rate,
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_base(
     options: argparse.Namespace, config: TrainConfig, corpus: Corpus
 ) -> tuple[Transformer, list[dict]]:
-    """A new model at the original length."""
+    """Train a new model at the original length."""
     with OwnRandomNumbers(config.seed):
         model = Transformer(presets.needle()).to(options.device)
     model.tokenizer = corpus.tokenizer
@@ -66,21 +66,21 @@ def run_base(
 def run_extend(
     options: argparse.Namespace, config: TrainConfig, corpus: Corpus
 ) -> tuple[Transformer, list[dict]]:
-    """A checkpoint at the longer lengths."""
+    """Extend a checkpoint to the longer lengths."""
     phases = shortened(LONGER, options.share)
     model = load_hf(options.checkpoint).to(options.device)
     return extend(model, options.factor, phases, config, corpus, told(phases))
 
 
 def shortened(phases: tuple[Phase, ...], share: float) -> list[Phase]:
-    """The same phases with a share of their steps, at least one each."""
+    """Return the same phases with a share of their steps, at least one each."""
     if not 0 < share < math.inf:
         raise ValueError(f"share={share} must be above 0, and finite")
     return [dataclasses.replace(p, steps=max(1, round(p.steps * share))) for p in phases]
 
 
 def told(phases: list[Phase]):
-    """A function that prints about twenty of a run's records."""
+    """Return a function that prints about twenty of a run's records."""
     every = max(1, sum(phase.steps for phase in phases) // 20)
 
     def tell(record: dict) -> None:
@@ -95,12 +95,12 @@ def told(phases: list[Phase]):
 
 
 def kept(record: dict) -> bool:
-    """Every tenth line of the log stays, and the last."""
+    """Return whether a record goes into the log: every tenth, and the last."""
     return record["step"] % 10 == 0 or "validation" in record
 
 
 def parser() -> argparse.ArgumentParser:
-    """Two commands and their options."""
+    """Build the parser: two commands and their options."""
     made = argparse.ArgumentParser(prog="python -m mini_moe.training.context", description=__doc__)
     commands = made.add_subparsers(required=True, metavar="base | extend")
     base = commands.add_parser("base", help=run_base.__doc__)
@@ -111,11 +111,11 @@ def parser() -> argparse.ArgumentParser:
     longer.add_argument("--factor", type=float, default=16.0, help="YaRN's s (default: 16)")
     for command, rate in ((base, 0.007), (longer, 0.005)):
         add = command.add_argument
-        add("--save", type=Path, required=True, help="where model (bfloat16) and log go")
-        add("--share", type=float, default=1.0, help="of the steps; 1: as the shipped models")
+        add("--save", type=Path, required=True, help="folder for the model (bfloat16) and log")
+        add("--share", type=float, default=1.0, help="share of the shipped models' steps")
         add("--learning_rate", type=float, default=rate, help="default: %(default)s")
         add("--seed", type=int, default=0, help="default: %(default)s")
-        add("--device", default="auto", help="cpu, cuda, mps; default: the best one here")
+        add("--device", default="auto", help="cpu, cuda, mps; default: the best available")
     return made
 
 

@@ -1,6 +1,6 @@
 """Stretch a model's context with YaRN, then train it a little on longer texts.
 
-DeepSeek-V3 went from 4K to 32K to 128K tokens, a thousand steps each, YaRN's factor 40 in both.
+DeepSeek-V3 went from 4K to 32K to 128K tokens, 1,000 steps each, with a YaRN factor of 40 in both.
 Source: DeepSeek-V3, arXiv 2412.19437 §4.3; YaRN, arXiv 2309.00071.
 """
 
@@ -18,12 +18,12 @@ from mini_moe.training.context.recall import Phase, train_recall
 
 
 def stretched(model: Transformer, factor: float, max_seq_len: int | None = None) -> Transformer:
-    """A copy that reads longer texts: YaRN's frequencies and temperature, the same weights.
+    """Return a copy that reads longer texts: same weights, YaRN's frequencies and temperature.
 
-    The original length is the model's max_seq_len, and the new one `factor` times that unless
-    given. Factor 1 keeps RoPE as it was and only lifts the limit.
+    The original length is the model's max_seq_len; the new one is `factor` times that unless given.
+    Factor 1 leaves RoPE unchanged and only raises the limit.
 
-    Raises: ValueError for a factor below 1, a model already extended, or a length not beyond the
+    Raises: ValueError for a factor below 1, a model already extended, or a length not above the
     original.
     """
     original = model.config.max_seq_len
@@ -32,7 +32,7 @@ def stretched(model: Transformer, factor: float, max_seq_len: int | None = None)
     longer = round(factor * original) if max_seq_len is None else max_seq_len
     if model.config.yarn_factor != 1:
         raise ValueError(
-            f"model: already extended, yarn_factor={model.config.yarn_factor}; give the one before"
+            f"model: already extended, yarn_factor={model.config.yarn_factor}; pass the original"
         )
     if longer <= original:
         raise ValueError(
@@ -44,7 +44,7 @@ def stretched(model: Transformer, factor: float, max_seq_len: int | None = None)
         yarn_factor=float(factor),
         yarn_original_seq_len=original,
     )
-    with torch.device("meta"):  # numbers, their types and their device come with the weights
+    with torch.device("meta"):  # the weights bring their own values, types and device
         made = Transformer(config)
     made.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
     if config.tie_embeddings:
@@ -61,12 +61,12 @@ def extend(
     corpus: Corpus,
     on_step: Callable[[dict], None] | None = None,
 ) -> tuple[Transformer, list[dict]]:
-    """A copy stretched by YaRN and trained on longer texts, phase after phase; and the log.
+    """Stretch a copy with YaRN and train it on longer texts, phase by phase; return it and the log.
 
-    The copy's weights are float32, whatever the model's are, and on the same device.
+    The copy is on the model's device; its weights are float32, whatever the model's are.
 
     Raises: ValueError as `stretched` and `train_recall` do, or for a factor that is not above 1;
-    TrainingDiverged where a loss is not finite.
+    TrainingDiverged if a loss is not finite.
     """
     if not factor > 1:
         raise ValueError(f"factor={factor} must be above 1")

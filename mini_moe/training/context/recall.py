@@ -22,19 +22,19 @@ from mini_moe.training.optimizer import build_optimizers
 from mini_moe.training.speed import bf16_is_faster, keep_freed_memory
 from mini_moe.training.step import optimizer_step
 
-EVAL_LENGTH = 256  # tokens a sequence has in the evaluation at the end
-EVAL_TOKENS = 8192  # of each domain that it reads
-ANSWER_WEIGHT = 2.0  # of the loss of answers beside that of texts
+EVAL_LENGTH = 256  # tokens per sequence in the final evaluation
+EVAL_TOKENS = 8192  # tokens it reads per domain
+ANSWER_WEIGHT = 2.0  # weight of the answers' loss relative to the texts'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Steps at one length. Raises: ValueError for a number below one."""
+    """Training steps at one length. Raises: ValueError for a number below one."""
 
     steps: int
-    seq_len: int  # tokens a sequence
-    texts: int  # sequences of plain corpus in a batch: the model stays one of language
-    rows: int  # sequences with needles in a batch
+    seq_len: int  # tokens per sequence
+    texts: int  # sequences of plain text per batch, so that it remains a language model
+    rows: int  # sequences with needles per batch
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -49,15 +49,15 @@ def train_recall(
     corpus: Corpus,
     on_step: Callable[[dict], None] | None = None,
 ) -> list[dict]:
-    """Train a model in place, phase after phase, on corpus text and on needles; the log.
+    """Train a model in place, phase by phase, on corpus text and on needles; return the log.
 
     loss = next-token loss of the texts + 2 · loss of the answers in rows with needles + balance.
-    Learning rates rise and fall once over all phases; of `config` the steps, batch size and length
-    are not used. The model is trained on the device it is on; the same seed gives the same model
-    on one machine.
+    The learning rates rise and fall once over all phases together; the steps, batch size and
+    length in `config` are ignored. The model is trained on its own device; on one machine, the same
+    seed gives the same model.
 
-    Raises: ValueError where a phase doesn't fit the model or the corpus; TrainingDiverged where a
-    loss is not finite.
+    Raises: ValueError if a phase doesn't fit the model or the corpus; TrainingDiverged if a loss is
+    not finite.
     """
     check_phases(model, phases, corpus)
     config = dataclasses.replace(config, steps=sum(phase.steps for phase in phases))
@@ -89,17 +89,17 @@ def train_recall(
 
 
 class RecallBatch(NamedTuple):
-    """Rows of plain text, then rows with needles, all of one length."""
+    """Rows of plain text followed by rows with needles, all of the same length."""
 
     tokens: Int[Tensor, "rows length"]
     texts: int  # how many rows are plain text
-    asked: Int[Tensor, "answers"]  # places of the answers in the rows with needles, end to end
+    asked: Int[Tensor, "answers"]  # positions of the answers in the needle rows, laid end to end
 
 
 def recall_batch(
     phase: Phase, config: TrainConfig, corpus: Corpus, haystack: Haystack, step: int
 ) -> RecallBatch:
-    """The batch of one step, which depends on seed and step alone."""
+    """Return the batch of one step, which depends only on seed and step."""
     length = phase.seq_len + 1
     texts = sample_batch(
         corpus.train, batch=phase.texts, length=length, seed=config.seed, step=step
@@ -111,7 +111,7 @@ def recall_batch(
 
 
 class RecallLosses(NamedTuple):
-    """In nats per token."""
+    """Losses in nats per token."""
 
     total: Float[Tensor, ""]
     text: Float[Tensor, ""]
@@ -121,7 +121,7 @@ class RecallLosses(NamedTuple):
 def recall_losses(
     model: Transformer, config: TrainConfig, batch: RecallBatch, routings: list[Routing]
 ) -> RecallLosses:
-    """Losses of a batch: of every token of the texts, and of the answers alone."""
+    """Compute a batch's losses: over every token of the texts, and over the answers only."""
     device = device_of(model)
     tokens, asked = batch.tokens.to(device), batch.asked.to(device)
     hidden, targets = model.hidden(tokens[:, :-1], routings=routings), tokens[:, 1:]
@@ -134,7 +134,7 @@ def recall_losses(
 
 
 def check_phases(model: Transformer, phases: Sequence[Phase], corpus: Corpus) -> None:
-    """Raise ValueError where there is no phase, or one that doesn't fit the model or the corpus."""
+    """Raise ValueError unless there is at least one phase and all fit the model and the corpus."""
     if not phases:
         raise ValueError("phases: at least one expected")
     if corpus.tokenizer.vocab_size > model.config.vocab_size:

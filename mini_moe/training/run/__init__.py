@@ -1,4 +1,4 @@
-"""What surrounds the steps of a run: its folder, its progress bar, and Ctrl-C."""
+"""What surrounds the training steps: the run's folder, its progress bar, and Ctrl-C."""
 
 from mini_moe.training.run.folder import LOG, only_writer, open_log
 from mini_moe.training.run.watching import interrupt_flag, progress_bar

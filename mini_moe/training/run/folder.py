@@ -13,12 +13,12 @@ LOCK = ".lock"
 
 @contextmanager
 def only_writer(folder: Path | None) -> Iterator[None]:
-    """Inside, nothing else writes to the folder: no other process, no other thread.
+    """Lock the folder, so that no other process or thread writes to it.
 
-    The folder is made if need be; without one there is nothing to guard. One thread may enter twice
-    (a command that trains and saves in one folder). The operating system gives the lock back when
-    its holder ends, however it ends.
-    Raises: ValueError where a run is writing there already; nothing was changed then.
+    The folder is created if needed; None locks nothing. One thread may enter twice (a command that
+    trains and saves in the same folder). The operating system releases the lock when its holder
+    ends, however it ends.
+    Raises: ValueError if another run is already writing there; nothing is changed.
     """
     if folder is None:
         yield
@@ -29,21 +29,21 @@ def only_writer(folder: Path | None) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise ValueError(
-            f"folder={str(folder)!r}: another run is writing there; stop it or wait for its end, "
+            f"folder={str(folder)!r}: another run is writing there; stop it, wait until it ends, "
             "or use another folder"
         ) from None
     try:
         yield
     finally:
         if lock.lock_counter == 1:
-            with suppress(OSError):  # Windows keeps open files, and removes this one on release
+            with suppress(OSError):  # Windows can't delete open files, only on release
                 Path(lock.lock_file).unlink()
         lock.release()
 
 
 @contextmanager
 def open_log(folder: Path | None) -> Iterator[Callable[[dict], None]]:
-    """A function that appends a record to the run's log.jsonl; does nothing without a folder."""
+    """Give a function that appends a record to log.jsonl; it does nothing without a folder."""
     if folder is None:
         yield lambda record: None
         return

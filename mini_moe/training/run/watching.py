@@ -1,4 +1,4 @@
-"""What whoever watches a run sees and can do: a progress bar, and Ctrl-C."""
+"""For someone watching a run: a progress bar, and Ctrl-C to stop it."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 @contextmanager
 def progress_bar(total: int, done: int, shown: bool) -> Iterator[Callable[[dict], None]]:
-    """A function that moves a bar on by one record of the log."""
+    """Give a function that advances the bar by one log record."""
     with tqdm(total=total, initial=done, disable=not shown, leave=False) as bar:
 
         def show(record: dict) -> None:
@@ -23,7 +23,7 @@ def progress_bar(total: int, done: int, shown: bool) -> Iterator[Callable[[dict]
 
 @contextmanager
 def interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C sets a flag and the second interrupts; only in the main thread."""
+    """Make the first Ctrl-C set a flag and the second one interrupt; only in the main thread."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag.is_set

@@ -20,7 +20,7 @@ from tests.benchmarks.gpu import check, libraries, report
 from tests.benchmarks.gpu.clock import TimeKeeper
 from tests.benchmarks.gpu.readings import ask_smi, readings
 
-# Seconds that a part gets at most, in the order in which they run; what is left over goes on.
+# Most seconds that each part gets, in running order; unused time passes on to later parts.
 PARTS = {
     "build": 150,
     "tiles": 45,
@@ -32,21 +32,25 @@ PARTS = {
     "training": 40,
     "shapes": 400,
 }
-RESERVED = {"build": 60, "tiles": 60}  # seconds that a part leaves for those after it
-START = 12  # seconds that a process needs before it measures
-SECONDS = 240  # build, tiles and check; the rest goes into a second call
+RESERVED = {"build": 60, "tiles": 60}  # seconds that earlier parts must leave for this one
+START = 12  # seconds that a process needs to start up
+SECONDS = 240  # for build, tiles and check; the rest needs a second call
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 if everything ran and what was checked is right."""
+    """Run the parts; exit with 0 if everything ran and all checks passed."""
     options = argparse.ArgumentParser(prog="python -m tests.benchmarks.gpu", description=__doc__)
-    options.add_argument("--quick", action="store_true", help="the first cases of each part")
+    options.add_argument("--quick", action="store_true", help="only the first cases of each part")
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART",
                          help=f"one or more of {', '.join(PARTS)}")  # fmt: skip
-    options.add_argument("--seconds", type=float, default=SECONDS, help=f"in all ({SECONDS})")
-    options.add_argument("--commit", default="", help="of the sources, where there is no .git")
-    options.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
-    options.add_argument("--render", type=Path, metavar="FILE", help="print its tables, no more")
+    options.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"total time (default: {SECONDS})"
+    )
+    options.add_argument("--commit", default="", help="the sources' commit, if there is no .git")
+    options.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
+    options.add_argument(
+        "--render", type=Path, metavar="FILE", help="only print a JSON file's tables"
+    )
     given = options.parse_args(arguments)
     if given.render:
         print(report.markdown(report.read(given.render)))
@@ -64,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def lacking() -> str:
-    """Why nothing can be measured here, or ""."""
+    """Return why nothing can be measured here, or ""."""
     if not torch.cuda.is_available():
         return "there is no NVIDIA GPU that torch can use on this machine, so nothing was measured"
     if libraries.find_nvcc() is None and compiled.CUDA_WHY_NOT:
@@ -73,7 +77,7 @@ def lacking() -> str:
 
 
 class Run:
-    """Part after part, the file written again after each: an end that comes early loses little."""
+    """Runs the parts in order and rewrites the file after each, so an early end loses little."""
 
     def __init__(
         self,
@@ -91,7 +95,7 @@ class Run:
         self.result |= {"rows": [], "targets": [], "left_out": []}
 
     def all(self) -> dict:
-        """Every part that was asked for. The result, which also lies on the disk."""
+        """Run every requested part; return the result, which is also on disk."""
         for name in (name for name in PARTS if name in self.given.only):
             start = time.monotonic()
             seconds = self.keeper.share(PARTS[name], RESERVED.get(name, 0))
@@ -110,7 +114,7 @@ class Run:
         return self.result
 
     def prepare(self, name: str, seconds: float) -> None:
-        """Build or check, and say how it went."""
+        """Build or check, and print the outcome."""
         if name == "build":
             capability = tuple(self.result["machine"]["capability"])
             self.result["build"] = libraries.build(capability, seconds)
@@ -120,7 +124,7 @@ class Run:
             print(f"{what}: {json.dumps(outcome, ensure_ascii=False)}", flush=True)
 
     def measure(self, name: str, seconds: float) -> None:
-        """Run a part in its own process and take in its rows, all that there are."""
+        """Run a part in its own process and collect whatever rows it wrote."""
         size = "quick" if self.given.quick else "full"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.jsonl"
@@ -139,7 +143,7 @@ class Run:
 
 
 def run_part(name: str, path: Path, seconds: float, size: str) -> str:
-    """Why the part ended early, or ""."""
+    """Run a part; return why it ended early, or ""."""
     if seconds < START:
         return "no time left"
     inside = str(max(seconds - START, 1))
@@ -152,7 +156,7 @@ def run_part(name: str, path: Path, seconds: float, size: str) -> str:
 
 
 def machine(given_commit: str = "") -> dict:
-    """What the figures are measured on, and which sources: the fingerprint needs no git."""
+    """Describe the hardware and the measured sources; their fingerprint needs no git."""
     device = torch.cuda.get_device_properties(0)
     return {
         "date": datetime.date.today().isoformat(),
@@ -170,7 +174,7 @@ def machine(given_commit: str = "") -> dict:
 
 
 def driver() -> str:
-    """As nvidia-smi names it, or ""."""
+    """Return the driver version from nvidia-smi, or ""."""
     try:
         return ask_smi("driver_version").strip()
     except (OSError, subprocess.SubprocessError):
@@ -178,7 +182,7 @@ def driver() -> str:
 
 
 def commit() -> str:
-    """Of the sources, or "" outside a git checkout."""
+    """Return the commit of the sources, or "" outside a git checkout."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(
@@ -189,7 +193,7 @@ def commit() -> str:
 
 
 def version(package: str) -> str:
-    """Of an installed package, or ""."""
+    """Return the version of an installed package, or ""."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

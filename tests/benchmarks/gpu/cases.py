@@ -1,4 +1,4 @@
-"""What is measured: shapes, who goes where, floating-point operations and bytes."""
+"""What is measured: shapes, routings, floating-point operations and bytes."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BF16 = 2  # bytes a number
+BF16 = 2  # bytes per number
 
 
 class Shape(NamedTuple):
@@ -34,7 +34,7 @@ class Product(NamedTuple):
 
 TEACHING = Shape(4096, 1024, 512, 32, 4)
 DEEPSEEK_V3 = Shape(8192, 7168, 2048, 256, 8)  # 22.5 GB of weights
-SLICE = Shape(4096, 7168, 2048, 8, 8)  # what one of 32 devices holds of it: 8 × 4096 rows
+SLICE = Shape(4096, 7168, 2048, 8, 8)  # one of 32 devices' share of it: 8 × 4096 rows
 SONIC = [  # SonicMoE, figure 14: the shapes of its own comparison
     Shape(24576, 1536, 256, 128, 8),
     Shape(24576, 1536, 1024, 32, 2),
@@ -46,7 +46,7 @@ SONIC = [  # SonicMoE, figure 14: the shapes of its own comparison
 ]
 QWEN3 = Shape(32768, 2048, 768, 128, 8)
 DECODE = [DEEPSEEK_V3._replace(tokens=tokens) for tokens in (1, 128)]
-PRODUCTS = [  # the teaching layer's two; TransformerEngine's; DeepGEMM's
+PRODUCTS = [  # the teaching layer's two; then TransformerEngine's; DeepGEMM's
     Product(32, 512, 1024, 1024),
     Product(32, 512, 1024, 512),
     Product(8, 4096, 768, 2048),
@@ -57,7 +57,7 @@ PRODUCTS = [  # the teaching layer's two; TransformerEngine's; DeepGEMM's
     Product(4, 8192, 7168, 2048),
     Product(32, 1024, 2048, 4096),
 ]
-TILES = [  # by paper 128 × 256 tiles win at the first three, and 128 × 128 at the teaching layer's
+TILES = [  # in theory 128 × 256 tiles win in the first three, 128 × 128 in the teaching layer's
     Product(8, 4096, 4096, 7168),
     Product(8, 4096, 7168, 2048),
     Product(128, 2048, 2048, 4096),
@@ -67,23 +67,23 @@ LADDER = [Product(8, 1024, 2048, 2048), Product(32, 512, 1024, 1024)]
 
 
 def layer_flops(shape: Shape, backward: bool = False) -> int:
-    """6 · rows · d_model · d_expert: three products; with the backward pass three times that."""
+    """6 · rows · d_model · d_expert for three products; three times that with the backward pass."""
     return (18 if backward else 6) * shape.rows * shape.d_model * shape.d_expert
 
 
 def product_flops(product: Product) -> int:
-    """A multiplication and an addition for every row, column and depth."""
+    """One multiplication and one addition per row, column and depth."""
     return 2 * product.experts * product.rows * product.n * product.k
 
 
 def weight_bytes(shape: Shape, expert_ids: Tensor) -> int:
-    """The three matrices of the experts that somebody chose."""
+    """Bytes of the three matrices of all experts that were chosen."""
     active = len(expert_ids.unique())
     return active * 3 * shape.d_model * shape.d_expert * BF16
 
 
 def layer_bytes(shape: Shape, expert_ids: Tensor) -> int:
-    """Least traffic of a forward pass with a fused gather.
+    """Minimum traffic of a forward pass with a fused gather.
 
     Weights once, x once, hidden written and read, rows written and read by the mixing, out once.
     """
@@ -94,23 +94,23 @@ def layer_bytes(shape: Shape, expert_ids: Tensor) -> int:
 def gather_bytes(rows: int, width: int) -> int:
     """Rows read and rows written: a token is read again for each of its rows.
 
-    They lie far apart in the order of the experts, so by then the cache has lost the token.
+    A token's rows are far apart in expert order, so the cache no longer holds it the next time.
     """
     return 2 * rows * width * BF16
 
 
 def combine_bytes(tokens: int, rows: int, width: int) -> int:
-    """Mixing: each of the rows is read once and each of the tokens written once."""
+    """Mixing reads each of the rows once and writes each of the tokens once."""
     return (tokens + rows) * width * BF16
 
 
 def choose_experts(
     tokens: int, experts: int, top_k: int, routing: str, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Ids [tokens, top_k], all different in a row, and gates that add up to one.
+    """Draw ids [tokens, top_k], distinct within a row, and gates that add up to one.
 
-    "uniform": all experts alike. "zipf": expert number r is wanted 1 / (r + 1) as often, and the
-    last eighth of them never. Drawn without replacement: the top_k largest of log p − log(−log u).
+    "uniform": all experts equally likely. "zipf": expert r has weight 1 / (r + 1), and the last
+    eighth are never chosen. Drawn without replacement: the top_k largest of log p − log(−log u).
     Always drawn on the CPU, so every device gets the same.
     """
     numbers = torch.Generator().manual_seed(seed)

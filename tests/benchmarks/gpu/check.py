@@ -24,12 +24,12 @@ SMALL = [  # tokens, d_model, d_expert, experts, top_k: full and ragged tiles, o
     (130, 136, 72, 4, 3),
     (5, 33, 17, 4, 2),
 ]
-POISON_BYTES = ([1 << 28] * 4, [1 << 19] * 128)  # the allocator's large blocks and small ones
+POISON_BYTES = ([1 << 28] * 4, [1 << 19] * 128)  # the allocator's large and small blocks
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Whatever a kernel leaves unwritten is NaN: the allocator hands these blocks out next."""
+    """Make anything a kernel leaves unwritten NaN: the allocator hands these blocks out next."""
     if torch.cuda.is_available():
         for sizes in POISON_BYTES:
             blocks = [torch.full((size // 4,), torch.nan, device="cuda") for size in sizes]
@@ -37,7 +37,7 @@ def poisoned_memory():
 
 
 def check(seconds: float) -> dict:
-    """The tests and the four tools, all at the same time: {tests, memcheck, …}."""
+    """Run the tests and the four tools, all in parallel: {tests, memcheck, …}."""
     with ThreadPoolExecutor(1 + len(TOOLS)) as pool:
         tests = pool.submit(run_tests, seconds)
         tools = {tool: pool.submit(sanitize, tool, seconds) for tool in TOOLS}
@@ -45,7 +45,7 @@ def check(seconds: float) -> dict:
 
 
 def run_tests(seconds: float, folder: str = "tests/gpu") -> dict:
-    """{ok, passed, failed, skipped, seconds, text} of pytest in a folder."""
+    """Run pytest in a folder: {ok, passed, failed, skipped, seconds, text}."""
     plugin = ("-p", "tests.benchmarks.gpu.check", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", folder, "-q", *plugin]
     start = time.monotonic()
@@ -58,37 +58,37 @@ def run_tests(seconds: float, folder: str = "tests/gpu") -> dict:
 
 
 def count(text: str, word: str) -> int:
-    """ "12 passed" in pytest's last line."""
+    """Return 12 if pytest's last line says "12 passed", with `word` "passed"."""
     found = re.search(rf"(\d+) {word}", text.strip().splitlines()[-1] if text.strip() else "")
     return int(found[1]) if found else 0
 
 
 def sanitize(tool: str, seconds: float) -> dict:
-    """{ok, text} of one tool over `small_runs`; ok is null where the tool cannot run."""
+    """Run one tool over `small_runs`: {ok, text}; ok is null if the tool can't run."""
     if not shutil.which("compute-sanitizer"):
         return {"ok": None, "text": "there is no compute-sanitizer"}
     command = ["compute-sanitizer", "--tool", tool, "--print-limit", "10"]
-    command += ["--report-api-errors", "no"]  # torch asks for what may not be there
+    command += ["--report-api-errors", "no"]  # torch probes for features that may be missing
     command += ["--error-exitcode", "9", sys.executable, "-m", "tests.benchmarks.gpu.check"]
     code, text = output(command, seconds, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
     return verdict(code, text)
 
 
 def verdict(code: int | None, text: str) -> dict:
-    """What a tool found, from its exit code and words."""
+    """Interpret a tool's exit code and output."""
     found = [line for line in text.splitlines() if "ERROR SUMMARY" in line or "RACECHECK" in line]
     if "not supported" in text or "LibraryNotLoaded" in text:
         refusals = [line for line in text.splitlines() if "not supported" in line]
-        return {"ok": None, "text": (refusals or ["it refuses the device"])[0].strip("= ")}
+        return {"ok": None, "text": (refusals or ["it doesn't support this device"])[0].strip("= ")}
     if code is None:
-        return {"ok": None, "text": "it was not done in time"}
+        return {"ok": None, "text": "it did not finish in time"}
     if code == 0:
         return {"ok": True, "text": found[-1].strip("= ") if found else "no error"}
     return {"ok": False, "text": text[-3000:]}
 
 
 def output(command: list[str], seconds: float, more: dict | None = None) -> tuple[int | None, str]:
-    """Exit code, None if the time was over, and what was printed."""
+    """Run a command; return its exit code, or None if it timed out, and what it printed."""
     try:
         done = subprocess.run(
             command,
@@ -107,7 +107,7 @@ def output(command: list[str], seconds: float, more: dict | None = None) -> tupl
 
 
 def small_runs(device: str) -> None:
-    """Every kernel once or more, small: the layer and its gradients, the gate, the ladder."""
+    """Run every kernel at least once, small: the layer and its gradients, the gate, the ladder."""
     from mini_moe.ops import compiled, describe, moe_experts
     from tests.benchmarks.gpu.cases import choose_experts
 
@@ -135,7 +135,7 @@ def small_runs(device: str) -> None:
 
 
 def small_ladder(launchers: Launchers, device: str) -> None:
-    """Every step of the ladder on ragged loads: 0, 1, 64 and 65 rows an expert."""
+    """Run every step of the ladder on ragged loads: 0, 1, 64 and 65 rows per expert."""
     offsets = torch.tensor([0, 0, 1, 65, 130], device=device)
     x = torch.randn(130, 72, device=device, dtype=torch.bfloat16)
     w = torch.randn(4, 80, 72, device=device, dtype=torch.bfloat16)

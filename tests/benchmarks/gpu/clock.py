@@ -1,4 +1,4 @@
-"""Times on a device: peers in turn, caches flushed, medians and quartiles, a budget."""
+"""Timing on a device: alternating peers, flushed caches, medians and quartiles, a budget."""
 
 import contextlib
 import statistics
@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-FLUSH_BYTES = 1_000_000_000  # many times any cache; a few tenths of a millisecond to write
+FLUSH_BYTES = 1_000_000_000  # many times any cache; written in a few tenths of a millisecond
 FEWEST, MOST = 5, 30  # repetitions
-SLOWEST = 3.0  # seconds a call; a slower peer is left out
+SLOWEST = 3.0  # seconds per call; a slower peer is left out
 WRONG = 3e-2  # largest accepted ‖out − expected‖ / ‖expected‖ in bf16
 Call = Callable[[], object]
 
 
 class TimeKeeper:
-    """A budget of seconds that starts to run now."""
+    """A budget of seconds that starts running on creation."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.now, self.end = now, now() + seconds
@@ -25,17 +25,17 @@ class TimeKeeper:
         return max(0.0, self.end - self.now())
 
     def share(self, most: float, reserved: float = 0.0) -> float:
-        """Seconds for the next piece: at most `most`, and what is `reserved` stays."""
+        """Return the seconds for the next piece: at most `most`, leaving `reserved` untouched."""
         return max(0.0, min(most, self.left() - reserved))
 
 
 class Clock:
-    """Seconds of a call: between two events on a GPU, by the wall elsewhere.
+    """Times a call: between two events on a GPU, by the wall clock elsewhere.
 
-    Before each call a gigabyte is written, so nothing that the call reads lies in a cache; then a
-    third of that is read elsewhere, so what was written is not still on its way to the memory while
-    the call runs. The GPU is busy with it and the host gets ahead: a few launches are timed without
-    their way there.
+    Before each call a gigabyte is written, so that none of the call's inputs are cached. Then a
+    third of that is read from other memory, so that no writes are still pending while the call
+    runs. This keeps the GPU busy while the host gets ahead, which hides the latency of the first
+    launches.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Clock:
         self.device, self.now = device, now
         self.on_gpu = torch.device(device).type == "cuda"
         self.scrap = torch.empty(flush_bytes, dtype=torch.uint8, device=device)
-        self.clean = torch.zeros(flush_bytes // 12, device=device)  # 4 bytes each
+        self.clean = torch.zeros(flush_bytes // 12, device=device)  # 4 bytes per number
 
     def seconds(self, call: Call) -> float:
-        """One call, from flushed caches to its last kernel's end."""
+        """Time one call, from flushed caches to the end of its last kernel."""
         self.scrap.fill_(1)
         self.clean.sum()
         if not self.on_gpu:
@@ -65,20 +65,20 @@ class Clock:
         return begin.elapsed_time(end) / 1e3
 
     def wait(self) -> None:
-        """Until the device has done everything."""
+        """Wait until the device has finished everything."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
     def forget(self) -> None:
-        """Give cached memory back; on a GPU that crashed there is none to give."""
+        """Release cached memory, unless the GPU has crashed."""
         if self.on_gpu:
             with contextlib.suppress(RuntimeError):
                 torch.cuda.empty_cache()
 
     def replay(self, call: Call) -> Call:
-        """The launches of a call, all at once: a CUDA graph, made when it is first used.
+        """Return a call that replays all launches at once as a CUDA graph, captured on first use.
 
-        It raises whatever capturing raises, as when `call` waits for a result of the GPU.
+        It raises whatever capturing raises, for example if `call` waits for a result of the GPU.
         """
         if not self.on_gpu:
             return call
@@ -95,7 +95,7 @@ class Clock:
 
 
 def capture(call: Call) -> tuple:
-    """A graph of the call's launches, and where its results will lie."""
+    """Capture a call's launches as a graph; return it and the tensors its results will be in."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -114,11 +114,11 @@ def compare(
     expected: dict[str, list[Tensor]] | None = None,
     seconds: float = 2.0,
 ) -> dict[str, dict]:
-    """Every peer's figures: {ms, ms_low, ms_high, runs, error}, or {why_not}.
+    """Time all peers: {ms, ms_low, ms_high, runs, error} for each, or {why_not}.
 
-    1. Each peer is called twice: what fails, is wrong (where `expected` has its results) or takes
-       more than SLOWEST seconds is out, and the reason stays.
-    2. The others take turns, one call each a round, as many rounds as fit `seconds`.
+    1. Each peer is called twice. If it fails, is wrong (compared with `expected`, if given) or
+       takes more than SLOWEST seconds, it is left out and the reason is recorded.
+    2. The others alternate, one call each per round, for as many rounds as fit into `seconds`.
     """
     found: dict[str, dict] = {}
     cost: dict[str, float] = {}
@@ -126,7 +126,7 @@ def compare(
         try:
             found[name] = try_out(clock, call, (expected or {}).get(name))
             cost[name] = clock.seconds(call)
-        except Exception as problem:  # any peer may fail in its own way; the others go on
+        except Exception as problem:  # any peer may fail in its own way; the others continue
             found[name] = {"why_not": reason(problem)}
             clock.forget()
     running = {name: calls[name] for name in cost}
@@ -141,10 +141,10 @@ def compare(
 
 
 def try_out(clock: Clock, call: Call, expected: list[Tensor] | None) -> dict:
-    """{error} of the second call, or {}. Raises: ValueError when it is wrong or too slow.
+    """Return {error} of the second call, or {}. Raises: ValueError if it is wrong or too slow.
 
-    What the first call returned is overwritten with NaN: a kernel that leaves something unwritten
-    cannot live on what lay there before.
+    The first call's results are overwritten with NaN, so that a kernel which leaves something
+    unwritten can't profit from earlier values.
     """
     poison(call())
     clock.wait()
@@ -153,7 +153,7 @@ def try_out(clock: Clock, call: Call, expected: list[Tensor] | None) -> dict:
     clock.wait()
     took = clock.now() - start
     if took > SLOWEST:
-        raise ValueError(f"too slow: {took:.1f} s a call")
+        raise ValueError(f"too slow: {took:.1f} s per call")
     if expected is None:
         return {}
     pairs = zip(tensors(result), expected, strict=True)
@@ -164,27 +164,27 @@ def try_out(clock: Clock, call: Call, expected: list[Tensor] | None) -> dict:
 
 
 def tensors(result: object) -> list[Tensor]:
-    """What a call returned, as a list."""
+    """Return a call's results as a list."""
     return [result] if isinstance(result, Tensor) else list(result)
 
 
 @torch.no_grad()
 def poison(result: object) -> None:
-    """NaN into every number that a call returned."""
+    """Overwrite every number that a call returned with NaN."""
     for tensor in () if result is None else tensors(result):
         if tensor.is_floating_point():
             tensor.fill_(torch.nan)
 
 
 def reason(problem: Exception) -> str:
-    """The first line of what was said, and who said it."""
+    """Return an error's type and the first line of its message."""
     text = str(problem).strip().splitlines()
-    first = text[0][:160] if text else "without a word"
+    first = text[0][:160] if text else "no message"
     return first if type(problem) is ValueError else f"{type(problem).__name__}: {first}"
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """‖actual − expected‖ / ‖expected‖, a piece at a time: some results fill half the memory."""
+    """‖actual − expected‖ / ‖expected‖, computed in pieces: some results fill half the memory."""
     if actual.shape != expected.shape:
         raise ValueError(f"shape {list(expected.shape)} expected, got {list(actual.shape)}")
     pieces = zip(*(t.detach().reshape(-1).split(1 << 26) for t in (actual, expected)), strict=True)
@@ -196,6 +196,6 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def summary(seconds: list[float]) -> dict:
-    """Median and quartiles in milliseconds."""
+    """Return median and quartiles in milliseconds."""
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
     return {"ms": 1e3 * middle, "ms_low": 1e3 * low, "ms_high": 1e3 * high, "runs": len(seconds)}

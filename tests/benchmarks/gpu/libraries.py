@@ -1,4 +1,4 @@
-"""Builds what is measured, and calls the launchers of kernels/*.cu without torch in between."""
+"""Build what is measured, and call the launchers of kernels/*.cu without torch in between."""
 
 import ctypes
 import hashlib
@@ -21,7 +21,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # DType in kernels/device.cuh
 
 
 def build(capability: tuple[int, int], seconds: float = 240.0) -> dict:
-    """The extension, and beside it all launchers as one library; {ok, seconds, text} of each."""
+    """Build the extension, and all launchers as a separate library; {ok, seconds, text} of each."""
     with ThreadPoolExecutor(2) as pool:
         command = [sys.executable, str(KERNELS / "build.py")]
         extension = pool.submit(timed, lambda: with_cuda(run(command, seconds)))
@@ -30,7 +30,7 @@ def build(capability: tuple[int, int], seconds: float = 240.0) -> dict:
 
 
 def find_nvcc() -> str | None:
-    """Where build.py finds it: on the path, in $CUDA_HOME, in /usr/local/cuda."""
+    """Find nvcc where build.py does: on the path, in $CUDA_HOME, in /usr/local/cuda."""
     spec = importlib.util.spec_from_file_location("kernels_build", KERNELS / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,27 +38,27 @@ def find_nvcc() -> str | None:
 
 
 def with_cuda(said: str) -> str:
-    """What build.py said. Raises: RuntimeError where it left the CUDA kernels out."""
+    """Return build.py's output. Raises: RuntimeError if it left out the CUDA kernels."""
     if "CUDA: none" in said or "not built" in said:
         raise RuntimeError(said)
     return said
 
 
 def sources() -> list[Path]:
-    """Every kernel, the ladder's steps included."""
+    """Return all kernel sources, including the ladder's steps."""
     return [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("ladder/*.cu"))]
 
 
 def ladder_steps() -> dict[int, str]:
-    """Number and name of each step: {1: "naive", …}."""
+    """Return the number and name of each step: {1: "naive", …}."""
     parts = (path.stem.removeprefix("grouped_gemm_") for path in KERNELS.glob("ladder/*.cu"))
     return dict(sorted((int(n), name) for n, _, name in (part.partition("_") for part in parts)))
 
 
 def build_launchers(capability: tuple[int, int], files: list[Path], library: Path = LIBRARY) -> str:
-    """One shared library of plain C functions; the files are translated side by side.
+    """Build one shared library of plain C functions, compiling the files in parallel.
 
-    A library made of the same sources for the same GPU stays as it is, and needs no nvcc.
+    A library built from the same sources for the same GPU is reused, and then needs no nvcc.
     Raises: RuntimeError with the compiler's words.
     """
     target = "90a" if capability == (9, 0) else "{}{}".format(*capability)
@@ -68,7 +68,7 @@ def build_launchers(capability: tuple[int, int], files: list[Path], library: Pat
     stamped = library.with_suffix(".stamp")
     if library.exists() and stamped.exists() and stamped.read_text() == stamp:
         return f"{made}, up to date"
-    library.unlink(missing_ok=True)  # so that an old one is not measured where this fails
+    library.unlink(missing_ok=True)  # so that an old one is not measured if this fails
     nvcc = find_nvcc()
     if nvcc is None:
         raise RuntimeError("there is no nvcc")
@@ -87,7 +87,7 @@ def build_launchers(capability: tuple[int, int], files: list[Path], library: Pat
 
 
 def stamp_of(target: str, files: list[Path]) -> str:
-    """Changes with the GPU, the sources and their headers; the dates of a copy say nothing."""
+    """Hash the GPU target, the sources and their headers; a copy's dates are meaningless."""
     digest = hashlib.sha256(target.encode())
     for path in [*files, *sorted(KERNELS.rglob("*.cuh"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -95,7 +95,7 @@ def stamp_of(target: str, files: list[Path]) -> str:
 
 
 def run(command: list[str], seconds: float = 240.0) -> str:
-    """The end of what a command prints. Raises: RuntimeError where it fails."""
+    """Return the end of a command's output. Raises: RuntimeError if it fails."""
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
     )
@@ -105,7 +105,7 @@ def run(command: list[str], seconds: float = 240.0) -> str:
 
 
 def timed(action: Callable[[], str]) -> dict:
-    """Whether it worked, how long it took, and what was said."""
+    """Return whether an action worked, how long it took, and what it reported."""
     start = time.monotonic()
     try:
         ok, text = True, action()
@@ -115,7 +115,7 @@ def timed(action: Callable[[], str]) -> dict:
 
 
 class Launchers:
-    """The library's functions: tensors pass as pointers, None as null, the stream goes last."""
+    """The library's functions: tensors pass as pointers, None as null, and the stream last."""
 
     def __init__(
         self, path: Path = LIBRARY, stream: Callable[[], int | None] | None = None
@@ -124,14 +124,14 @@ class Launchers:
         self.stream = stream or (lambda: torch.cuda.current_stream().cuda_stream)
 
     def call(self, name: str, *arguments: Tensor | int | float | None) -> None:
-        """Launch. Raises: ValueError with the launcher's words."""
+        """Launch. Raises: ValueError with the launcher's message."""
         function = self.function(name)
         error = function(*map(as_c, arguments), ctypes.c_void_p(self.stream()))
         if error:
             raise ValueError(error.decode())
 
     def function(self, name: str) -> Callable[..., bytes | None]:
-        """Raises: ValueError where the library has no such function."""
+        """Return a function of the library. Raises: ValueError if there is no such function."""
         try:
             function = getattr(self.library, name)
         except AttributeError:
@@ -140,7 +140,7 @@ class Launchers:
         return function
 
     def configurations(self, name: str) -> int:
-        """How many sizes of tiles `name`_configured offers; 0 where there is no choice."""
+        """Return how many tile sizes `name`_configured offers; 0 if there is no choice."""
         try:
             count = getattr(self.library, f"{name}_configurations")
         except AttributeError:
@@ -150,7 +150,7 @@ class Launchers:
 
 
 def as_c(argument: Tensor | int | float | None):
-    """A pointer, int64_t, double or null."""
+    """Convert to a pointer, int64_t, double or null."""
     if isinstance(argument, Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if argument is None:

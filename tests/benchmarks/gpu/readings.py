@@ -1,4 +1,4 @@
-"""Clocks, power and temperature as nvidia-smi reads them, while a part is at work."""
+"""Clocks, power and temperature from nvidia-smi, while a part is running."""
 
 import statistics
 import subprocess
@@ -15,13 +15,13 @@ PERIOD = 1.0  # seconds between two readings
 
 
 def ask_smi(fields: str) -> str:
-    """What nvidia-smi knows of the first GPU."""
+    """Query nvidia-smi about the first GPU."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
 
 
 def readings(query: Callable[[str], str] = ask_smi) -> dict[str, float]:
-    """One reading; {} where nvidia-smi cannot."""
+    """Take one reading; {} if nvidia-smi can't."""
     try:
         values = query(",".join(FIELDS.values())).strip().split(",")
         return {name: float(value) for name, value in zip(FIELDS, values, strict=True)}
@@ -30,7 +30,7 @@ def readings(query: Callable[[str], str] = ask_smi) -> dict[str, float]:
 
 
 class Sampler:
-    """Reads again and again while its block runs; a thread of its own, so that nothing waits."""
+    """Reads repeatedly while its block runs, in its own thread so that nothing waits."""
 
     def __init__(
         self, read: Callable[[], dict[str, float]] = readings, period: float = PERIOD
@@ -49,12 +49,12 @@ class Sampler:
         self.thread.join()
 
     def keep_reading(self) -> None:
-        """Until the block ends, or at once where there is nothing to read."""
+        """Read until the block ends; stop at once if there is nothing to read."""
         while not self.done.wait(self.period) and (found := self.read()):
             self.found.append(found)
 
     def summary(self) -> dict[str, float]:
-        """Of each field the median, with the least clock and how many readings there were."""
+        """Return each field's median, the lowest clock, and the number of readings."""
         if not self.found:
             return {}
         columns = {name: [reading[name] for reading in self.found] for name in FIELDS}

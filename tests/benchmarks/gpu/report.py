@@ -1,4 +1,4 @@
-"""What becomes of the rows: the issue's targets, a JSON file, tables for the screen and README."""
+"""Turn rows into targets met or missed, a JSON file, and tables for the screen and README."""
 
 import json
 import re
@@ -13,7 +13,7 @@ OURS = "mini_moe"
 
 
 def find(rows: list[dict], part: str, peer: str | None = None, **case: object) -> list[dict]:
-    """Rows that were measured, of a part, a peer, and a case that has these values."""
+    """Return the measured rows of a part, of a peer, and of cases with these values."""
     return [
         row
         for row in rows
@@ -25,17 +25,17 @@ def find(rows: list[dict], part: str, peer: str | None = None, **case: object) -
 
 
 def copy_bandwidth(rows: list[dict]) -> float | None:
-    """GB/s of the large copy of the same run."""
+    """Return the GB/s of the large copy in the same run."""
     return next((row["gb_s"] for row in find(rows, "ceiling", "copy")), None)
 
 
 def cublas_rate(rows: list[dict]) -> float | None:
-    """TFLOP/s of the large product of the same run: what this card gives at its clocks."""
+    """Return the TFLOP/s of the same run's large product: what this card achieves at its clocks."""
     return next((row["tflop_s"] for row in find(rows, "ceiling", "cuBLAS")), None)
 
 
 def tiles_answer(rows: list[dict]) -> str:
-    """Whether 128 × 256 tiles beat 128 × 128 ones, and what the launcher's own choice cost."""
+    """Say whether 128 × 256 tiles beat 128 × 128 ones, and what the launcher's own choice cost."""
     said, wins, missed = [], 0, 0
     for case, peers in grouped(rows, "tiles"):
         times = [peers.get(name, {}).get("ms") for name in ("128 × 128", "128 × 256", OURS)]
@@ -52,7 +52,7 @@ def tiles_answer(rows: list[dict]) -> str:
 
 
 def targets(rows: list[dict]) -> list[dict]:
-    """The issue's five bars: {target, wanted, got, met, where}."""
+    """Check the project's own five speed targets: {target, wanted, got, met, where}."""
     return [
         moving("permute", rows),
         moving("combine", rows),
@@ -67,7 +67,7 @@ def target(name: str, wanted: str, got: float | None, met: bool | None, where: s
 
 
 def moving(part: str, rows: list[dict]) -> dict:
-    """Bytes a second against the copy's, at DeepSeek-V3's layer."""
+    """Compare bytes per second with the copy's, on DeepSeek-V3's layer."""
     wide = DEEPSEEK_V3._asdict()
     here, copy = find(rows, part, OURS, routing="uniform", **wide), copy_bandwidth(rows)
     got = 100 * here[0]["gb_s"] / copy if here and copy else None
@@ -83,7 +83,7 @@ def gate_target(rows: list[dict]) -> dict:
 
 
 def product_target(rows: list[dict]) -> dict:
-    """The worst of the shapes with 1024 rows an expert or more, each with its best tiles."""
+    """The worst of the shapes with at least 1024 rows per expert, each with its best tiles."""
     best: dict[str, float] = {}
     for row in find(rows, "grouped_gemm", operation="a bᵀ", loads="even"):
         if row["peer"].startswith(OURS) and row["case"]["rows"] >= 1024:
@@ -106,7 +106,7 @@ def layer_target(rows: list[dict]) -> dict:
 
 
 def write(result: dict, folder: Path = RESULTS) -> Path:
-    """gpu_DEVICE.json in a folder."""
+    """Write gpu_DEVICE.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     device = re.sub(r"\W+", "_", result["machine"]["device"].lower()).strip("_")
     path = folder / f"gpu_{device}.json"
@@ -119,13 +119,13 @@ def read(path: Path) -> dict:
 
 
 def markdown(result: dict) -> str:
-    """Every table of kernels/README.md, made from the JSON file alone."""
+    """Format all tables of kernels/README.md from the JSON file alone."""
     machine, rows = result["machine"], result["rows"]
     head = (
         f"{machine['device']}, {machine['date']}, `{result['command']}`, torch {machine['torch']}"
     )
     parts = [
-        f"{head}, driver {machine['driver']}. Medians; ± is half the distance of the quartiles.",
+        f"{head}, driver {machine['driver']}. Medians; ± is half the interquartile range.",
         check_line(result.get("check", {})),
         ceiling_line(rows),
         tiles_answer(rows) if grouped(rows, "tiles") else "",
@@ -142,7 +142,7 @@ def markdown(result: dict) -> str:
 
 
 def check_line(found: dict) -> str:
-    """What was checked before anything was timed."""
+    """Summarise what was checked before timing."""
     words = {True: "clean", False: "**errors**"}
     said = []
     for name, outcome in found.items():
@@ -155,7 +155,7 @@ def check_line(found: dict) -> str:
 
 
 def ceiling_line(rows: list[dict]) -> str:
-    """The card's own limits, measured in this run, beside the datasheet's."""
+    """Report the card's own limits, measured in this run, and the datasheet's."""
     rate, copy = cublas_rate(rows), copy_bandwidth(rows)
     if rate is None:
         return ""
@@ -165,7 +165,7 @@ def ceiling_line(rows: list[dict]) -> str:
 
 
 def inside_table(rows: list[dict]) -> str:
-    """Kernel by kernel, what a call of the layer spends its time on."""
+    """Show kernel by kernel where a call of the layer spends its time."""
     lines = []
     for case, peers in grouped(rows, "inside"):
         what = ", ".join(str(case[name]) for name in TEACHING._fields)
@@ -177,7 +177,7 @@ def inside_table(rows: list[dict]) -> str:
 
 
 def target_table(found: list[dict]) -> str:
-    """Met, not met, not measured."""
+    """Show which targets are met, not met or not measured."""
     words = {True: "met", False: "not met", None: "not measured"}
     lines = [
         [t["target"], t["where"], t["wanted"], number(t["got"], 1), words[t["met"]]] for t in found
@@ -186,7 +186,7 @@ def target_table(found: list[dict]) -> str:
 
 
 def layer_table(rows: list[dict]) -> str:
-    """Milliseconds of each peer, a case a line, and what ours make of the GPU."""
+    """Show each peer's milliseconds, one case per line, and how well ours uses the GPU."""
     cases = grouped(rows, "layer")
     names = peers_of(cases)
     lines = []
@@ -204,7 +204,7 @@ def layer_table(rows: list[dict]) -> str:
 
 
 def product_table(rows: list[dict]) -> str:
-    """TFLOP/s of each peer, a case a line; ours as launched, and with the best size of tiles."""
+    """Show each peer's TFLOP/s, one case per line; ours as launched, and with the best tiles."""
     cases = grouped(rows, "grouped_gemm")
     others = [name for name in peers_of(cases) if not name.startswith(OURS)]
     lines = []
@@ -224,7 +224,7 @@ def product_table(rows: list[dict]) -> str:
 
 
 def ladder_table(rows: list[dict]) -> str:
-    """A line a step: time, rate, and share of cuBLAS on the dense product of equal FLOPs."""
+    """Show one line per step: time, rate, and share of cuBLAS on a dense product of equal FLOPs."""
     lines = []
     for case, peers in grouped(rows, "ladder"):
         dense = peers.get("cuBLAS, dense", {}).get("tflop_s")
@@ -237,7 +237,7 @@ def ladder_table(rows: list[dict]) -> str:
 
 
 def small_table(rows: list[dict]) -> str:
-    """A line a peer: ceilings, gate, router, sort, permute, combine, training."""
+    """Show one line per peer: ceilings, gate, router, sort, permute, combine, training."""
     copy = copy_bandwidth(rows)
     lines = []
     for part in ("ceiling", "gate", "router", "sort", "permute", "combine", "training"):
@@ -253,7 +253,7 @@ def small_table(rows: list[dict]) -> str:
 
 
 def reasons(rows: list[dict], part: str) -> str:
-    """Why there are no figures, each reason once."""
+    """List why figures are missing, each reason once."""
     said = [
         f"{r['peer']}: {r['why_not']}" for r in rows if r.get("part") == part and "why_not" in r
     ]
@@ -261,7 +261,7 @@ def reasons(rows: list[dict], part: str) -> str:
 
 
 def grouped(rows: list[dict], part: str) -> list[tuple[dict, dict[str, dict]]]:
-    """The cases of a part, each with its rows by peer."""
+    """Return a part's cases, each with its rows by peer."""
     cases: dict[str, tuple[dict, dict[str, dict]]] = {}
     for row in rows:
         if row.get("part") == part:
@@ -271,12 +271,12 @@ def grouped(rows: list[dict], part: str) -> list[tuple[dict, dict[str, dict]]]:
 
 
 def peers_of(cases: list[tuple[dict, dict[str, dict]]]) -> list[str]:
-    """All peers, in the order in which they appear."""
+    """Return all peers in order of appearance."""
     return list(dict.fromkeys(peer for _, peers in cases for peer in peers))
 
 
 def cell(row: dict | None) -> str:
-    """Median milliseconds, and half the distance of the quartiles in per cent of it."""
+    """Format the median milliseconds, and half the interquartile range as a percentage of it."""
     if row is None or "ms" not in row:
         return "n/a"
     return f"{row['ms']:.3g} ±{50 * (row['ms_high'] - row['ms_low']) / row['ms']:.0f} %"
@@ -287,7 +287,7 @@ def number(value: float | None, decimals: int) -> str:
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:
-    """Markdown, padded so that it reads on a screen too; nothing where there are no lines."""
+    """Format as Markdown, padded to be readable on a screen; empty if there are no lines."""
     if not lines:
         return ""
     widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]

@@ -1,4 +1,4 @@
-"""The checker of sums finds every digit that was changed for the worse."""
+"""The arithmetic checker finds every digit that was changed."""
 
 import random
 import re
@@ -20,7 +20,7 @@ def test_it_counts_problems():
 
 
 def test_changed_digits_are_found():
-    """Only the lower digits of a comparison may change without making it wrong."""
+    """In a comparison, lower digits may change without making it wrong; nothing else may."""
     draw, unseen = random.Random(0), []
     for document in DOCUMENTS:
         place = draw.choice([match.start() for match in re.finditer(r"\d", document.text)])
@@ -41,7 +41,7 @@ def test_missing_lines_are_found():
         problem = document.text.split("\n\n")[0].split("\n")
         place = draw.randrange(len(problem))
         if problem[place].startswith("= ") and problem[place + 1].startswith("= "):
-            continue  # a step left out of an expression is a longer step, and right
+            continue  # leaving out a step of an expression makes one longer step, still correct
         del problem[place]
         with pytest.raises(ValueError):
             check_math("\n".join(problem))

@@ -1,4 +1,4 @@
-"""The checker of tables works every answer out anew."""
+"""The table checker computes every answer again."""
 
 import random
 import re

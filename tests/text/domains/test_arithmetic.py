@@ -1,4 +1,4 @@
-"""Arithmetic is worked out as a person would, and right."""
+"""Arithmetic is worked out correctly, the way a person would."""
 
 import random
 

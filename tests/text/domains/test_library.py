@@ -1,4 +1,4 @@
-"""The standard library gives code without docstrings and docs without code."""
+"""The standard library yields code without docstrings and docs without code."""
 
 import ast
 import subprocess
@@ -22,7 +22,7 @@ from mini_moe.text.domains.library import (
 
 
 def without_docstrings(tree):
-    """The oracle: the same edit made on the syntax tree."""
+    """Oracle: make the same edit on the syntax tree."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             if ast.get_docstring(node, clean=False) is not None:
@@ -74,7 +74,7 @@ def test_no_module_is_from_outside_the_library():
         ('"""Only docs."""', "\n"),
     ],
 )  # fmt: skip
-def test_docstrings_go_and_the_rest_stays(source, stripped):
+def test_docstrings_are_removed_and_the_rest_is_kept(source, stripped):
     assert strip_docstrings(source) == stripped
 
 
@@ -83,7 +83,7 @@ def test_real_modules_keep_their_meaning():
     for name in ("ast", "dataclasses", "json.decoder", "typing", "enum", "textwrap", "queue"):
         source, tree = parse_module(modules[name])
         stripped = ast.parse(strip_docstrings(source, tree))
-        for node in ast.walk(stripped):  # `pass` left beside a comment is no change
+        for node in ast.walk(stripped):  # ignore a `pass` left next to a comment
             body = getattr(node, "body", None)
             if isinstance(body, list) and len(body) > 1 and isinstance(body[0], ast.Pass):
                 del body[0]
@@ -148,7 +148,7 @@ def test_language_reference_explains_the_language():
 
 
 @pytest.mark.parametrize("raw", [b"def f(:\n", b"\xff\xfe\n", b"x = '\x00'\n"])
-def test_what_is_no_python_is_skipped(raw, tmp_path):
+def test_invalid_python_is_skipped(raw, tmp_path):
     (tmp_path / "bad.py").write_bytes(raw)
     assert parse_module(tmp_path / "bad.py") is None
 

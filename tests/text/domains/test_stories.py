@@ -1,4 +1,4 @@
-"""Every sentence of every plot can be told, in both languages, tenses and persons."""
+"""Every sentence of every plot can be told in both languages, tenses and persons."""
 
 import json
 import random
@@ -30,7 +30,7 @@ MIA, TOM = Person("Mia", "f"), Person("Tom", "m")
 
 
 def pairs_of(node):
-    """All [English, German] templates of a plot or of the vocabulary."""
+    """Yield all [English, German] templates of a plot or of the vocabulary."""
     if isinstance(node, list) and len(node) == 2 and all(isinstance(x, str) for x in node):
         yield node
     elif isinstance(node, (list, dict)):
@@ -39,7 +39,7 @@ def pairs_of(node):
 
 
 def casts(plot, n=12):
-    """Casts of both persons and tenses, which together use every link."""
+    """Draw casts of both persons and tenses that together use every link."""
     for seed in range(n):
         cast = draw_cast(plot, random.Random(seed))
         links = {name: options[seed % len(options)] for name, options in plot["links"].items()}
@@ -50,7 +50,7 @@ def casts(plot, n=12):
         yield Cast(cast.entities | {"h": hero}, links, past=seed % 4 > 1)
 
 
-def test_there_are_plots_enough():
+def test_there_are_enough_plots():
     assert len(plots()) >= 20
     assert all(len(plot["links"]) >= 1 for plot in plots().values())
 
@@ -95,7 +95,7 @@ def test_sentences_begin_with_capitals():
             assert not re.search(r"[a-zäöüß][.] [a-zäöü]", paragraph), paragraph
 
 
-def test_stories_have_title_and_three_paragraphs_at_least():
+def test_stories_have_a_title_and_at_least_three_paragraphs():
     assert {len(document.text.split("\n\n")) for document in ENGLISH} == {4}
     assert all(250 < document.n_bytes < 2500 for document in STORIES)
 
@@ -129,7 +129,7 @@ def test_a_story_depends_on_its_seed_alone():
 
 
 def test_a_cause_has_its_own_consequence():
-    """Who lost it through a hole sews the hole up, and does not look at the clouds."""
+    """If it was lost through a hole, the hero sews up the hole instead of looking at the clouds."""
     seen = set()
     for document in ENGLISH:
         if document.id.startswith("stories/lost_thing"):
@@ -145,7 +145,7 @@ def test_things_in_one_story_differ():
         assert not re.search(r"And so the (.+) became an? (\w+ )?\1\b", document.text)
 
 
-def test_pronouns_stand_where_only_the_hero_can_be_meant():
+def test_pronouns_are_used_only_if_they_must_mean_the_hero():
     cast = Cast({"h": MIA, "f": TOM}, {}, past=True)
     told = ["Here lived Mia.", "Mia ran.", "Tom saw Mia.", "Mia fell.", "Mia and Tom sang."]
     assert use_pronouns(told, cast, "en") == [
@@ -169,7 +169,7 @@ def test_the_narrator_names_the_other_first():
 
 
 @pytest.mark.parametrize("template", ["{x}", "{h.vocative}", "{=googlen h}", "{cause.why}"])
-def test_a_template_that_asks_too_much_is_named(template):
+def test_an_unknown_slot_is_named(template):
     with pytest.raises(ValueError, match="template: no"):
         render(template, Cast({"h": MIA}, {}, past=True), "de")
 
@@ -191,7 +191,7 @@ def test_places_have_the_same_phrases_everywhere():
             assert set(place["de"]) == {"in", "to", "from", "der"}, place
 
 
-def test_no_slot_is_declared_in_vain():
+def test_every_declared_link_is_used():
     for name, plot in plots().items():
         text = json.dumps(plot, ensure_ascii=False)
         used = {match[2].split(".")[0] for match in SLOT.finditer(text)}

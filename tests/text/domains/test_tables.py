@@ -1,4 +1,4 @@
-"""Tables are well formed, and questions about them of every kind are answered rightly."""
+"""Tables are well formed, and questions of every kind are answered correctly."""
 
 import random
 import re
@@ -54,7 +54,7 @@ def test_any_table_reads_back_and_has_no_ties(seed):
 
 
 @pytest.mark.parametrize("ask", KINDS)
-def test_every_kind_of_question_is_answered_rightly(ask):
+def test_every_kind_of_question_is_answered_correctly(ask):
     for seed in range(300):
         draw = random.Random(seed)
         table = draw_table(draw)
@@ -83,7 +83,7 @@ def test_pages_depend_on_the_seed_alone():
     assert one == again != other
 
 
-def test_topics_have_rows_and_values_enough():
+def test_topics_have_enough_rows_and_values():
     for topic in topics():
         assert len(set(topic["rows"])) == len(topic["rows"]) >= 7, topic["title"]
         assert len(topic["categories"]) >= 2 and len(topic["numbers"]) >= 2

@@ -1,4 +1,4 @@
-"""The built corpus, and an evaluation of moments."""
+"""The built corpus, and an evaluation that takes only moments."""
 
 import pytest
 

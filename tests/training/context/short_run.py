@@ -1,4 +1,4 @@
-"""What the tests of longer contexts share: a small model and two short phases."""
+"""Shared by the tests of longer contexts: a small model and two short phases."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""YaRN stretches a copy; two phases train it; what cannot be extended is refused."""
+"""YaRN stretches a copy and two phases train it; a model that can't be extended is refused."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_extending_trains_a_copy_at_the_longer_lengths(corpus):
         (float("inf"), None, "factor=inf"),
     ],
 )
-def test_a_stretch_that_is_none_is_refused(factor, length, said):
+def test_a_stretch_without_extension_is_refused(factor, length, said):
     with pytest.raises(ValueError, match=said):
         stretched(small_model(), factor, length)
 

@@ -1,4 +1,4 @@
-"""Two commands: the base model, then its longer context; an error is one line."""
+"""Two commands train the base model and extend its context; an error is one line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Answers are learnt beside text; the same seed learns the same; bad phases say what is wrong."""
+"""Answers are learnt alongside text; a seed is reproducible; bad phases say what is wrong."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ def test_answers_and_texts_are_both_learnt(corpus):
         ({"seq_len": -1}, "seq_len=-1"),
     ],
 )
-def test_a_phase_that_cannot_be_is_refused(changes, said):
+def test_an_impossible_phase_is_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(PHASES[0], **changes)
 

@@ -1,4 +1,4 @@
-"""Claims about training on another device; `test_device.py` runs them in a process of their own."""
+"""Tests of training on another device; `test_device.py` runs them in a separate process."""
 
 import json
 
@@ -36,12 +36,15 @@ MODELS = {"mixture": {}, "dense": {"n_dense_layers": 2}, "mtp": {"n_mtp_layers":
 
 @pytest.fixture(autouse=True)
 def other_device(monkeypatch):
-    """A device that is here, found under its name and waited for."""
+    """A device that exists, is found by its name and is synchronised."""
     waited = []
     monkeypatch.setattr(training_loop, "as_device", torch.device)
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
     monkeypatch.setattr(training_loop, "matmul_peak", lambda dtype, device: 1e11)
-    with OtherDevice(), use("pytorch"):  # no compiled kernel serves it: the CPU does without, too
+    with (
+        OtherDevice(),
+        use("pytorch"),
+    ):  # it has no compiled kernels, so the CPU doesn't use them either
         yield waited
 
 
@@ -51,7 +54,7 @@ def corpus(tmp_path_factory):
 
 
 def assert_close(found, expected):
-    """The same weights, whatever the order in which sums were added up."""
+    """Assert that weights are equal up to the order of summation."""
     expected = expected.state_dict()
     for name, tensor in found.state_dict().items():
         assert relative_error(tensor.cpu(), expected[name].cpu()) < 1e-3, name
@@ -74,7 +77,7 @@ def test_a_run_is_the_one_on_the_cpu(corpus, other_device, model, changes):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize(("first", "second"), [(DEVICE, DEVICE), (CPU, DEVICE), (DEVICE, CPU)])
-def test_a_run_goes_on_where_it_was_or_elsewhere(corpus, tmp_path, optimizer, first, second):
+def test_a_run_resumes_on_the_same_or_another_device(corpus, tmp_path, optimizer, first, second):
     options = {"optimizer": optimizer, "checkpoint_every": 2}
     stop = iter([False, True])
     small_train(corpus, **options, folder=tmp_path, device=first, should_stop=lambda: next(stop))

@@ -1,7 +1,7 @@
 """A second device without hardware: the CPU under another name.
 
-The CPU computes, so a run there ends as a run on the CPU does. But an operation that meets tensors
-of both devices raises, as it would on a GPU. Torch keeps such a device to the end of the process.
+The CPU does the computing, so a run there ends as on the CPU. But an operation on tensors of both
+devices raises, as it would with a GPU. Torch keeps the device until the process ends.
 """
 
 import torch
@@ -17,7 +17,7 @@ NAME = "elsewhere"
 
 
 class Backend(_DummyBackendModule):
-    """What torch asks of a device: here one that nothing chooses by itself."""
+    """What torch requires of a device; nothing selects this one by itself."""
 
     def get_amp_supported_dtype(self):
         return [torch.bfloat16]
@@ -54,14 +54,14 @@ class Elsewhere(torch.Tensor):
 
 
 class OtherDevice(TorchDispatchMode):
-    """Inside, torch has the device DEVICE."""
+    """Context manager in which torch has the device DEVICE."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
 
 
 def run(func, args, kwargs):
-    """An operation on the numbers, after a look at where its tensors are."""
+    """Run an operation on the underlying numbers, after checking its tensors' devices."""
     tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
     there = any(isinstance(t, Elsewhere) for t in tensors)
     name, wanted = func._schema.name, kwargs.get("device")

@@ -1,1 +1,1 @@
-"""What is timed, a part a process: a kernel that crashes or hangs ends its own part only."""
+"""What is timed; each part has its own process, so a crash or hang ends only that part."""

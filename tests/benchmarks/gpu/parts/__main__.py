@@ -1,4 +1,4 @@
-"""One part in a process of its own: python -m tests.benchmarks.gpu.parts NAME ROWS SECONDS SIZE."""
+"""Run one part: python -m tests.benchmarks.gpu.parts NAME ROWS SECONDS SIZE."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ PARTS = {
 
 
 def main(name: str, rows: str, seconds: str, size: str) -> None:
-    """Measure on the GPU; rows go into the file as they come."""
+    """Measure on the GPU; append rows to the file as they come."""
     keeper = TimeKeeper(float(seconds))
     torch.manual_seed(0)
     launchers = Launchers() if LIBRARY.exists() else None

@@ -1,4 +1,4 @@
-"""What every part gets: a clock, a budget, a size, and a place for its rows."""
+"""What every part is given: a clock, a budget, a size, and a place for its rows."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.benchmarks.gpu.libraries import Launchers
 
 @dataclass
 class Bench:
-    """Measures cases and writes a row a peer."""
+    """Measures cases and writes one row per peer."""
 
     clock: Clock
     keeper: TimeKeeper
@@ -26,11 +26,11 @@ class Bench:
         return self.clock.device
 
     def cases(self, full: list, quick: int, tiny: list) -> list:
-        """Which cases belong to the size."""
+        """Return the cases that belong to the size."""
         return {"full": full, "quick": full[:quick], "tiny": tiny}[self.size]
 
     def launch(self, name: str, *arguments) -> None:
-        """Call a launcher. Raises: ValueError where it is not there, or with its own words."""
+        """Call a launcher. Raises: ValueError if it is missing, or with its own message."""
         if self.launchers is None:
             raise ValueError("the launchers were not built")
         self.launchers.call(name, *arguments)
@@ -48,7 +48,7 @@ class Bench:
         unchecked: tuple[str, ...] = (),
         seconds: float = 2.0,
     ) -> None:
-        """Time the peers of a case; each but the unchecked must return what is expected."""
+        """Time the peers of a case; all except the `unchecked` must return what is expected."""
         if self.keeper.left() < 2 * seconds:
             self.write({"left_out": f"{part} {describe(case)}: no time left"})
             return
@@ -63,12 +63,12 @@ class Bench:
 
 
 def describe(case: dict) -> str:
-    """A case in one line."""
+    """Describe a case in one line."""
     return ", ".join(f"{name} {value}" for name, value in case.items())
 
 
 class Rows:
-    """Rows as lines of JSON, on the disk as soon as they are known."""
+    """Rows as lines of JSON, written to disk as soon as they are known."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,7 +80,7 @@ class Rows:
 
 
 def line(row: dict) -> str:
-    """A row for the screen."""
+    """Format a row for the screen."""
     if "part" not in row:
         return "  ".join(f"{name}: {value}" for name, value in row.items())
     if "why_not" in row:

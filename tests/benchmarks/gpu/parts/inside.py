@@ -1,4 +1,4 @@
-"""How long each kernel inside the layer runs, by torch's profiler: why the layer takes its time."""
+"""Time each kernel inside the layer with torch's profiler, to see where the time goes."""
 
 import re
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from tests.benchmarks.gpu.clock import reason
 from tests.benchmarks.gpu.parts.bench import Bench
 
 REPEATS = 10
-SECONDS = 3.0  # kept free for a look inside
+SECONDS = 3.0  # reserved for profiling
 
 
 def look_inside(bench: Bench, case: dict, call: Callable[[], object]) -> None:
-    """A row a kernel: milliseconds and launches of one call, and its share of all kernels' time.
+    """Write a row per kernel: milliseconds and launches per call, and share of the total.
 
-    Caches are as the call before left them, so the sum may lie below the layer's own time.
+    Caches are not flushed between calls, so the sum may be below the layer's own time.
     """
     if bench.keeper.left() < SECONDS:
         bench.write({"left_out": f"inside {case}: no time left"})
         return
     try:
         found = kernels_of(bench, call)
-    except Exception as problem:  # without kernels, or without a profiler: the part goes on
+    except Exception as problem:  # without kernels or a profiler, the part still continues
         bench.write({"left_out": f"inside {case}: {reason(problem)}"})
         return
     total = sum(seconds for seconds, _ in found.values())
@@ -34,7 +34,7 @@ def look_inside(bench: Bench, case: dict, call: Callable[[], object]) -> None:
 
 
 def kernels_of(bench: Bench, call: Callable[[], object]) -> dict[str, tuple[float, int]]:
-    """Seconds and launches of every kernel in REPEATS calls; of operators where there is no GPU."""
+    """Return seconds and launches of each kernel in REPEATS calls; without a GPU, of operators."""
     on_gpu = bench.clock.on_gpu
     call()
     bench.clock.wait()
@@ -54,7 +54,7 @@ def kernels_of(bench: Bench, call: Callable[[], object]) -> dict[str, tuple[floa
 
 
 def short(name: str) -> str:
-    """A kernel's name without return type and namespaces; of its arguments the first one's type."""
+    """Shorten a kernel's name: no return type or namespaces, only the first argument's type."""
     name = name.removeprefix("void ").replace("(anonymous namespace)::", "")
     head, _, arguments = name.partition("(")
     first = re.match(r"[\w:]+", arguments)

@@ -1,4 +1,4 @@
-"""What moves bytes: copy and product as ceilings, gate, router, sorting, gathering, mixing."""
+"""Memory-bound kernels: copy and product as ceilings, gate, router, sorting, gathering, mixing."""
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ TINY = Shape(24, 64, 32, 16, 2)
 
 
 def run(bench: Bench) -> None:
-    """Ceilings first: everything else is compared with them."""
+    """Measure the ceilings first, since everything else is compared with them."""
     ceilings(bench)
     gate(bench)
     whole_router(bench)
@@ -32,7 +32,7 @@ def run(bench: Bench) -> None:
 
 
 def ceilings(bench: Bench) -> None:
-    """The bandwidth of a large copy, and the rate of a large product."""
+    """Measure the bandwidth of a large copy and the rate of a large product."""
     numbers, side = (1 << 20, 64) if bench.size == "tiny" else (1 << 29, 8192)
     make = {"device": bench.device, "dtype": torch.bfloat16}
     source = torch.randn(numbers, **make)
@@ -46,7 +46,7 @@ def ceilings(bench: Bench) -> None:
 
 
 def gate(bench: Bench) -> None:
-    """DeepSeek-V3's router: 256 experts in 8 groups, 4 groups and 8 experts a token."""
+    """DeepSeek-V3's router: 256 experts in 8 groups, 4 groups and 8 experts per token."""
     config = presets.deepseek_v3()
     for tokens in bench.cases([8192, 128], 1, [32]):
         logits = torch.randn(tokens, config.n_routed_experts, device=bench.device)
@@ -68,7 +68,7 @@ def gate(bench: Bench) -> None:
 
 
 def whole_router(bench: Bench) -> None:
-    """What a model pays for a decision: the logits, the gate, and what `Routing` shows of it."""
+    """The full cost of a routing decision: the logits, the gate, and what `Routing` reports."""
     config = presets.tiny() if bench.size == "tiny" else presets.deepseek_v3()
     router = Router(config).to(bench.device)
     torch.nn.init.normal_(router.weight, std=config.d_model**-0.5)

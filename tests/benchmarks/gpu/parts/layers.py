@@ -1,4 +1,4 @@
-"""The whole layer of experts beside its peers: forward, and forward with backward."""
+"""The whole layer of experts and its peers: forward, and forward with backward."""
 
 import torch
 
@@ -19,19 +19,19 @@ from tests.benchmarks.gpu.parts.inside import look_inside
 from tests.benchmarks.gpu.peers.layers import Layer
 
 TINY = Shape(24, 64, 32, 16, 2)
-REFERENCE = "cuBLAS loop"  # nothing is fused or grouped in it
+REFERENCE = "cuBLAS loop"  # with nothing fused or grouped
 LAUNCH_ONLY = (
     "mini_moe",
     "grouped_mm",
     "grouped_mm, bag",
     "Triton",
     "dense",
-)  # never wait for the GPU
+)  # these never wait for the GPU
 PASSES = {False: "forward", True: "forward and backward"}
 
 
 def run(bench: Bench) -> None:
-    """The shape of the issue's bar in every way, then decoding."""
+    """The teaching shape, for which the project set a target, in every mode; then decoding."""
     shape = TINY if bench.size == "tiny" else TEACHING
     measure(bench, shape, "uniform", backward=False, inside=True)
     measure(bench, shape, "uniform", backward=False, mode="graph")
@@ -45,7 +45,7 @@ def run(bench: Bench) -> None:
 
 
 def run_shapes(bench: Bench) -> None:
-    """The shapes that others published, the most telling first; as many as the time allows."""
+    """Shapes published by other projects, the most informative first; as many as time allows."""
     shapes = [SONIC[5], SLICE, SONIC[0], QWEN3, SONIC[2], DEEPSEEK_V3]
     shapes += [shape for shape in SONIC if shape not in shapes]
     for routing, backward in (("uniform", False), ("uniform", True), ("zipf", False)):
@@ -61,9 +61,9 @@ def measure(
     mode: str = "call",
     inside: bool = False,
 ) -> None:
-    """One case. "graph": the launches of a call replayed at once, so the host costs nothing.
+    """Measure one case. "graph" replays a call's launches at once, so the host costs nothing.
 
-    "fp32": without tensor cores in ours; everything else is bf16. `inside`: also kernel by kernel.
+    "fp32" uses no tensor cores in our kernels; all else is bf16. `inside` adds each kernel's time.
     """
     case = {**shape._asdict(), "routing": routing, "pass": PASSES[backward], "mode": mode}
     dtype = torch.float32 if mode == "fp32" else torch.bfloat16
@@ -72,7 +72,7 @@ def measure(
         calls = layer.calls(backward)
         expected = [tensor.clone() for tensor in tensors(calls[REFERENCE]())]
     except torch.OutOfMemoryError:
-        bench.write({"left_out": f"layer {case}: does not fit the memory"})
+        bench.write({"left_out": f"layer {case}: does not fit into memory"})
         bench.clock.forget()
         return
     if mode == "graph":

@@ -1,4 +1,4 @@
-"""Grouped products by themselves: the layer's three kernels with each size of tiles, the ladder."""
+"""Grouped products on their own: the layer's three kernels with every tile size, and the ladder."""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from tests.benchmarks.gpu.parts.bench import Bench
 from tests.benchmarks.gpu.peers.layers import swiglu
 
 TINY = [Product(4, 24, 16, 32)]
-CHOICES = 4  # rows that a token has where rows are taken by token
+CHOICES = 4  # rows per token if rows are gathered by token
 WIDE = {"grouped_gemm": (2, 4), "grouped_swiglu": (2, 3)}  # configurations: 128 × 128, 128 × 256
 LARGE = [PRODUCTS[0], PRODUCTS[4], PRODUCTS[2]]
 
@@ -40,7 +40,7 @@ class Operands:
         self.ends = self.offsets[1:].int()
 
     def one_by_one(self) -> Tensor:
-        """cuBLAS, an expert after the other; the host knows the counts."""
+        """Multiply expert by expert with cuBLAS; the host knows the counts."""
         pairs = zip(self.a.split(self.counts), self.b, self.out.split(self.counts), strict=True)
         for a, b, out in pairs:
             torch.mm(a, b.T, out=out)
@@ -55,7 +55,7 @@ class Operands:
 
 
 def row_counts(product: Product, loads: str) -> list[int]:
-    """Rows an expert: "even", or as Zipf's law spreads them, with some experts that have none."""
+    """Rows per expert: "even", or distributed by Zipf's law with some experts empty."""
     if loads == "even":
         return [product.rows] * product.experts
     ids, _ = choose_experts(product.experts * product.rows, product.experts, 1, "zipf")
@@ -63,7 +63,7 @@ def row_counts(product: Product, loads: str) -> list[int]:
 
 
 def run_tiles(bench: Bench) -> None:
-    """The first question: which of the two large sizes of tiles is faster, at four shapes."""
+    """The first question: which of the two large tile sizes is faster, at four shapes."""
     for product in bench.cases(TILES, 2, TINY):
         data = Operands(product, "even", bench.device)
         hidden, arguments = swiglu_arguments(data)
@@ -75,7 +75,7 @@ def run_tiles(bench: Bench) -> None:
 def tiles(
     bench: Bench, name: str, product: Product, arguments: tuple, out: Tensor, expected: list[Tensor]
 ) -> None:
-    """The launcher's own choice beside both sizes."""
+    """Compare the launcher's own choice with both sizes."""
     small, large = WIDE[name]
     calls = {
         "mini_moe": configured(bench, name, -1, arguments, out),
@@ -88,7 +88,7 @@ def tiles(
 
 
 def run(bench: Bench) -> None:
-    """grouped_gemm at every shape, evenly and by Zipf; then what else the layer multiplies."""
+    """Time grouped_gemm at every shape, even and Zipf, then the layer's other products."""
     for loads in ("even", "zipf"):
         for product in bench.cases(PRODUCTS, 3, TINY):
             grouped_gemm(bench, product, loads)
@@ -101,7 +101,7 @@ def run(bench: Bench) -> None:
 
 
 def run_ladder(bench: Bench) -> None:
-    """Every step, the extension's kernel and cuBLAS on the dense product of equal FLOPs."""
+    """Time every step, the extension's kernel, and cuBLAS on a dense product of equal FLOPs."""
     for product in bench.cases(LADDER, 1, TINY):
         data = Operands(product, "even", bench.device)
         calls = {
@@ -123,7 +123,7 @@ def run_ladder(bench: Bench) -> None:
 
 
 def step(bench: Bench, data: Operands, number: int):
-    """A call of one step of the ladder."""
+    """Return a call of one step of the ladder."""
     sizes = (len(data.a), len(data.b), data.product.k, data.product.n)
 
     def call() -> Tensor:
@@ -135,19 +135,19 @@ def step(bench: Bench, data: Operands, number: int):
 
 
 def launch_gemm(bench: Bench, data: Operands, configuration: int):
-    """A call of the extension's launcher; −1 leaves the tiles to it."""
+    """Return a call of the extension's launcher; −1 lets it choose the tiles."""
     return configured(bench, "grouped_gemm", configuration, gemm_arguments(data), data.out)
 
 
 def gemm_arguments(data: Operands) -> tuple:
-    """out = a bᵀ."""
+    """Return the arguments of out = a bᵀ."""
     sizes = (len(data.a), len(data.b), data.product.k, data.product.n)
     a = (data.a, DTYPES[data.a.dtype], None, len(data.a))  # no index: row r is row r
     return (*a, data.b, data.offsets, data.out, *sizes, 1)
 
 
 def configured(bench: Bench, name: str, configuration: int, arguments: tuple, out: Tensor):
-    """A call of a launcher with its own choice of tiles (−1) or a given one."""
+    """Return a call of a launcher with its own choice of tiles (−1) or a given one."""
 
     def call() -> Tensor:
         if configuration < 0:
@@ -160,7 +160,7 @@ def configured(bench: Bench, name: str, configuration: int, arguments: tuple, ou
 
 
 def every_configuration(bench: Bench, name: str, arguments: tuple, out: Tensor) -> dict:
-    """The launcher's own choice, and each size of tiles by number."""
+    """Return calls with the launcher's own choice, and with each tile size by number."""
     count = bench.launchers.configurations(name) if bench.launchers else 0
     calls = {"mini_moe": configured(bench, name, -1, arguments, out)}
     for number in range(count):
@@ -169,7 +169,7 @@ def every_configuration(bench: Bench, name: str, arguments: tuple, out: Tensor) 
 
 
 def grouped_gemm(bench: Bench, product: Product, loads: str) -> None:
-    """Ours beside torch, Triton and cuBLAS; the dense product of equal FLOPs is the ceiling."""
+    """Compare ours with torch, Triton and cuBLAS; a dense product of equal FLOPs is the ceiling."""
     data = Operands(product, loads, bench.device)
     calls = every_configuration(bench, "grouped_gemm", gemm_arguments(data), data.out)
     calls |= {
@@ -190,15 +190,15 @@ def grouped_gemm(bench: Bench, product: Product, loads: str) -> None:
 
 
 def by_tokens(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """A source with a row a token, and the token of each row: every one of them CHOICES times."""
+    """Return a source with one row per token, and each row's token, with CHOICES rows per token."""
     token = torch.randperm(len(rows), device=rows.device) // CHOICES
     return rows[: int(token.max()) + 1], token
 
 
 def down_gradient(bench: Bench, product: Product, by_token: bool) -> None:
-    """[rows, n] back through b [experts, n, k]: the same kernel, b not transposed.
+    """Time [rows, n] back through b [experts, n, k]: the same kernel, with b not transposed.
 
-    The layer calls it by token for the gradient of hidden, and as it is for that of x.
+    The layer calls it by token for the gradient of hidden, and directly for that of x.
     """
     data = Operands(product, "even", bench.device)
     n_rows = len(data.a)
@@ -223,7 +223,7 @@ def down_gradient(bench: Bench, product: Product, by_token: bool) -> None:
 
 
 def gate_up_product(bench: Bench, product: Product) -> None:
-    """Gather, gate, up and SwiGLU in one kernel; n counts both halves."""
+    """Time gather, gate, up and SwiGLU in one kernel; n counts both halves."""
     data = Operands(product, "even", bench.device)
     token = torch.randperm(len(data.a), device=bench.device)
     hidden, arguments = swiglu_arguments(data, token)
@@ -237,7 +237,7 @@ def gate_up_product(bench: Bench, product: Product) -> None:
 
 
 def swiglu_arguments(data: Operands, token: Tensor | None = None) -> tuple[Tensor, tuple]:
-    """hidden, and the launcher's arguments; without tokens, row r is row r."""
+    """Return hidden and the launcher's arguments; without tokens, row r is row r."""
     n_rows, half = len(data.a), data.product.n // 2
     hidden = data.out.new_empty(n_rows, half)
     operands = (data.a, DTYPES[data.a.dtype], token, n_rows, data.b, data.offsets, hidden, data.out)
@@ -245,9 +245,9 @@ def swiglu_arguments(data: Operands, token: Tensor | None = None) -> tuple[Tenso
 
 
 def weight_gradient(bench: Bench, product: Product, side: str) -> None:
-    """Of every expert: [n, rows] times [rows, k]. `side`: which of the two is taken by token.
+    """Time [n, rows] times [rows, k] for every expert; `side` is the one gathered by token.
 
-    The layer calls it with "a" for the down-projection, with "b" for gate and up.
+    The layer calls it with "a" for the down-projection and with "b" for gate and up.
     """
     data = Operands(product, "even", bench.device)
     sides, index = {"a": torch.randn_like(data.out), "b": data.a}, {"a": None, "b": None}

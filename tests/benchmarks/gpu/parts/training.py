@@ -1,4 +1,4 @@
-"""A step of training the 12-million-parameter model, with the compiled kernels and without."""
+"""A training step of the 12-million-parameter model, with and without compiled kernels."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def run(bench: Bench) -> None:
 
 
 def training_step(config: ModelConfig, tokens: torch.Tensor, form: Form) -> Callable[[], None]:
-    """Losses, gradients, update."""
+    """Return a step: losses, gradients, update."""
     torch.manual_seed(0)
     model = Transformer(config).to(tokens.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

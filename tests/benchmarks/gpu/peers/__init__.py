@@ -1,1 +1,1 @@
-"""Other ways to compute the layer of experts, all from the same weights, ids and gates."""
+"""Other ways to compute the layer of experts, all with the same weights, ids and gates."""

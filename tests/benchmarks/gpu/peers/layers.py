@@ -1,6 +1,6 @@
-"""The layer of experts in nine ways, and the dense network of equal cost that none can beat.
+"""The layer of experts in nine ways, and a dense network of equal cost as the upper limit.
 
-Ids and gates are given: the router is timed by itself. Every way is a function of the same tensors,
+Ids and gates are given; the router is timed on its own. Each way is a function of the same tensors,
 x [tokens, d_model], gate_up [experts, 2 · d_expert, d_model], down [experts, d_model, d_expert].
 """
 
@@ -16,11 +16,11 @@ from mini_moe.ops import compiled, describe, moe_experts, use
 from tests.benchmarks.gpu.cases import Shape, choose_experts
 
 Mixing = Callable[[Tensor, Tensor, Tensor], Tensor]
-MOST_PADDING = 4  # times the rows that are there; beyond that padding is out
+MOST_PADDING = 4  # times the actual rows; with more padding than that, the peer is left out
 
 
 class Sorted(NamedTuple):
-    """Rows grouped by expert with torch's own functions, nothing sent to the host."""
+    """Rows grouped by expert with torch's own functions, without sending anything to the host."""
 
     token: Tensor  # [rows]
     place: Tensor  # [tokens, top_k]: the row of each choice
@@ -28,7 +28,7 @@ class Sorted(NamedTuple):
 
 
 class Layer:
-    """Inputs and weights that all peers share, and the gradient that comes back."""
+    """Inputs, weights and the incoming gradient, shared by all peers."""
 
     def __init__(
         self, shape: Shape, routing: str, device: str, dtype: torch.dtype = torch.bfloat16
@@ -47,7 +47,7 @@ class Layer:
         self.ids, self.gates = ids.to(device), gates.to(device).requires_grad_()
 
     def peers(self) -> dict[str, Callable[[], Tensor]]:
-        """Forward passes by name; "dense" is the ceiling."""
+        """Return forward passes by name; "dense" is the ceiling."""
         ways = {
             "mini_moe": ours,
             "PyTorch path": pytorch_path,
@@ -59,7 +59,7 @@ class Layer:
             "transformers grouped_mm": transformers_way("grouped_mm"),
             "transformers eager": transformers_way("eager"),
         }
-        if self.shape.tokens <= 16:  # it copies the weights of every choice
+        if self.shape.tokens <= 16:  # it copies the weights for every choice
             ways["transformers batched_mm"] = transformers_way("batched_mm")
         calls = {name: self.bound(way) for name, way in ways.items()}
         return calls | {"dense": self.dense}
@@ -68,17 +68,17 @@ class Layer:
         return lambda: way(self.x, self.ids, self.gates, self.gate_up, self.down)
 
     def dense(self) -> Tensor:
-        """A SwiGLU network with the active width of the experts."""
+        """A SwiGLU network as wide as a token's active experts together."""
         return F.linear(swiglu(F.linear(self.x, self.dense_gate_up)), self.dense_down)
 
     def leaves(self, name: str) -> list[Tensor]:
-        """What gradients are taken of."""
+        """Return the tensors that gradients are taken of."""
         if name == "dense":
             return [self.x, self.dense_gate_up, self.dense_down]
         return [self.x, self.gates, self.gate_up, self.down]
 
     def calls(self, backward: bool) -> dict[str, Callable[[], object]]:
-        """One forward pass without gradients, or both passes with gradients made anew."""
+        """Return calls of a forward pass without gradients, or of both passes with fresh ones."""
         peers = self.peers()
         if not backward:
             return {name: torch.no_grad()(peer) for name, peer in peers.items()}
@@ -91,7 +91,7 @@ class Layer:
 
 
 def weights(*shape: int, **make) -> Tensor:
-    """Normal, scaled so that activations keep their size."""
+    """Draw normal weights, scaled so that activations keep their size."""
     return torch.randn(*shape, **make).mul_(shape[-1] ** -0.5).requires_grad_()
 
 
@@ -116,12 +116,12 @@ def mix(rows: Tensor, place: Tensor, gates: Tensor) -> Tensor:
 
 
 def bag(rows: Tensor, place: Tensor, gates: Tensor) -> Tensor:
-    """The same in one kernel that writes no gathered rows, as the package's PyTorch path does."""
+    """The same in one kernel that writes no gathered rows, like the package's PyTorch path."""
     return F.embedding_bag(place, rows, per_sample_weights=gates.to(rows.dtype), mode="sum")
 
 
 def ours(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """What the models of this package call. Raises: ValueError without kernels for the GPU."""
+    """The layer as models of this package call it. Raises: ValueError without GPU kernels."""
     if x.is_cuda and not compiled.serves_experts(x, gates, len(down)):
         raise ValueError(describe())
     return moe_experts(x, ids, gates, gate_up.unflatten(1, (2, -1)), down)
@@ -148,7 +148,7 @@ grouped_mm_with_bag = partial(grouped_mm, mixing=bag)
 
 
 def one_by_one(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """One expert after the other, each a plain product: cuBLAS does all the work."""
+    """Expert by expert, each a plain product: cuBLAS does all the work."""
     rows = sorted_rows(ids, len(down))
     parts = x[rows.token].split(rows.offsets.diff().tolist())
     every = zip(parts, gate_up.unbind(), down.unbind(), strict=True)
@@ -157,9 +157,9 @@ def one_by_one(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Ten
 
 
 def padded_bmm(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Every expert gets as many rows as the busiest one has, so that one batched product serves.
+    """Pad every expert to as many rows as the busiest one, so that one batched product suffices.
 
-    Raises: ValueError when that is more than MOST_PADDING times the rows that are there.
+    Raises: ValueError if that is more than MOST_PADDING times the actual rows.
     """
     experts, rows = len(down), sorted_rows(ids, len(down))
     capacity = int(rows.offsets.diff().max())
@@ -175,7 +175,7 @@ def padded_bmm(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Ten
 
 
 def triton(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Our own kernel in Triton, forward only. Raises: ValueError where there is no Triton."""
+    """A Triton kernel of this project, forward only. Raises: ValueError without Triton."""
     if torch.is_grad_enabled():
         raise ValueError("forward pass only")
     try:
@@ -186,7 +186,7 @@ def triton(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor)
 
 
 def transformers_way(implementation: str) -> Callable[..., Tensor]:
-    """transformers' DeepSeek-V3 experts with one of its implementations, around our weights."""
+    """transformers' DeepSeek-V3 experts with one of its implementations and our weights."""
     made: list[torch.nn.Module] = []
 
     def call(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def transformers_way(implementation: str) -> Callable[..., Tensor]:
 
 
 def transformers_experts(implementation: str, gate_up: Tensor, down: Tensor) -> torch.nn.Module:
-    """Their module without weights of its own."""
+    """transformers' module without weights of its own."""
     from transformers import DeepseekV3Config
     from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts
 

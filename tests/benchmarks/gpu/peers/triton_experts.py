@@ -1,8 +1,8 @@
 """The layer of experts as three small Triton kernels, forward only.
 
-The gather of x is part of the first product's loads, SwiGLU of its end, the gates of the mixing.
-Rows are sorted by expert; a program computes a tile of rows of one expert, which it finds in a
-table that torch makes on the device. Untuned but for the height of a tile.
+The gather of x is fused into the first product's loads, SwiGLU into its epilogue, and the gates
+into the mixing. Rows are sorted by expert; each program computes a tile of one expert's rows, found
+in a table that torch builds on the device. Untuned except for the tile height.
 """
 
 import torch
@@ -48,7 +48,7 @@ def product_kernel(
 
 @triton.jit
 def mix_kernel(rows, place, gates, out, width, TOP_K: tl.constexpr, D: tl.constexpr):
-    """out[t] = Σ_k gates[t, k] · rows[place[t, k]], a token and D columns a program."""
+    """out[t] = Σ_k gates[t, k] · rows[place[t, k]]; each program does one token and D columns."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * D + tl.arange(0, D)
     total = tl.zeros((D,), dtype=tl.float32)
@@ -62,7 +62,7 @@ def mix_kernel(rows, place, gates, out, width, TOP_K: tl.constexpr, D: tl.conste
 
 
 def layer(x: Tensor, rows, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """The forward pass; `rows` has token, place and offsets."""
+    """Run the forward pass; `rows` has token, place and offsets."""
     n_rows, (tokens, top_k) = len(rows.token), rows.place.shape
     height = tile_height(n_rows, len(down))
     identity = torch.arange(n_rows, device=x.device)
@@ -77,7 +77,7 @@ def layer(x: Tensor, rows, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tens
 def grouped(
     a: Tensor, row_of: Tensor, b: Tensor, offsets: Tensor, height: int, n: int, swiglu: bool = False
 ) -> Tensor:
-    """One grouped product of all rows."""
+    """Compute one grouped product over all rows."""
     expert_of, first_of = tile_table(offsets, len(row_of), height)
     out = a.new_empty(len(row_of), n)
     width = 128
@@ -91,13 +91,13 @@ def grouped(
 
 
 def tile_height(n_rows: int, experts: int) -> int:
-    """Rows of a tile: 16, 64 or 128, so that an expert's rows fill it."""
+    """Return the rows per tile: 16, 64 or 128, so that an expert's rows fill it."""
     share = n_rows // experts
     return 128 if share >= 128 else 64 if share >= 32 else 16
 
 
 def tile_table(offsets: Tensor, n_rows: int, height: int) -> tuple[Tensor, Tensor]:
-    """Each tile's expert and first row; as many tiles as there can be, the rest have no expert."""
+    """Return each tile's expert and first row; unused tiles, up to the maximum, have no expert."""
     experts = len(offsets) - 1
     ends = ((offsets.diff() + height - 1) // height).cumsum(0)
     tiles = torch.arange(n_rows // height + experts, device=offsets.device)

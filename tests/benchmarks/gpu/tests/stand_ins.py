@@ -1,4 +1,4 @@
-"""What takes the GPU's place in tests: a clock that ticks by itself, launchers on the CPU."""
+"""Stand-ins for the GPU in tests: a clock that ticks by itself, launchers on the CPU."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from tests.benchmarks.gpu.parts.bench import Bench
 
 
 class Ticks:
-    """A clock whose every reading is one step later than the one before."""
+    """A clock on which every reading is one step later than the one before."""
 
     def __init__(self, step: float = 1e-3) -> None:
         self.time, self.step = 0.0, step
@@ -24,7 +24,7 @@ class Ticks:
 
 
 class CheckedLaunchers(Launchers):
-    """The real launchers, translated by g++, whose every access is checked (kernels/checker)."""
+    """The real launchers, compiled by g++, with every access checked (kernels/checker)."""
 
     def __init__(self, checked: Checked) -> None:
         self.checked, self.library = checked, checked.library
@@ -44,7 +44,7 @@ class CheckedLaunchers(Launchers):
 
 
 class PretendedEvent:
-    """An event whose every recording comes two milliseconds after the one before."""
+    """An event whose every recording is two milliseconds after the one before."""
 
     recorded = 0
 
@@ -63,7 +63,7 @@ class PretendedEvent:
 
 
 class PretendedGraph:
-    """Replays nothing, and counts."""
+    """Replays nothing, and counts the replays."""
 
     replays = 0
 
@@ -72,7 +72,7 @@ class PretendedGraph:
 
 
 def pretend_cuda(monkeypatch) -> None:
-    """torch.cuda's events, streams and graphs, for a test of what calls them."""
+    """Fake torch.cuda's events, streams and graphs, to test code that calls them."""
     stream = SimpleNamespace(wait_stream=lambda _: None, cuda_stream=0)
     stand_ins = {
         "Event": PretendedEvent,
@@ -89,7 +89,7 @@ def pretend_cuda(monkeypatch) -> None:
 
 
 def cpu_bench(seconds: float = 1e6, step: float = 1e-3, launchers=None) -> tuple[Bench, list]:
-    """A bench of tiny sizes whose clocks are counters, and the list its rows go to."""
+    """Make a bench with tiny sizes and counters for clocks; return it and the list of its rows."""
     rows: list[dict] = []
     clock = Clock("cpu", now=Ticks(step), flush_bytes=64)
     keeper = TimeKeeper(seconds, now=Ticks(0.0))

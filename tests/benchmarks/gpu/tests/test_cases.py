@@ -1,4 +1,4 @@
-"""Operations and bytes against counts by hand; routing."""
+"""Operation and byte counts match counts by hand; routing is as described."""
 
 import pytest
 import torch

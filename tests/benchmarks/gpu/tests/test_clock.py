@@ -1,4 +1,4 @@
-"""Peers in turn, their statistics, who is left out and why, and the budget."""
+"""Alternating peers, their statistics, which are left out and why, and the budget."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_a_peer_that_fails_is_left_out_with_its_reason():
 
 def test_a_slow_peer_is_left_out():
     found = compare(tick_clock(step=5.0), {"slow": lambda: None})
-    assert found["slow"]["why_not"] == "too slow: 5.0 s a call"
+    assert found["slow"]["why_not"] == "too slow: 5.0 s per call"
 
 
 def test_a_wrong_result_is_not_timed():

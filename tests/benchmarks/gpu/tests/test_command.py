@@ -1,4 +1,4 @@
-"""The command: one sentence without a GPU; parts in order, in time; what a failed part leaves."""
+"""The command: one sentence without a GPU; parts in order and on time; failures handled."""
 
 import argparse
 import json
@@ -109,7 +109,7 @@ def test_two_calls_fit_fifteen_minutes_and_the_first_one_asks_for_tiles_and_chec
     assert command.SECONDS + 300 + 180 <= 15 * 60
     assert list(command.PARTS)[:3] == ["build", "tiles", "check"]
     keeper = TimeKeeper(command.SECONDS, now=lambda: 0.0)
-    for name in ("build", "tiles"):  # also where nothing is built yet
+    for name in ("build", "tiles"):  # even if nothing is built yet
         share = keeper.share(command.PARTS[name], command.RESERVED[name])
         assert share >= command.START
 
@@ -177,7 +177,7 @@ def test_launchers_are_translated_again_for_other_sources_or_another_gpu(tmp_pat
     monkeypatch.setattr(libraries, "run", lambda command: library.write_text("built"))
     build = libraries.build_launchers
     assert build((9, 0), [source], library) == "1 files for sm_90a"
-    monkeypatch.setattr(libraries, "find_nvcc", lambda: None)  # carried to another machine
+    monkeypatch.setattr(libraries, "find_nvcc", lambda: None)  # copied to another machine
     assert build((9, 0), [source], library) == "1 files for sm_90a, up to date"
     monkeypatch.setattr(libraries, "find_nvcc", lambda: "nvcc")
     assert build((8, 0), [source], library) == "1 files for sm_80"

@@ -1,4 +1,4 @@
-"""Every part from its first line to its last row on the CPU, at tiny sizes."""
+"""Every part runs from its first to its last row on the CPU, at tiny sizes."""
 
 import json
 import re
@@ -23,7 +23,7 @@ needs_library = pytest.mark.skipif(bool(compiled.WHY_NOT), reason=compiled.WHY_N
 @pytest.fixture(scope="module")
 def launchers(tmp_path_factory):
     if not shutil.which("g++"):
-        pytest.skip("needs g++: the kernels are translated for the CPU")
+        pytest.skip("needs g++ to compile the kernels for the CPU")
     products_alone = [path for path in sources() if path.stem.startswith("grouped")]
     return CheckedLaunchers(build(products_alone, tmp_path_factory.mktemp("products"), "products"))
 
@@ -41,7 +41,7 @@ def measured(part, launchers=None):
 
 
 def failures(rows):
-    """Peers that were left out, with the first words of the reason."""
+    """Return the peers that were left out, with the first words of the reason."""
     return {(r["part"], r["peer"]): r["why_not"] for r in rows if "why_not" in r}
 
 
@@ -69,7 +69,9 @@ def test_both_large_sizes_of_tiles_are_compared_and_right(launchers):
     assert failures(rows) == {}
     kernels_seen = [row["case"]["kernel"] for row in rows if row["peer"] == "128 × 256"]
     assert kernels_seen == ["grouped_swiglu", "grouped_gemm"]
-    assert "faster than 128 × 128 in 0 of 2 cases" in tiles_answer(rows)  # every call takes as long
+    assert "faster than 128 × 128 in 0 of 2 cases" in tiles_answer(
+        rows
+    )  # every call takes the same time
 
 
 @pytest.mark.parametrize("name", products.WIDE)
@@ -164,7 +166,7 @@ def test_a_layer_that_does_not_fit_is_named(monkeypatch):
 
     monkeypatch.setattr(layers, "Layer", too_large)
     rows = measured(layers.run_shapes)
-    assert all("does not fit the memory" in row["left_out"] for row in rows) and rows
+    assert all("does not fit into memory" in row["left_out"] for row in rows) and rows
 
 
 def test_training_counts_tokens():

@@ -1,4 +1,4 @@
-"""Every peer computes what the definition says, forward and backward, in fp32 on the CPU."""
+"""Every peer matches the definition, forward and backward, in fp32 on the CPU."""
 
 import importlib.util
 
@@ -90,7 +90,7 @@ def test_without_triton_its_peer_says_so():
 @pytest.mark.parametrize("routing", ["uniform", "zipf"])
 @pytest.mark.parametrize("shape", [*SHAPES, Shape(300, 40, 72, 2, 2)], ids=str)
 def test_triton_kernels_agree_with_the_definition(shape, routing, monkeypatch):
-    """By Triton's interpreter: numpy instead of a GPU, fp32 only."""
+    """In Triton's interpreter: numpy instead of a GPU, fp32 only."""
     pytest.importorskip("triton")
     from triton import knobs
 

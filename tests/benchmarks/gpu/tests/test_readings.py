@@ -1,4 +1,4 @@
-"""Clocks and power: what nvidia-smi says, read while a part is at work."""
+"""Clocks and power as nvidia-smi reports them, read while a part is running."""
 
 import threading
 

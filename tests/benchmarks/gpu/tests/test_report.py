@@ -1,4 +1,4 @@
-"""Targets, the JSON file and its tables, from rows written by hand."""
+"""Targets, the JSON file and its tables, from hand-written rows."""
 
 import copy
 import json
@@ -152,7 +152,7 @@ def test_the_first_question_is_answered_in_one_line():
     answer = report.tiles_answer(ROWS)
     assert "faster than 128 × 128 in 1 of 2 cases" in answer and "\n" not in answer
     assert "grouped_gemm 8 × 4096, n 768, k 2048: 1.25; " in answer and "k 512: 0.50)" in answer
-    assert answer.endswith("lost more than 3 % in 1.")  # 0.9 ms where 0.8 was to be had
+    assert answer.endswith("lost more than 3 % in 1.")  # 0.9 ms where 0.8 was possible
     failed = {"part": "tiles", "case": TILES, "peer": "mini_moe", "why_not": "it broke"}
     assert "in 0 of 0 cases (speed: not measured)" in report.tiles_answer([])
     some = [failed, *(row for row in ROWS if row["peer"] != "mini_moe")]
