@@ -2,7 +2,8 @@
 //
 // Rows are sorted by expert: expert e has rows offsets[e] … offsets[e + 1] - 1. A slot has
 // room for one tile of `height` rows. Slots are assigned by a formula instead of a sum over
-//   experts: first slot of expert e = ⌊offsets[e] / height⌋ + e
+// experts:
+//   first slot of expert e = ⌊offsets[e] / height⌋ + e
 // gives it ⌊offsets[e + 1] / height⌋ - ⌊offsets[e] / height⌋ + 1 slots, never fewer than its rows
 // need and at most one too many. So a block can find its expert by a search, the counts stay on the
 // device, and the host knows the number of slots: rows / height + experts + 1.

@@ -10,8 +10,8 @@
 // step are loaded while this one is multiplied.
 // Thread → data: the pipeline of tensor_core_tiles.cuh; fp32, and bf16 that is not aligned:
 // plain_tiles.cuh.
-// Bytes, with bf16 and everything read once: 2 rows (m + n), 16 per row for indices, 2 experts · m
-// · n.
+// Bytes, with bf16 and everything read once: 2 rows (m + n), 16 per row for indices,
+// 2 experts · m · n.
 // FLOPs: 2 rows · m · n. Speed on a GPU: not yet measured.
 #include "grouped_rows.cuh"
 #include "plain_tiles.cuh"

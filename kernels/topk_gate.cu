@@ -31,7 +31,7 @@ __device__ inline float from_order(unsigned key) {
   return __uint_as_float(key & 0x80000000 ? key ^ 0x80000000 : ~key);
 }
 
-// The lane of the warp's largest key in `key`, which becomes the lowest id that has it.
+// Sets `best` to the warp's largest key and returns the lowest id that has it.
 template <int kPerLane>
 __device__ int largest_id(const unsigned (&key)[kPerLane], int lane, unsigned& best) {
   unsigned mine = kTaken;
