@@ -48,7 +48,7 @@ __device__ void multiply(Tile& a_tile, Tile& b_tile, int64_t depth, A a, B b,
       for (int i = 0; i < kSums * kSums; ++i)
         sum[i / kSums][i % kSums] += x[i / kSums] * y[i % kSums];
     }
-    __syncthreads();  // nobody fetches the next tiles while these are read
+    __syncthreads();  // no thread loads the next tiles while these are read
   }
 }
 }  // namespace plain

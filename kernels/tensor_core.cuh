@@ -1,9 +1,10 @@
 // The instructions of a tensor-core kernel: PTX under nvcc, equivalent C++ under g++.
 //
 // Layouts are PTX's: an 8 × 8 matrix of bf16 is spread over a warp with lane =
-// 4 · row + column / 2, and a register holds two neighbours of a row. With g = lane / 4 and t =
-//   lane % 4: A 16 × 16: a[0] = (g, 2t..), a[1] = (g + 8, 2t..), a[2] and a[3] the same at column
-//   2t + 8.. B 16 × 8:  b[0] = (2t.., g), b[1] = (2t + 8.., g)
+// 4 · row + column / 2, and a register holds two neighbours of a row. With g = lane / 4 and
+// t = lane % 4:
+//   A 16 × 16: a[0] = (g, 2t..), a[1] = (g + 8, 2t..), a[2] and a[3] the same at column 2t + 8..
+//   B 16 × 8:  b[0] = (2t.., g), b[1] = (2t + 8.., g)
 //   C 16 × 8:  c[0], c[1] = (g, 2t..), c[2], c[3] = (g + 8, 2t..)
 // Source: PTX ISA, "mma.m16n8k16", "ldmatrix", "cp.async".
 #pragma once

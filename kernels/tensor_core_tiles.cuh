@@ -218,7 +218,7 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_
     fragments[which].template load<A, B>(tile, tile + A::Tile::kSize, sums.warp_m(),
                                          sums.warp_n(), k);
   };
-  auto wait_for_next_step = [&]() {  // for this thread's copies, then for everybody's; and nobody
+  auto wait_for_next_step = [&]() {  // for this thread's copies, then for all; and no thread
     wait_for_async_copies<kAhead - 1>();  // reads this step's tiles again: they are in registers
     __syncthreads();
   };

@@ -164,7 +164,7 @@ void check_cell(const Region& region, Cell& cell, uintptr_t address, Access acce
              describe(here.block, here.thread) + " " + verb(access) + " " +
                  element(region, address) +
                  (cell.in_flight ? ", which an asynchronous copy has not written yet"
-                                 : ", which nobody has written"));
+                                 : ", which was never written"));
   }
   unsigned thread = 0;
   uint32_t other = 0;

@@ -16,7 +16,7 @@ extern "C" __attribute__((used, visibility("default"))) const char mini_moe_buil
 
 // Set by kernels/build.py for the CUDA part: which tools built it, and for which architectures.
 #ifndef MINI_MOE_CUDA
-#define MINI_MOE_CUDA ": none: nobody asked for them"
+#define MINI_MOE_CUDA ": none: not asked for"
 #endif
 extern "C" __attribute__((used, visibility("default"))) const char mini_moe_cuda[] =
     "mini_moe CUDA by " MINI_MOE_CUDA;

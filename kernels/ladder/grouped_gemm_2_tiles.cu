@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) tiles_kernel(Product p) {
       for (int j = 0; j < kSums * kSums; ++j)
         sum[j / kSums][j % kSums] += a[j / kSums] * b[j % kSums];
     }
-    __syncthreads();  // nobody fetches the next tile while this one is read
+    __syncthreads();  // no thread loads the next tile while this one is read
   }
 #pragma unroll
   for (int j = 0; j < kSums * kSums; ++j) {

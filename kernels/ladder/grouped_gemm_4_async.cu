@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) async_kernel(Product p) {
           multiply_add(sum[i][j], a[i], two);
         }
     }
-    __syncthreads();  // nobody fills this buffer again while it is read
+    __syncthreads();  // no thread refills this buffer while it is read
   }
 #pragma unroll
   for (int i = 0; i < 2 * 4 * 2; ++i) {  // two neighbours at a time, 4 bytes

@@ -61,7 +61,7 @@ def damaged_copies(whole: bytes) -> dict[str, bytes]:
     copies["zeros to the end"] = whole[:half] + bytes(len(whole) - half)
     copies["another size"] = body + sealed.replace(b"%012d" % len(body), b"%012d" % (len(body) + 1))
     copies["cut, but for its seal"] = body[:half] + sealed
-    copies["more behind it"] = whole + b"\n"
+    copies["more after it"] = whole + b"\n"
     return copies
 
 

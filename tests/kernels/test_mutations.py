@@ -43,7 +43,7 @@ PIPELINE = {  # mutations of the copies and products in tensor_core_tiles.cuh
 }  # fmt: skip
 PLAIN = {
     "no barrier before the products": ("    __syncthreads();\n#pragma", "#pragma"),
-    "no barrier after the products": ("    __syncthreads();  // nobody", "    // nobody"),
+    "no barrier after the products": ("    __syncthreads();  // no thread", "    // no thread"),
 }
 MUTANTS = [
     (header, name, *change)

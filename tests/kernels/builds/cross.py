@@ -29,11 +29,11 @@ def main() -> int:
     asked = [(target, job) for target in TARGETS for job in jobs]
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        words = list(pool.map(lambda one: compile_one(zig, *one, Path(folder)), asked))
-    for (target, job), said in zip(asked, words, strict=True):
-        if said:
-            print(f"{job.source.name} for {target}:\n{said}")
-    fine = words.count("")
+        errors = list(pool.map(lambda one: compile_one(zig, *one, Path(folder)), asked))
+    for (target, job), error in zip(asked, errors, strict=True):
+        if error:
+            print(f"{job.source.name} for {target}:\n{error}")
+    fine = errors.count("")
     seconds = time.perf_counter() - started
     print(f"cross: {fine} of {len(asked)} compiled in {seconds:.0f} s")
     return int(fine < len(asked))
