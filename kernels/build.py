@@ -1,9 +1,9 @@
-"""Builds the compiled operations into `mini_moe/_C.abi3.so`: C++, and CUDA where nvcc is found.
+"""Build the compiled operations into `mini_moe/_C.abi3.so`: C++, and CUDA if nvcc is found.
 
-`make kernels` runs this. One file serves torch 2.11 and newer, with CUDA and without, and every
-Python: it uses torch's stable interface alone. The CPU's kernels are translated once for each
-instruction set, and the best that the processor has is chosen when they run; CUDA's for each
-architecture. What did not change is not translated again.
+`make kernels` runs this. One file works with torch 2.11 and newer, with or without CUDA, and every
+Python: it uses only torch's stable interface. The CPU kernels are compiled once per instruction
+set, and the best one that the processor supports is chosen at run time; CUDA kernels are compiled
+once per architecture. Unchanged sources are not compiled again.
 """
 
 import argparse
@@ -30,30 +30,30 @@ from mini_moe.ops.seal import is_whole, seal  # noqa: E402
 KERNELS = ROOT / "kernels"
 OBJECTS = ROOT / "build" / "kernels"
 COMMON = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden"]
-COMMON += ["-Wall", "-Wextra", "-Wno-missing-field-initializers"]  # the rest of a struct is zero
+COMMON += ["-Wall", "-Wextra", "-Wno-missing-field-initializers"]  # omitted members are zero
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]  # 2.11, the oldest torch it loads in
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
-AVX512 += ["-Wno-uninitialized"]  # GCC 12 warns of its own avx512fintrin.h
+AVX512 += ["-Wno-uninitialized"]  # GCC 12 warns about its own avx512fintrin.h
 INSTRUCTION_SETS = {
     "avx512_bf16": [*AVX512, "-mavx512bf16"],
     "avx512": AVX512,
     "avx2": ["-mavx2", "-mfma"],
     "portable": [],
 }
-# sm_80 also as PTX, which the driver translates for cards that came later.
+# sm_80 also as PTX, which the driver compiles for newer cards.
 ARCHITECTURES = {
     "sm_80": "-gencode=arch=compute_80,code=[sm_80,compute_80]",
     "sm_90a": "-gencode=arch=compute_90a,code=sm_90a",
 }
 APPLE = platform.system() == "Darwin"
 LINK = ["-undefined", "dynamic_lookup"] if APPLE else ["-Wl,--no-undefined"]
-# CUDA's runtime goes inside and its names stay there: torch brings a runtime of its own.
+# The CUDA runtime is linked statically and its symbols stay hidden: torch has its own runtime.
 LINK_CUDA = ["-cudart=static", "-Xlinker", "--exclude-libs=ALL,--no-undefined"]
 NVCC = ["-std=c++17", "-O3", "-w", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", "-v"]
 
 
 class Job(NamedTuple):
-    """A source to translate and the command that does it, without names of files."""
+    """A source to compile and the command that does it, without file names."""
 
     source: Path
     command: list[str]
@@ -65,16 +65,16 @@ class Spilled(Exception):
 
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """Build what this machine can, say what was built and what not and why; 0 if nothing failed."""
+    """Build what this machine can, print what was left out and why; 0 if nothing failed."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--force", action="store_true", help="translate everything again")
+    options.add_argument("--force", action="store_true", help="compile everything again")
     force = options.parse_args(arguments).force
     if platform.system() == "Windows":
-        print("kernels: not built, they need Linux or macOS (WSL will do); PyTorch does the work")
+        print("kernels: not built, they need Linux or macOS (WSL works); PyTorch does the work")
         return 0
     compiler, nvcc = find_compiler(), find_nvcc()
     if compiler is None:
-        print("kernels: not built, there is no g++ or clang++ here; PyTorch does the work")
+        print("kernels: not built, no g++ or clang++ found; PyTorch does the work")
         return 0
     stamp, tools = fingerprint(), tool_stamp(nvcc, compiler)
     if not force and is_current(stamp, tools):
@@ -89,13 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"kernels: not built: {error}")
         return 1
     except subprocess.CalledProcessError as error:
-        print(f"kernels: not built, PyTorch does the work; {compiler} says:\n{error.stderr}")
+        print(f"kernels: not built, PyTorch does the work; {compiler} reports:\n{error.stderr}")
         return 1
     seconds = time.perf_counter() - started
     print(f"kernels: built {LIBRARY.relative_to(ROOT)} with {compiler} in {seconds:.0f} s")
-    print(f"kernels: instruction sets {', '.join(known)}; chosen when they run")
+    print(f"kernels: instruction sets {', '.join(known)}; the best one is chosen at run time")
     if missing := [name for name in INSTRUCTION_SETS if name not in known]:
-        print(f"kernels: left out {', '.join(missing)}: {compiler} cannot translate for them here")
+        print(f"kernels: left out {', '.join(missing)}: {compiler} cannot compile them")
     print(f"kernels: CUDA: {cuda}")
     return 0
 
@@ -103,9 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
 def build(
     compiler: str, nvcc: str | None, known: list[str], stamps: tuple[str, str], force: bool
 ) -> str:
-    """Translate and link, without CUDA if nvcc fails; what there is for CUDA, or "none: …".
+    """Compile and link, without CUDA if nvcc fails; return the architectures, or "none: …".
 
-    Raises: Spilled; CalledProcessError where the CPU's part fails.
+    Raises: Spilled; CalledProcessError if the CPU part fails.
     """
     stamp, tools = stamps
     try:
@@ -122,7 +122,7 @@ def build(
 
 
 def complaint(error: subprocess.CalledProcessError | FileNotFoundError) -> str:
-    """Why there is nothing for CUDA: nvcc's own sentence, in characters that C++ may quote."""
+    """Return why there is no CUDA part: nvcc's own message, in characters that C++ can quote."""
     if isinstance(error, FileNotFoundError):
         return "none: no nvcc here"
     lines = [line.strip() for line in error.stderr.splitlines() if "ptxas info" not in line]
@@ -133,7 +133,7 @@ def complaint(error: subprocess.CalledProcessError | FileNotFoundError) -> str:
 
 
 def is_current(stamp: str, tools: str) -> bool:
-    """Whether the library fits its sources, and nothing here could add CUDA kernels to it."""
+    """Whether the library matches its sources and this machine cannot add CUDA kernels to it."""
     data = LIBRARY.read_bytes() if LIBRARY.exists() else b""
     if not is_whole(data) or MARK + stamp.encode() not in data:
         return False
@@ -142,41 +142,41 @@ def is_current(stamp: str, tools: str) -> bool:
 
 
 def cuda_in_library() -> str:
-    """The architectures that the library has kernels for, or "none: …" and why."""
+    """Return the architectures that the library has kernels for, or "none: …" with the reason."""
     found = re.search(re.escape(CUDA_MARK) + rb"[0-9a-f]*: ([^\0]*)\0", LIBRARY.read_bytes())
     return found[1].decode() if found else "none: built before there were any"
 
 
-# ---------------------------------------------------------------- what this machine has
+# ---------------------------------------------------------------- this machine's tools
 
 
 def find_compiler() -> str | None:
-    """$CXX, g++ or clang++: the first that is there."""
+    """Return the first of $CXX, g++ and clang++ that exists."""
     wanted = [os.environ.get("CXX"), "g++", "clang++"]
     return next((name for name in wanted if name and shutil.which(name)), None)
 
 
 def find_nvcc() -> str | None:
-    """On the path, in $CUDA_HOME or in /usr/local/cuda: the first that is there."""
+    """Return the first nvcc on the path, in $CUDA_HOME or in /usr/local/cuda."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     wanted = ["nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]
     return next((found for name in wanted if (found := shutil.which(name))), None)
 
 
 def tool_stamp(nvcc: str | None, compiler: str) -> str:
-    """Changes with nvcc and the compiler behind it; empty without nvcc."""
+    """Return a hash of the versions of nvcc and its host compiler; empty without nvcc."""
     if nvcc is None:
         return ""
     return hashlib.sha256(version_of(nvcc) + version_of(compiler)).hexdigest()[:12]
 
 
 def version_of(program: str) -> bytes:
-    """What it says of itself."""
+    """Return the output of `program --version`."""
     return subprocess.run([program, "--version"], capture_output=True, check=True).stdout
 
 
 def accepts(compiler: str, flags: list[str]) -> bool:
-    """Whether the compiler translates for an instruction set."""
+    """Whether the compiler accepts the flags of an instruction set."""
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder) / "empty.cpp"
         test.write_text("int nothing;\n", "utf-8")
@@ -184,11 +184,11 @@ def accepts(compiler: str, flags: list[str]) -> bool:
         return subprocess.run(command, capture_output=True).returncode == 0
 
 
-# ---------------------------------------------------------------- what is translated, and how
+# ---------------------------------------------------------------- compiling and linking
 
 
 def cpu_jobs(compiler: str, known: list[str], stamp: str, cuda: str) -> list[Job]:
-    """The CPU's kernels once for each instruction set, and what calls them."""
+    """Return the jobs for the CPU: kernels once per instruction set, and the operations."""
     have = [f"-DHAVE_{name}" for name in known]
     isa = KERNELS / "cpu" / "isa" / "isa.cpp"
     jobs = [
@@ -203,10 +203,10 @@ def cpu_jobs(compiler: str, known: list[str], stamp: str, cuda: str) -> list[Job
 
 
 def translate_cuda(nvcc: str | None, compiler: str, force: bool) -> list[Path]:
-    """The objects of all CUDA kernels and of what binds them.
+    """Compile all CUDA kernels and their bindings; return the object files.
 
-    Raises: FileNotFoundError without nvcc; CalledProcessError with its words where it fails;
-    Spilled where a kernel spills registers.
+    Raises: FileNotFoundError without nvcc; CalledProcessError, with nvcc's output, if it fails;
+    Spilled if a kernel spills registers.
     """
     if nvcc is None:
         raise FileNotFoundError("nvcc")
@@ -214,7 +214,7 @@ def translate_cuda(nvcc: str | None, compiler: str, force: bool) -> list[Path]:
     host = [compiler, *COMMON, *STABLE, *torch_headers()]
     jobs = [Job(source, device) for source in KERNELS.glob("*.cu")]
     jobs += [Job(source, host) for source in KERNELS.glob("cuda/*.cpp")]
-    with tempfile.TemporaryDirectory() as folder:  # fails at once where nvcc refuses the compiler
+    with tempfile.TemporaryDirectory() as folder:  # fails at once if nvcc rejects the compiler
         test = Path(folder) / "empty.cu"
         test.write_text("__global__ void nothing() {}\n", "utf-8")
         run([*device, "-c", str(test), "-o", f"{folder}/empty.o"])
@@ -222,7 +222,7 @@ def translate_cuda(nvcc: str | None, compiler: str, force: bool) -> list[Path]:
 
 
 def translate(jobs: list[Job], force: bool) -> list[Path]:
-    """Every object file; those whose sources and flags are unchanged are taken from before."""
+    """Compile the jobs whose sources or flags changed; return every object file."""
     headers = b"".join(p.read_bytes() for p in sources() if p.suffix in (".h", ".cuh"))
     versions = {name: version_of(name) for name in {job.command[0] for job in jobs}}
     OBJECTS.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def translate(jobs: list[Job], force: bool) -> list[Path]:
 
 
 def refuse_spills(source: Path, said: str) -> None:
-    """Raise Spilled if ptxas reports a kernel whose registers do not suffice."""
+    """Raise Spilled if ptxas reports that a kernel spills registers."""
     kernel = architecture = ""
     for line in said.splitlines():
         if found := re.search(r"for '(sm_\w+)'", line):
@@ -260,7 +260,7 @@ def refuse_spills(source: Path, said: str) -> None:
 
 
 def link(linker: list[str], objects: list[Path], library: Path = LIBRARY) -> None:
-    """One sealed library from all objects; it replaces the old one only when it is whole."""
+    """Link all objects into one sealed library; it replaces the old one only when complete."""
     import torch
 
     libraries = Path(torch.__file__).parent / "lib"
@@ -273,7 +273,7 @@ def link(linker: list[str], objects: list[Path], library: Path = LIBRARY) -> Non
 
 
 def run(command: list[str]) -> str:
-    """What a command said. Raises: CalledProcessError, with its words, where it fails."""
+    """Return a command's output. Raises: CalledProcessError, with the output, if it fails."""
     done = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="backslashreplace", check=True
     )
@@ -281,14 +281,14 @@ def run(command: list[str]) -> str:
 
 
 def torch_headers() -> list[str]:
-    """Where torch's headers lie."""
+    """Return the flags for torch's headers."""
     import torch
 
     return ["-isystem", str(Path(torch.__file__).parent / "include")]
 
 
 def torch_version() -> bytes:
-    """The installed torch, whose headers the objects were translated with."""
+    """Return the version of the installed torch, whose headers the objects were compiled with."""
     import torch
 
     return torch.__version__.encode()

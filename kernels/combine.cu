@@ -1,18 +1,18 @@
 // combine: every token gathers the rows of its experts and adds them up, weighted.
 //
 //   out[t] = Σ_k gates[t, k] · y[place[t, k]]          (without gates: the plain sum)
-//   A place outside of [0, rows) is skipped: nothing is added.
+//   A place outside [0, rows) is skipped: it adds nothing.
 // The plain sum is also the gradient of the gather x[token]: dx[t] = Σ_k drows[place[t, k]]. The
-// gradients of y and of the gates need no kernel of their own: experts.cpp derives them from what
-// the hidden rows' gradient needs anyway.
+// gradients of y and of the gates need no kernel of their own: experts.cpp derives them from
+// quantities that the hidden rows' gradient needs anyway.
 //
 // fp32 sums, always in the order of k, and every output is written by one thread: the same bits on
-// every run, no atomics. Addresses are 64 bits wide: rows · d_model may pass 2^31.
-// Thread → data: `lanes` threads of a block share a token, each takes vectors of 16 bytes lanes
-// apart; several tokens per block where rows are short. Four rows are asked for together before the
-// first is added.
+// every run, no atomics. Addresses are 64 bits wide: rows · d_model may exceed 2^31.
+// Thread → data: `lanes` threads of a block share a token; each takes 16-byte vectors `lanes`
+// apart. Short rows put several tokens in a block. Four rows are loaded together before the first
+// is added.
 // Bytes (e per element): e · d (K + 1) per token. FLOPs: 2 d K per token.
-// Source: SonicMoE, functional/reduction_over_k_gather.py: gather and sum a token, no atomics.
+// Source: SonicMoE, functional/reduction_over_k_gather.py: gather and sum per token, no atomics.
 #include "device.cuh"
 
 namespace {
@@ -64,7 +64,7 @@ const char* check(int64_t type, int64_t n_tokens, int64_t n_rows, int64_t d_mode
 template <class T, int kVector>
 const char* forward(const T* y, const int64_t* place, const float* gates, T* out, int64_t n_tokens,
                     int64_t n_rows, int64_t d_model, int64_t top_k, void* stream) {
-  int lanes = 1;  // of a token: a power of two with enough threads for its vectors
+  int lanes = 1;  // per token: a power of two, enough threads for its vectors
   while (lanes < kThreads && lanes * kVector < d_model) lanes *= 2;
   dim3 block(lanes, kThreads / lanes), grid(ceil_div(n_tokens, kThreads / lanes));
   return launch("combine_forward", combine_kernel<T, kVector>, grid, block, 0, stream, y, place,

@@ -1,7 +1,7 @@
-// CUDA's words for g++: with this header the .cu files of this folder are plain C++.
+// CUDA's built-ins for g++: with this header the .cu files of this folder are plain C++.
 //
-// Only what the kernels use is here. Each word means what the CUDA C++ Programming Guide says,
-// and the checker (checker/) watches how it is used. nvcc never sees this file.
+// It has only what the kernels use. Every name means what the CUDA C++ Programming Guide says, and
+// the checker (checker/) watches how it is used. nvcc never sees this file.
 #pragma once
 #include <cassert>
 #include <cstdint>
@@ -19,7 +19,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __restrict__
-#define __constant__ static const  // a table with its numbers; nobody fills it from the host
+#define __constant__ static const  // an initialized table; the host never fills it
 // One block runs at a time, so its shared memory can be one static array.
 #define __shared__ static __attribute__((aligned(128)))
 
@@ -34,7 +34,7 @@ struct dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-// ---- vectors: one load or store of 8 or 16 bytes, seen as one
+// ---- vectors: one load or store of 8 or 16 bytes, recorded as one
 #define WATCHED_COPIES(name)                                                                   \
   name() = default;                                                                            \
   ALWAYS_INLINE name(const name& other) { checker::copy(this, &other, sizeof(name)); }         \

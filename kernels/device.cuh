@@ -1,4 +1,4 @@
-// What all kernels share: types, vectors, warp sums, errors, launches. For nvcc and for g++.
+// Shared by all kernels: types, vectors, warp sums, errors, launches. For nvcc and for g++.
 #pragma once
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -31,7 +31,7 @@ __device__ inline bf16 from_float<bf16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// ---- 16 bytes at once: 4 floats or 8 bf16; or one element where rows are not aligned
+// ---- 16 bytes at once: 4 floats or 8 bf16; or one element if rows are not aligned
 template <class T>
 constexpr int kPerVector = 16 / sizeof(T);
 
@@ -81,7 +81,7 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-// ---- shared memory whose size the launch gives
+// ---- shared memory whose size is set at launch
 template <class T>
 __device__ T* dynamic_shared() {
 #ifdef __CUDACC__
@@ -108,7 +108,7 @@ inline long long shown(int64_t number) { return number; }  // for %lld
 inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// ---- launches, always on the stream that is given
+// ---- launches, always on the given stream
 template <class T>
 struct AsDeclared {
   using type = T;
@@ -116,10 +116,10 @@ struct AsDeclared {
 #ifdef __CUDACC__
 inline const char* check(const char* name, cudaError_t error) {
   if (error == cudaSuccess) return nullptr;
-  cudaGetLastError();  // forgets it, so that the next launch is not blamed
+  cudaGetLastError();  // clears it, so that the next launch is not blamed
   return fail("%s: %s", name, cudaGetErrorString(error));
 }
-constexpr size_t kSharedAtOnce = 48 << 10;  // more has to be asked for, kernel by kernel
+constexpr size_t kSharedAtOnce = 48 << 10;  // more must be requested for each kernel
 template <class... Parameters>
 const char* launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                    size_t shared_bytes, void* stream,

@@ -1,16 +1,17 @@
-// Grouped product: one matrix an expert, rows sorted by expert. The last step of the ladder.
+// Grouped product: one matrix per expert, rows sorted by expert. The last step of the ladder.
 //
 //   out[r] = A[r] b[e] for the rows r of expert e; A[r] = a[a_row[r]], or a[r] without a_row
 //   a [source rows, k], out [rows, n], b [experts, k, n], or [experts, n, k] if `transposed`
-// The layer's down-projection (transposed) and its gradient with regard to the input (not). The
-// gather is part of the load of a: no copy of the tokens is made. A row whose a_row is not in
-// [0, source rows) is zero, and so are rows behind all experts.
+// The layer's down-projection (transposed) and its gradient with respect to the input (not). The
+// gather is part of loading a: no copy of the tokens is made. A row whose a_row is not in
+// [0, source rows) is zero, as are rows past the last expert's.
 //
-// Idea, beyond step 5: blocks find their expert by a search, run in an order that shares tiles in
-// the L2 cache, and store 16 bytes a lane; tiles of several sizes, for few and many rows an expert.
+// Idea, beyond step 5: blocks search for their expert, run in an order that shares tiles in the L2
+// cache, and store 16 bytes per lane; there are several tile sizes, for few and many rows per
+// expert.
 // Thread → data: tensor_core_tiles.cuh; fp32, and bf16 that is not aligned: plain_tiles.cuh.
-// Bytes, with bf16 and everything read once: 2 rows (k + n) + 2 · active experts · k · n, and 8 a
-// row for a_row. FLOPs: 2 rows · k · n. Speed on a GPU: not yet measured.
+// Bytes, with bf16 and everything read once: 2 rows (k + n) + 2 · active experts · k · n, and 8
+// per row for a_row. FLOPs: 2 rows · k · n. Speed on a GPU: not yet measured.
 #include "grouped_rows.cuh"
 #include "plain_tiles.cuh"
 #include "tensor_core_tiles.cuh"
@@ -107,11 +108,11 @@ const char* start_tensor_cores(Product<bf16> p, bool transposed, void* stream) {
 
 using Start = const char* (*)(Product<bf16>, bool, void*);
 constexpr Start kConfigurations[] = {
-    start_tensor_cores<Tiles<16, 128, 64, 4, 1, 4>>,   // a few rows an expert: read weights
+    start_tensor_cores<Tiles<16, 128, 64, 4, 1, 4>>,   // few rows per expert: bound by weights
     start_tensor_cores<Tiles<64, 128, 64, 3, 2, 2>>,
-    start_tensor_cores<Tiles<128, 128, 32, 4, 2, 2>>,  // two blocks a processor
+    start_tensor_cores<Tiles<128, 128, 32, 4, 2, 2>>,  // two blocks per SM
     start_tensor_cores<Tiles<128, 128, 64, 3, 2, 2>>,  // half as many barriers
-    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one block, fewer bytes a FLOP
+    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one block, fewer bytes per FLOP
 };
 constexpr int kCount = sizeof kConfigurations / sizeof *kConfigurations;
 
@@ -132,7 +133,7 @@ Product<T> product(const void* a, const int64_t* a_row, int64_t n_source_rows, c
 
 extern "C" int64_t grouped_gemm_configurations() { return kCount; }
 
-// `configuration`: which tiles the tensor cores use, −1: as the sizes suggest.
+// `configuration`: which tiles the tensor cores use; −1 chooses by size.
 extern "C" const char* grouped_gemm_configured(int64_t configuration, const void* a, int64_t type,
                                                const int64_t* a_row, int64_t n_source_rows,
                                                const void* b, const int64_t* offsets, void* out,

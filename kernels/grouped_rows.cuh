@@ -1,19 +1,20 @@
-// Grouped products: which block takes which rows of which expert, and what launchers check.
+// Grouped products: which block computes which rows of which expert, and the launchers' checks.
 //
-// Rows are sorted by expert: expert e has rows offsets[e] … offsets[e + 1] - 1. A slot is a place
-// for one tile of `height` rows. Slots are handed out by a formula instead of a sum over experts:
+// Rows are sorted by expert: expert e has rows offsets[e] … offsets[e + 1] - 1. A slot has
+// room for one tile of `height` rows. Slots are assigned by a formula instead of a sum over
+// experts:
 //   first slot of expert e = ⌊offsets[e] / height⌋ + e
-// leaves it ⌊offsets[e + 1] / height⌋ - ⌊offsets[e] / height⌋ + 1 slots, never fewer than its rows
-// need, at most one too many. So a block finds its expert by a search, the counts stay on the
+// gives it ⌊offsets[e + 1] / height⌋ - ⌊offsets[e] / height⌋ + 1 slots, never fewer than its rows
+// need and at most one too many. So a block can find its expert by a search, the counts stay on the
 // device, and the host knows the number of slots: rows / height + experts + 1.
-// A few rows for many experts need fewer: then there is a slot for every row, and the first row of
-// a tile has the block that takes it; the other rows' blocks have nothing to do.
-// Rows behind all experts belong to expert `n_experts`, which has no weights: they become 0.
-// Offsets that do not fit are clamped into [0, n_rows]: wrong numbers, but never foreign memory.
+// A few rows for many experts need fewer: then every row is a slot, and the block of a tile's first
+// row computes the tile; the other rows' blocks have nothing to do.
+// Rows past the last expert's belong to expert `n_experts`, which has no weights: they become 0.
+// Invalid offsets are clamped into [0, n_rows]: wrong results, but no access outside the buffers.
 #pragma once
 #include "device.cuh"
 
-struct RowShare {  // of a block; count 0: nothing to do
+struct RowShare {  // one block's rows; count 0: nothing to do
   int expert, count;
   int64_t first;
 };
@@ -24,14 +25,14 @@ __host__ __device__ inline int64_t slots_by_height(int64_t n_rows, int64_t n_exp
                                                    int64_t height) {
   return n_rows / height + n_experts + 1;
 }
-// Slots that there are: as many as tiles may need, or one a row where that is less.
+// The number of slots: as many as tiles may need, or one per row if that is fewer.
 inline int64_t slots_of(int64_t n_rows, int64_t n_experts, int64_t height) {
   int64_t slots = slots_by_height(n_rows, n_experts, height);
   return slots < n_rows ? slots : n_rows;
 }
 
-// All lanes of a warp search together: 32 experts a look, 2 looks for 256, 3 for 1024. Every thread
-// must call.
+// All lanes of a warp search together, 32 experts per step: 2 steps for 256 experts, 3 for 1024.
+// Every thread must call it.
 __device__ inline RowShare find_rows(const int64_t* offsets, int n_experts, int64_t n_rows,
                                      int height, int64_t slot) {
   bool slot_is_row = n_rows <= slots_by_height(n_rows, n_experts, height);
@@ -54,8 +55,8 @@ __device__ inline RowShare find_rows(const int64_t* offsets, int n_experts, int6
   return {expert, int(min(end - first, int64_t(height))), first};
 }
 
-// Blocks run roughly in their order, some 264 at a time on an H100. Groups of 16 slots keep those
-// near a square of 16 × 16 tiles, whose rows and columns are read from the L2 cache.
+// Blocks run roughly in order, some 264 at a time on an H100. Groups of 16 slots keep them close to
+// a square of 16 × 16 tiles, whose rows and columns are read from the L2 cache.
 struct BlockPlace {
   int slot, column_tile;
 };
@@ -66,7 +67,7 @@ __device__ inline BlockPlace place_of_block(int n_slots, int n_column_tiles) {
   return {first + inside % height, inside / height};
 }
 
-// `count` rows of an operand: the i-th is row index[first + i], or without an index first + i.
+// `count` rows of an operand: the i-th is row index[first + i], or first + i without an index.
 struct SourceRows {
   const int64_t* index;  // or null
   int64_t first, n_there;
@@ -79,7 +80,7 @@ struct SourceRows {
   }
 };
 
-// ---- what launchers check
+// ---- the launchers' checks
 inline const char* check_type(int64_t type) {
   if (type == kFloat32 || type == kBFloat16) return nullptr;
   return fail("type: expected fp32 (0) or bf16 (1), got %lld", shown(type));

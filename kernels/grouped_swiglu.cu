@@ -1,16 +1,17 @@
 // The first half of every expert in one pass: gather, gate and up projections, SwiGLU.
 //
 //   for the rows r of expert e, x = x[token[r]]:  g = W_gate[e] x,  u = W_up[e] x
-//   hidden[r] = silu(g) · u,  silu(g) = g / (1 + exp(-g));  saved[r] = (g | u) where it is asked for
+//   hidden[r] = silu(g) · u,  silu(g) = g / (1 + exp(-g));  saved[r] = (g | u) if requested
 //   x [tokens, d_model], gate_up [experts, 2, d_expert, d_model], hidden [rows, d_expert],
-//   saved [rows, 2 · d_expert]; a token outside of [0, tokens) is a row of zeros
+//   saved [rows, 2 · d_expert]; a token outside [0, tokens) reads as zeros
 //
-// Idea: half of a tile's columns are of gate, half the same ones of up, and a warp takes both: the
-// thread that holds g in registers also holds u, and hidden never exists before its activation.
+// Idea: half of a tile's columns belong to gate and half to the same columns of up, and a warp
+// computes both: the thread that holds g in registers also holds u, so only the activated hidden
+// rows are ever stored.
 // Thread → data: the pipeline of tensor_core_tiles.cuh; fp32, and bf16 that is not aligned:
 // plain_tiles.cuh.
 // Bytes, with bf16 and everything read once: 2 rows (d_model + d_expert) + 4 · active experts ·
-// d_expert · d_model, and 4 rows · d_expert where g and u are saved. FLOPs: 4 rows · d_expert ·
+// d_expert · d_model, and 4 rows · d_expert if g and u are saved. FLOPs: 4 rows · d_expert ·
 // d_model. Speed on a GPU: not yet measured.
 // Source: SwiGLU: arXiv 2002.05202 §2; gate and up in one product, activation in its epilogue:
 // SonicMoE, quack_utils/gemm_gated.py.
@@ -32,13 +33,13 @@ struct Layer {
 };
 
 __device__ inline float swiglu(float g, float u) { return g / (1 + expf(-g)) * u; }
-// The same in a few instructions, wrong by a few units in the last place of an fp32: bf16 keeps 8
-// of its 24 bits.
+// The same in a few instructions, off by a few units in the last place of fp32; bf16 keeps only 8
+// of those 24 bits.
 __device__ inline float fast_swiglu(float g, float u) {
   return __fdividef(g, 1 + __expf(-g)) * u;
 }
 
-// kN / 2 columns of gate, then the same columns of up. A warp takes half of its own from each.
+// kN / 2 columns of gate, then the same columns of up. A warp takes half of its columns from each.
 template <class T>
 struct GateAndUp {
   using Half = Along<T, T::kN / 2, false>;
@@ -149,10 +150,10 @@ const char* start_tensor_cores(Layer<bf16> p, void* stream) {
 
 using Start = const char* (*)(Layer<bf16>, void*);
 constexpr Start kConfigurations[] = {
-    start_tensor_cores<Tiles<16, 128, 64, 4, 1, 4>>,   // a few rows an expert: read weights
+    start_tensor_cores<Tiles<16, 128, 64, 4, 1, 4>>,   // few rows per expert: bound by weights
     start_tensor_cores<Tiles<64, 128, 64, 3, 2, 2>>,
-    start_tensor_cores<Tiles<128, 128, 32, 4, 2, 2>>,  // two blocks a processor
-    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one block, fewer bytes a FLOP
+    start_tensor_cores<Tiles<128, 128, 32, 4, 2, 2>>,  // two blocks per SM
+    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one block, fewer bytes per FLOP
 };
 constexpr int kCount = sizeof kConfigurations / sizeof *kConfigurations;
 
@@ -174,7 +175,7 @@ Layer<T> layer(const void* x, const int64_t* token, int64_t n_tokens, const void
 
 extern "C" int64_t grouped_swiglu_configurations() { return kCount; }
 
-// `configuration`: which tiles the tensor cores use, −1: as the sizes suggest.
+// `configuration`: which tiles the tensor cores use; −1 chooses by size.
 extern "C" const char* grouped_swiglu_configured(int64_t configuration, const void* x,
                                                  int64_t type, const int64_t* token,
                                                  int64_t n_tokens, const void* gate_up,

@@ -1,16 +1,17 @@
 // The gradients of the experts' weights: for every expert a product summed over its rows.
 //
-//   out[e] = Σ over the rows r of expert e of a[a_row[r]]ᵀ b[b_row[r]], zeros where it has no rows
-//   a [a's rows, m], b [b's rows, n], out [experts, m, n]; without a_row or b_row, row r itself; a
-//   row that an index names in vain adds nothing
+//   out[e] = Σ over the rows r of expert e of a[a_row[r]]ᵀ b[b_row[r]], zeros if it has no rows
+//   a [a's rows, m], b [b's rows, n], out [experts, m, n]; without a_row or b_row, row r itself; an
+//   index that is out of range adds nothing
 //
-// Idea: what is summed up lies below each other in both operands, so ldmatrix transposes both. A
-// block owns its tile of out and walks through all rows of its expert: no atomics, the same bits on
-// every run, and an expert without rows costs its zeros. Where there is an index, the rows' numbers
-// of the next step are on their way while this one is multiplied.
+// Idea: both operands are summed along their columns, so ldmatrix transposes both. A block owns its
+// tile of out and walks through all rows of its expert: no atomics, the same bits on every run, and
+// an expert without rows costs only its zeros. If there is an index, the row numbers of the next
+// step are loaded while this one is multiplied.
 // Thread → data: the pipeline of tensor_core_tiles.cuh; fp32, and bf16 that is not aligned:
 // plain_tiles.cuh.
-// Bytes, with bf16 and everything read once: 2 rows (m + n), 16 a row for indices, 2 experts · m · n.
+// Bytes, with bf16 and everything read once: 2 rows (m + n), 16 per row for indices,
+// 2 experts · m · n.
 // FLOPs: 2 rows · m · n. Speed on a GPU: not yet measured.
 #include "grouped_rows.cuh"
 #include "plain_tiles.cuh"
@@ -29,11 +30,11 @@ struct Gradient {
   int m, n;
 };
 
-struct GradientTile {  // of a block
+struct GradientTile {  // one block's
   int row, column, count;
   int64_t expert, first;
 };
-// Neighbouring blocks share an expert, and in it the columns.
+// Neighbouring blocks share an expert and, within it, the columns.
 template <class T>
 __device__ GradientTile find_tile(const Gradient<T>& p, int height, int width) {
   int rows = (p.m + height - 1) / height, columns = (p.n + width - 1) / width;
@@ -105,14 +106,14 @@ const char* start_tensor_cores(Gradient<bf16> p, int64_t n_experts, void* stream
 using Start = const char* (*)(Gradient<bf16>, int64_t, void*);
 constexpr Start kConfigurations[] = {
     start_tensor_cores<Tiles<64, 64, 64, 3, 2, 2>>,    // many blocks from small matrices
-    start_tensor_cores<Tiles<128, 128, 32, 4, 2, 2>>,  // two blocks a processor
-    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one block, fewer bytes a FLOP
+    start_tensor_cores<Tiles<128, 128, 32, 4, 2, 2>>,  // two blocks per SM
+    start_tensor_cores<Tiles<128, 256, 32, 4, 2, 4>>,  // one block, fewer bytes per FLOP
 };
 constexpr int kCount = sizeof kConfigurations / sizeof *kConfigurations;
 
 // An estimate, not yet measured.
 int best_configuration(const Gradient<bf16>& p, int64_t n_experts) {
-  constexpr int kBlocksAtOnce = 264;  // two a processor of an H100
+  constexpr int kBlocksAtOnce = 264;  // two per SM of an H100
   if (ceil_div(p.m, 128) * ceil_div(p.n, 128) * n_experts < kBlocksAtOnce) return 0;
   return wide_tiles_pay(n_experts, p.m, p.n, p.n_rows / n_experts) ? 2 : 1;
 }
@@ -128,7 +129,7 @@ Gradient<T> gradient(const void* a, const int64_t* a_row, int64_t n_a, const voi
 
 extern "C" int64_t grouped_wgrad_configurations() { return kCount; }
 
-// `configuration`: which tiles the tensor cores use, −1: as the sizes suggest.
+// `configuration`: which tiles the tensor cores use; −1 chooses by size.
 extern "C" const char* grouped_wgrad_configured(int64_t configuration, const void* a,
                                                 const int64_t* a_row, int64_t n_a, const void* b,
                                                 const int64_t* b_row, int64_t n_b, int64_t type,

@@ -1,27 +1,29 @@
-// sort_rows: the tokens · top_k rows grouped by expert, in the order of the tokens (stable).
+// sort_rows: group the tokens · top_k rows by expert, keeping the order of the tokens (stable).
 //
 //   counts[e]   = rows of expert e
 //   offsets[e]  = Σ of the counts below e, each rounded up to a `multiple`; offsets[experts] = end
 //   place[t, k] = offsets[e] + how many rows before (t, k) also have e = expert_ids[t, k]
 //   token[place[t, k]] = t, and 0 in padding rows
-//   An id outside of [0, experts) is skipped: place -1, counted nowhere.
-// Integers have no gradient. Nothing comes back to the host: sizes follow from the arguments, with
+//   An id outside [0, experts) is skipped: its place is -1 and it is not counted.
+// Integers have no gradient. Nothing returns to the host: sizes follow from the arguments, with
 // room for rows + min(experts, rows) · (multiple - 1) in `token`.
 //
-// Thread → data, three launches over chunks of rows, a chunk a block:
-//   count   warps add up their lanes of equal id (match) into the block's counts in shared memory
-//   scan    thread e turns the blocks' counts of expert e into what came before each block, then
-//           the block adds up the padded counts over the experts
-//   place   each warp counts its own rows, warps are added up per expert, then a lane's place is its
-//           expert's next one + the lanes below it with the same id: no atomics, so stable
-// Bytes: 16 a row read (each id twice), 16 a row written, and 8 · experts a block of workspace.
+// Thread → data: three launches over chunks of rows, one chunk per block:
+//   count   warps count lanes with equal ids (match) into the block's counts in shared memory
+//   scan    thread e turns the blocks' counts of expert e into an exclusive prefix sum over blocks,
+//           then the block sums the padded counts over the experts
+//   place   each warp counts its own rows, the counts are summed over warps per expert, then a
+//           lane's place is its expert's next one + the lower lanes with the same id: no atomics,
+//           so stable
+// Bytes: 16 per row read (each id twice), 16 per row written, and 8 · experts per block of
+// workspace.
 // Source: Merrill & Grimshaw, Parallel Scan for Stream Architectures, 2009: reduce, scan, scatter.
 #include "device.cuh"
 
 namespace {
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
 constexpr int kMaxExperts = 1024;
-constexpr int kMaxBlocks = 264;  // two a processor of an H100; the scan over them is serial
+constexpr int kMaxBlocks = 264;  // two per SM of an H100; the scan over them is serial
 
 __device__ inline int read_id(const int64_t* expert_ids, int64_t row, int64_t n_rows,
                               int n_experts) {
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kMaxExperts)
   __shared__ int64_t warp_totals[kMaxExperts / kWarp];
   int e = threadIdx.x, lane = e % kWarp;
   int64_t count = 0;
-  constexpr int kAtOnce = 8;  // counts that are asked for together
+  constexpr int kAtOnce = 8;  // counts loaded together
   for (int first = 0; e < n_experts && first < n_blocks; first += kAtOnce) {
     int here[kAtOnce];
 #pragma unroll
@@ -97,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
   int* mine = next + warp * n_experts;
   for (int e = lane; e < n_experts; e += kWarp) mine[e] = 0;
   __syncwarp();
-  // A warp's rows lie one after the other, so that earlier warps hold earlier rows.
+  // A warp's rows are consecutive, so earlier warps hold earlier rows.
   int64_t first = (int64_t(blockIdx.x) * kWarps + warp) * rounds * kWarp + lane;
   for (int round = 0; round < rounds; ++round) {
     int id = read_id(expert_ids, first + round * kWarp, n_rows, n_experts);
@@ -127,7 +129,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncwarp();
     if (row < n_rows) place[row] = here;
     if (id >= 0) token[here] = row / top_k;
-    if (row < n_rows && row >= end) token[row] = 0;  // nobody's place
+    if (row < n_rows && row >= end) token[row] = 0;  // a padding row
   }
 }
 
@@ -155,12 +157,12 @@ const char* check(int64_t n_tokens, int64_t top_k, int64_t n_experts, int64_t mu
 }
 }  // namespace
 
-// Integers that `workspace` must have room for.
+// Number of integers that `workspace` must hold.
 extern "C" int64_t sort_rows_workspace(int64_t n_rows, int64_t n_experts) {
   return blocks_for(n_rows) * n_experts;
 }
 
-// Rows that `token` must have room for.
+// Number of rows that `token` must hold.
 extern "C" int64_t sort_rows_room(int64_t n_rows, int64_t n_experts, int64_t multiple) {
   return n_rows + (n_rows < n_experts ? n_rows : n_experts) * (multiple - 1);
 }

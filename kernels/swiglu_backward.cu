@@ -1,17 +1,17 @@
-// swiglu_backward: from the gradient of the experts' hidden rows to those of gate, up and gates.
+// swiglu_backward: gradient of the experts' hidden rows -> gradients of gate, up and gates.
 //
 //   row = place[choice],  g | u = saved[row],  σ = 1 / (1 + e^-g),  h = g σ u,  dh = grad_hidden[row]
-//   grad_gates[choice] = ⟨dh, h⟩         grad_hidden comes unweighted: ⟨W_downᵀ dout, h⟩ = ⟨dout, y⟩
-//   weighted[row]      = gate · h        what the gradient of W_down multiplies
+//   grad_gates[choice] = ⟨dh, h⟩         grad_hidden is unweighted: ⟨W_downᵀ dout, h⟩ = ⟨dout, y⟩
+//   weighted[row]      = gate · h        an operand of W_down's gradient
 //   grad_both[row]     = gate · (dh u σ (1 + g (1 - σ)) | dh g σ)
-//   A place outside of [0, rows) is skipped: its gate's gradient is 0, no row is written.
+//   A place outside [0, rows) is skipped: its gate's gradient is 0, and no row is written.
 //
-// fp32 sums; every output is written by one thread, a dot product is added up in a fixed order: the
-// same bits on every run. Addresses are 64 bits wide.
-// Thread → data: a warp a choice; lane l takes vectors of 16 bytes l, l + 32, … of its row.
-// Bytes a choice (e an element): 6 e · d_expert, three vectors read and three written. FLOPs: about
-// 20 d_expert and one exponential each.
-// Source: SwiGLU, arXiv 2002.05202 §2, differentiated; h is computed again as in SonicMoE's
+// fp32 sums; every output is written by one thread, and dot products are summed in a fixed order:
+// the same bits on every run. Addresses are 64 bits wide.
+// Thread → data: one warp per choice; lane l takes 16-byte vectors l, l + 32, … of its row.
+// Bytes per choice (e per element): 6 e · d_expert, three vectors read and three written. FLOPs:
+// about 20 d_expert, and d_expert exponentials.
+// Source: SwiGLU, arXiv 2002.05202 §2, differentiated; h is recomputed as in SonicMoE's
 // gemm_dgated.
 #include "device.cuh"
 

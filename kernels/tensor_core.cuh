@@ -1,7 +1,8 @@
-// The instructions of a tensor-core kernel: PTX under nvcc, the same meaning in C++ under g++.
+// The instructions of a tensor-core kernel: PTX under nvcc, equivalent C++ under g++.
 //
-// Layouts are PTX's: an 8 × 8 matrix of bf16 lies over a warp with lane = 4 · row + column / 2, and
-// a register holds two neighbours of a row. With g = lane / 4 and t = lane % 4:
+// Layouts are PTX's: an 8 × 8 matrix of bf16 is spread over a warp with lane =
+// 4 · row + column / 2, and a register holds two neighbours of a row. With g = lane / 4 and
+// t = lane % 4:
 //   A 16 × 16: a[0] = (g, 2t..), a[1] = (g + 8, 2t..), a[2] and a[3] the same at column 2t + 8..
 //   B 16 × 8:  b[0] = (2t.., g), b[1] = (2t + 8.., g)
 //   C 16 × 8:  c[0], c[1] = (g, 2t..), c[2], c[3] = (g + 8, 2t..)
@@ -14,21 +15,21 @@ __device__ inline unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes from global to shared memory, past the registers. They are there after
-// `wait_for_async_copies`, for the other threads after a barrier too.
+// Copies 16 bytes from global to shared memory, bypassing registers. They have arrived after
+// `wait_for_async_copies`; other threads also need a barrier.
 __device__ inline void copy_async16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared_address(shared)),
                "l"(global)
                : "memory");
 }
-// The same, or 16 bytes of zeros, for which `global` is not read. The L2 cache fetches 128 bytes.
+// The same, or 16 bytes of zeros without reading `global`. The L2 cache fetches 128 bytes.
 __device__ inline void copy_async16(void* shared, const void* global, bool exists) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(
                    shared_address(shared)),
                "l"(global), "r"(exists ? 16 : 0)
                : "memory");
 }
-// *from, or −1, for which `from` is not read. No branch: nothing waits for it until it is used.
+// *from, or −1 without reading `from`. There is no branch, so nothing waits until it is used.
 __device__ inline int64_t load_if(const int64_t* from, bool exists) {
   int64_t x;
   asm volatile(
@@ -41,7 +42,7 @@ __device__ inline int64_t load_if(const int64_t* from, bool exists) {
 __device__ inline void commit_async_copies() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
-// Waits until at most `kGroupsLeft` of this thread's commits are on their way.
+// Waits until at most `kGroupsLeft` of this thread's commits are pending.
 template <int kGroupsLeft>
 __device__ void wait_for_async_copies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kGroupsLeft) : "memory");
@@ -62,7 +63,7 @@ __device__ inline void load_matrices_transposed(unsigned (&r)[4], const bf16* ro
                : "memory");
 }
 
-// C += A B, 16 × 8 × 16, products of bf16 summed up in fp32.
+// C += A B, 16 × 8 × 16, products of bf16 summed in fp32.
 __device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "

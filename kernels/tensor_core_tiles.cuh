@@ -1,15 +1,15 @@
-// The pipeline that all products of the extension share: bf16 tiles, tensor cores, sums in fp32.
+// The pipeline shared by all grouped products: bf16 tiles, tensor cores, sums in fp32.
 //
-// A block computes kM × kN sums. Tiles of both operands, kK deep, travel through kStages buffers in
-// shared memory: while one is multiplied, the next kStages - 1 are on their way (cp.async). Inside,
-// ldmatrix fetches the next 16 of kK into registers while mma multiplies the present 16.
+// A block computes kM × kN sums. Tiles of both operands, kK deep, go through kStages buffers in
+// shared memory: while one is multiplied, the next kStages - 1 are loading (cp.async). Within a
+// tile, ldmatrix loads the next 16 of kK into registers while mma multiplies the current 16.
 // Thread → data: warps share the sums as kWarpsM × kWarpsN; at 64 × 64 a warp reads 4 KB of shared
-// memory for 2 · 64 · 64 · 16 FLOPs, half as many bytes a FLOP as at 32 × 32.
+// memory for 2 · 64 · 64 · 16 FLOPs, half as many bytes per FLOP as at 32 × 32.
 // Bytes from global memory: 2 (kM + kN) for 2 · kM · kN FLOPs, mostly from the L2 cache.
 //
-// An operand lies in memory one of two ways, and its tile keeps that shape:
-//   Along: [rows, k], what is summed up lies side by side; ldmatrix gives what mma wants
-//   Down:  [k, columns], it lies below each other; ldmatrix transposes on the way
+// An operand has one of two layouts in memory, and its tile keeps it:
+//   Along: [rows, k], summed along a row; ldmatrix loads the layout that mma needs
+//   Down:  [k, columns], summed down a column; ldmatrix transposes while loading
 // Source: NVIDIA CUTLASS, "Efficient GEMM in CUDA" (pipelining); gau-nernst/learn-cuda (swizzle).
 #pragma once
 #include "grouped_rows.cuh"
@@ -27,20 +27,20 @@ struct Tiles {
 };
 
 // Whether 128 × 256 tiles beat 128 × 128 ones for `n_matrices` products of height × width, summed
-// over `depth`. All launchers ask here, so one line changes their choice. Computed, not measured;
-// `make bench-gpu` measures it first:
-// + For every 16 of depth, mma.sync takes 406 clocks and 12 KB from the L2 cache: 30 bytes a clock.
-//   Two blocks of 128 × 128 take as long and 16 KB: 40 bytes a clock.
-// − One block fills a processor, so nothing hides its first copies and last stores, some 4,000
-//   clocks: 8 % of the products' at a depth of 2048, 31 % at 512.
-// − The last round is seldom full: four rounds on 132 processors, and no tile half empty.
+// over `depth`. All launchers call this, so one line changes their choice. Computed, not measured;
+// `make bench-gpu` starts by measuring it:
+// + For every 16 of depth, mma.sync takes 406 clocks and 12 KB from the L2 cache: 30 bytes per
+//   clock. Two blocks of 128 × 128 take as long and 16 KB: 40 bytes per clock.
+// − One block fills an SM, so nothing hides its first copies and last stores, some 4,000 clocks:
+//   8 % of the time of the products at a depth of 2048, 31 % at 512.
+// − The last wave is rarely full, so require four waves on 132 SMs, and no tile half empty.
 inline bool wide_tiles_pay(int64_t n_matrices, int64_t height, int64_t width, int64_t depth) {
   int64_t columns = (width + 127) / 128, tiles = n_matrices * ((height + 127) / 128) * columns / 2;
   return height >= 128 && columns % 2 == 0 && depth >= 2048 && tiles >= 4 * 132;
 }
 
-// Rows of 16-byte chunks, one behind the other. Eight rows that ldmatrix reads at once would lie in
-// the same banks; so a row's chunks change places, another way in each of eight neighbours.
+// Rows of 16-byte chunks, one after another. The eight rows that ldmatrix reads at once would be in
+// the same banks; so each row permutes its chunks, differently in each of eight neighbouring rows.
 template <int rows, int columns>
 struct Swizzled {
   static constexpr int kRows = rows, kColumns = columns, kChunks = columns / 8;
@@ -52,7 +52,7 @@ struct Swizzled {
   }
 };
 
-// A thread's share of the copies of one tile: kCount chunks, each in another row.
+// A thread's share of copying one tile: kCount chunks, each in a different row.
 template <class Tile, int kThreads>
 struct Copies {
   static constexpr int kRowsAtOnce = kThreads / Tile::kChunks;
@@ -67,14 +67,14 @@ struct Copies {
   }
 };
 
-// What an index says of its i-th row, or −1; whether there is such a row is not yet known.
+// The i-th entry of an index, or −1; whether that row exists has not been checked yet.
 __device__ inline int64_t asked(const SourceRows& rows, int i) {
   if (!rows.index) return i < rows.count ? rows.first + i : -1;
   return load_if(rows.index + rows.first + i, i < rows.count);
 }
 
-// Operand [rows, width], summed over its columns. The rows stay, step after step: those of an index
-// are looked up once, others lie at equal distances.
+// Operand [rows, width], summed over its columns. The rows are the same in every step: an index is
+// looked up once; without one, rows are equally spaced.
 template <class T, int kOuter, bool kIndexed>
 struct Along {
   using Tile = Swizzled<kOuter, T::kK>;
@@ -89,7 +89,7 @@ struct Along {
     constexpr int kCount = kIndexed ? Mine::kCount : 1;
     int64_t row[kCount];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i)  // all are asked for before one is used
+    for (int i = 0; i < kCount; ++i)  // all are loaded before one is used
       row[i] = kIndexed ? asked(rows, Mine::row(i)) : rows.first + Mine::row(i);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
@@ -108,15 +108,15 @@ struct Along {
   }
 };
 
-// Operand [rows, width], summed over its rows: those of the next step. An index in memory is asked
-// one step ahead and judged when it is used, so that nothing waits for it.
+// Operand [rows, width], summed over its rows, so every step loads new rows. The index is loaded
+// one step ahead and checked when it is used, so that nothing waits for it.
 template <class T, int kOuter, bool kIndexed>
 struct Down {
   using Tile = Swizzled<T::kK, kOuter>;
   using Mine = Copies<Tile, T::kThreads>;
   static constexpr bool kTransposed = true;
   static __device__ int outer(int warp, int i) { return warp + 16 * i; }
-  const bf16* from;  // this thread's column; without an index in its first row of the next step
+  const bf16* from;  // this thread's column; without an index, in its first row of the next step
   int width;
   SourceRows rows;  // `first` and `count` move on
   int64_t next[kIndexed ? Mine::kCount : 1];  // rows of the next step, as memory has them
@@ -139,7 +139,7 @@ struct Down {
 #pragma unroll
     for (int i = 0; i < Mine::kCount; ++i) {
       bool exists = kIndexed ? next[i] >= 0 && next[i] < rows.n_there : Mine::row(i) < rows.count;
-      int64_t row = kIndexed ? int(next[i]) : i * Mine::kRowsAtOnce;  // what exists fits
+      int64_t row = kIndexed ? int(next[i]) : i * Mine::kRowsAtOnce;  // an existing row fits
       Mine::start(tile, i, from + row * width, exists);
     }
     if (kIndexed)
@@ -149,8 +149,8 @@ struct Down {
   }
 };
 
-// 16 × 16 of a tile: four matrices, of which the second lies below the first, or beside it.
-// `row` is a multiple of 16: rows that far apart have their chunks at the same places.
+// 16 × 16 of a tile: four matrices, the second one below the first, or next to it.
+// `row` is a multiple of 16: rows that far apart have the same permutation of chunks.
 template <class Tile, bool kBelowFirst, bool kTransposed>
 __device__ void load_square(unsigned (&r)[4], const bf16* tile, int row, int column) {
   int lane = threadIdx.x % kWarp, second = lane / 8 % 2, third = lane / 16;
@@ -164,7 +164,7 @@ __device__ void load_square(unsigned (&r)[4], const bf16* tile, int row, int col
 }
 
 template <class T>
-struct Fragments {  // of a warp, 16 deep
+struct Fragments {  // one warp's, 16 deep
   unsigned a[T::kWarpM / 16][4], b[T::kWarpN / 16][4];
 
   template <class A, class B>
@@ -184,7 +184,7 @@ struct Fragments {  // of a warp, 16 deep
 };
 
 template <class T>
-struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2 + c) is in
+struct Sums {  // one warp's: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2 + c) is in
   float of[T::kWarpM / 16][T::kWarpN / 8][4];  // of[i][j][2 h + c]
   __device__ static int warp_m() { return threadIdx.x / kWarp / T::kWarpsN * T::kWarpM; }
   __device__ static int warp_n() { return threadIdx.x / kWarp % T::kWarpsN * T::kWarpN; }
@@ -200,8 +200,8 @@ struct Sums {  // of a warp: element (16 i + 8 h + lane / 4, 8 j + lane % 4 · 2
   }
 };
 
-// sums += a b, over n_steps · kK. Steps behind the last one are fetched as zeros, and never used.
-// Unless kEveryWarpAdds, a warp without rows copies and waits with the others, and adds nothing.
+// sums += a b, over n_steps · kK. Steps past the last one load zeros, which are never used.
+// Unless kEveryWarpAdds, a warp without rows copies and waits with the others but adds nothing.
 template <class T, bool kEveryWarpAdds, class A, class B>
 __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_rows = true) {
   constexpr int kAhead = T::kStages - 1, kStageSize = A::Tile::kSize + B::Tile::kSize;
@@ -218,7 +218,7 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_
     fragments[which].template load<A, B>(tile, tile + A::Tile::kSize, sums.warp_m(),
                                          sums.warp_n(), k);
   };
-  auto wait_for_next_step = [&]() {  // for this thread's copies, then for everybody's; and nobody
+  auto wait_for_next_step = [&]() {  // for this thread's copies, then for all; and no thread
     wait_for_async_copies<kAhead - 1>();  // reads this step's tiles again: they are in registers
     __syncthreads();
   };
@@ -240,9 +240,10 @@ __device__ void multiply_tiles(A& a, B& b, int n_steps, Sums<T>& sums, bool has_
   __syncthreads();  // the tiles' memory is free
 }
 
-// The same for a tile that has n_rows rows, at least one. Whether each warp has some of them is
-// tested here, once for the whole block: inside the loop a test keeps ldmatrix, copies and mma
-// apart. The deepest tiles have no registers for a second loop; there every warp adds, zeros too.
+// The same for a tile with n_rows >= 1 rows. Whether every warp has some of them is tested here,
+// once for the whole block: a test inside the loop would keep the compiler from interleaving
+// ldmatrix, copies and mma. The deepest tiles have no registers for a second loop; there every warp
+// adds, even if it only adds zeros.
 template <class T, class A, class B>
 __device__ void multiply_rows(A& a, B& b, int n_steps, Sums<T>& sums, int n_rows) {
   constexpr bool kOneLoop = T::kWarpM == T::kM || T::kWarpM * T::kK >= 64 * 64;
@@ -253,7 +254,7 @@ __device__ void multiply_rows(A& a, B& b, int n_steps, Sums<T>& sums, int n_rows
 }
 
 // A warp stores kRows × kColumns through its own part of shared memory, so that neighbouring lanes
-// write 16 bytes each of one row, whole sectors. `value(i, j, c)`: a number as in `Sums`.
+// write 16 bytes each of one row, whole sectors. `value(i, j, c)`: indexed as in `Sums`.
 template <int kRows, int kColumns, class Value>
 __device__ void store_rows(Value value, bf16* out, int64_t stride, int rows, int columns) {
   using Tile = Swizzled<kRows, kColumns>;
@@ -270,7 +271,7 @@ __device__ void store_rows(Value value, bf16* out, int64_t stride, int rows, int
           pack_two(value(i, j, c), value(i, j, c + 1));
     }
   __syncwarp();
-#pragma unroll 4  // so many loads from shared memory are on their way at once
+#pragma unroll 4  // loads from shared memory in flight at once
   for (int i = 0; i < kRounds; ++i) {
     int at = i * kWarp + lane, row = at / Tile::kChunks, chunk = at % Tile::kChunks;
     if (row < rows && chunk * 8 < columns)

@@ -1,27 +1,27 @@
-// topk_gate: which experts a token goes to, and how much each of them counts.
+// topk_gate: which experts a token goes to, and the weight of each.
 //
 //   scores     = sigmoid(logits) or softmax(logits)                    [tokens, experts]
-//   choice     = scores + bias, and -inf outside the top_k_groups best groups; a group is worth the
-//                sum of its two best choices (DeepSeek-V3) or its best one (DeepSeek-V2)
-//   expert_ids = the top_k largest choices, best first; of equals the lower id wins; NaN is larger
-//                than every number, as in torch.sort, and is chosen once like any other
+//   choice     = scores + bias, and -inf outside the top_k_groups best groups; a group's score is
+//                the sum of its two best choices (DeepSeek-V3) or its best one (DeepSeek-V2)
+//   expert_ids = the top_k largest choices, best first; ties go to the lower id; NaN ranks above
+//                every number, as in torch.sort, and is chosen at most once
 //   gates      = scores[expert_ids], divided by their sum + 1e-20 if `normalise`, · route_scale
 //
-// Thread → data: a warp a token; lane l holds experts l, l + 32, …: loads are side by side, and up
-// to 32 scores stay in registers. A round of the choice is a maximum over the warp, then the lowest
-// id that has it; lane r keeps what round r found.
-// Bytes per token: E · sizeof(logit) + 12 K, + 4 E for each of the two scores that is wanted. FLOPs a token: about
-// 4 E, and 2 K E compares. The gradient is in topk_gate_backward.cu.
+// Thread → data: one warp per token; lane l holds experts l, l + 32, …: loads are coalesced, and up
+// to 32 scores stay in registers. Each round of the choice finds the maximum over the warp, then
+// the lowest id that has it; lane r keeps the result of round r.
+// Bytes per token: E · sizeof(logit) + 12 K, + 4 E for each of the two score outputs requested.
+// FLOPs per token: about 4 E, and 2 K E compares. The gradient is in topk_gate_backward.cu.
 // Source: DeepSeek-V3, arXiv 2412.19437 §2.1.2, equations 12-16; DeepSeek-V2, arXiv 2405.04434
 // §2.2.1-2.2.2.
 #include "topk_gate.cuh"
 
 namespace {
-constexpr unsigned kTaken = 0;                   // below every number: chosen before, or no expert
+constexpr unsigned kTaken = 0;                   // below every number: already chosen, or no expert
 constexpr unsigned kMinusInfinity = 0x007fffff;  // in_order(-inf)
 constexpr int kNobody = 0x7fffffff;
 
-// float → unsigned so that larger numbers stay larger: NaN above all, -0 equal to 0.
+// float → unsigned preserving order: NaN above all, -0 equal to 0.
 __device__ inline unsigned in_order(float x) {
   if (x != x) return 0xffffffff;
   unsigned bits = __float_as_uint(x + 0.0f);
@@ -31,7 +31,7 @@ __device__ inline float from_order(unsigned key) {
   return __uint_as_float(key & 0x80000000 ? key ^ 0x80000000 : ~key);
 }
 
-// The lane of the warp's largest key in `key`, which becomes the lowest id that has it.
+// Sets `best` to the warp's largest key and returns the lowest id that has it.
 template <int kPerLane>
 __device__ int largest_id(const unsigned (&key)[kPerLane], int lane, unsigned& best) {
   unsigned mine = kTaken;
@@ -43,7 +43,7 @@ __device__ int largest_id(const unsigned (&key)[kPerLane], int lane, unsigned& b
   return __reduce_min_sync(kAllLanes, mine == best ? id : kNobody);
 }
 
-// What a group is worth, in order.
+// A group's score, as an ordered key.
 template <int kPerLane>
 __device__ unsigned group_worth(const unsigned (&key)[kPerLane], int group, const Gate& gate,
                                 int lane) {
@@ -61,7 +61,7 @@ __device__ unsigned group_worth(const unsigned (&key)[kPerLane], int group, cons
   return in_order(from_order(first) + from_order(second));
 }
 
-// The same where group i is key[i] of all lanes, as in DeepSeek-V3: 256 experts in 8 groups.
+// The same if group i is key[i] of all lanes, as in DeepSeek-V3: 256 experts in 8 groups.
 __device__ inline unsigned whole_group_worth(unsigned key, const Gate& gate, int lane) {
   unsigned first = __reduce_max_sync(kAllLanes, key);
   if (!gate.two_best) return first;
@@ -70,7 +70,7 @@ __device__ inline unsigned whole_group_worth(unsigned key, const Gate& gate, int
   return in_order(from_order(first) + from_order(second));
 }
 
-// What group number `lane` is worth.
+// The score of group number `lane`.
 template <int kPerLane>
 __device__ unsigned my_group_worth(const unsigned (&key)[kPerLane], const Gate& gate, int lane) {
   unsigned mine = kTaken;

@@ -1,8 +1,8 @@
-// What the two kernels of the gate share: its settings, their check, and the scores of a token.
+// Shared by the two gate kernels: the settings, their checks, and a token's scores.
 #pragma once
 #include "device.cuh"
 
-constexpr int kTokensPerBlock = 8;  // a warp each
+constexpr int kTokensPerBlock = 8;  // one warp each
 
 struct Gate {
   int64_t n_tokens;
@@ -74,7 +74,7 @@ inline const char* check_type(const char* name, int64_t type) {
   return fail("%s: expected fp32 (0) or bf16 (1), got %lld", name, shown(type));
 }
 
-// Runs `kernel<registers a lane>` for the number of experts.
+// Runs `kernel<registers per lane>` for the number of experts.
 #define LAUNCH_FOR_EXPERTS(name, kernel, ...)                                             \
   do {                                                                                    \
     dim3 grid(ceil_div(n_tokens, kTokensPerBlock)), block(kTokensPerBlock* kWarp);        \

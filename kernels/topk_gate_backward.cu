@@ -1,16 +1,16 @@
-// topk_gate_backward: from the gradients of gates and scores to the gradient of the logits.
+// topk_gate_backward: gradients of gates and scores -> gradient of the logits.
 //
 //   with q = scores[expert_ids] and S = Σ q + 1e-20:
 //   dq = route_scale · (dgates / S - Σ dgates · q / S²) if `normalise`, else route_scale · dgates
 //   ds = dscores, plus dq at the chosen experts
 //   dlogits = ds · s (1 - s) for sigmoid, s · (ds - Σ ds · s) for softmax
-// The scores are computed again from the logits: cheaper than reading them, and never (score +
-// bias) - bias. The bias has no gradient: it only chooses.
+// The scores are recomputed from the logits: cheaper than reading them, and never rounded as
+// (score + bias) - bias. The bias has no gradient: it only affects the choice.
 //
 // Shapes: gates [tokens, top_k], scores and logits [tokens, experts].
-// Thread → data: a warp a token, lane l holds experts l, l + 32, …; a chosen expert's numbers travel
-// by shuffle.
-// Bytes a token: 2 E · sizeof(logit) + 12 K, + 4 E if scores have a gradient. FLOPs: about 10 E.
+// Thread → data: one warp per token, lane l holds experts l, l + 32, …; a chosen expert's values
+// are exchanged by shuffles.
+// Bytes per token: 2 E · sizeof(logit) + 12 K, + 4 E if scores have a gradient. FLOPs: about 10 E.
 // Source: the derivative of topk_gate.cu; TransformerEngine's fused_router saves scores instead.
 #include "topk_gate.cuh"
 

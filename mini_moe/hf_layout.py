@@ -185,8 +185,8 @@ def _check_tensors(model: Transformer, built: Transformer) -> None:
     held, expected = state_of(model), state_of(built)
     check_names("model", set(held), set(expected))
     for name, tensor in held.items():
-        plainly = type(tensor) is Tensor and tensor.layout == torch.strided and not tensor.is_meta
-        if not plainly or tensor.dtype not in WEIGHT_TYPES:
+        plainly = tensor.layout == torch.strided and not tensor.is_meta
+        if not plainly or type(tensor.cpu()) is not Tensor or tensor.dtype not in WEIGHT_TYPES:
             kind = f"{type(tensor).__name__} {tensor.dtype} {tensor.layout} on {tensor.device}"
             raise ValueError(f"{name}: a plain tensor of floats expected, got {kind}")
         if tensor.shape != expected[name].shape:

@@ -1,5 +1,5 @@
-// Launches a kernel whose arguments Python packed: what mini_moe/checker/source.py puts behind a
-// kernel that is given as text.
+// Launches a kernel whose arguments Python packed; mini_moe/checker/source.py appends this to a
+// kernel given as text.
 #pragma once
 #include <cstring>
 #include <type_traits>
@@ -25,8 +25,8 @@ constexpr const char* letter() {
   return std::is_integral_v<U> ? "an integer" : "a type that Python cannot pass";
 }
 
-// "const float*|int|": what a kernel takes. No std::string here: this file is instrumented, and the
-// checker's own parts would use the same copy of its functions.
+// "const float*|int|": the parameter types of a kernel. No std::string here: this file is
+// instrumented, and the checker itself would share the instrumented copy of its functions.
 template <class P>
 void add_type(char* text, size_t room) {
   using T = std::remove_pointer_t<P>;

@@ -1,6 +1,6 @@
-// The threads of a block as fibers, and whose turn it is.
+// The threads of a block as fibers, and which one runs next.
 //
-// Fibers start with ucontext and switch with setjmp/longjmp, without the system. Their order is
+// Fibers start with ucontext and switch with setjmp/longjmp, without system calls. Their order is
 // fixed (or exactly reversed), so a report is the same on every run, and a race is found
 // although the two accesses never happen at the same time.
 #include <sys/mman.h>
@@ -9,7 +9,7 @@
 
 #include "fibers.h"
 
-// What `extern __shared__` names in a kernel.
+// The memory that `extern __shared__` refers to in a kernel.
 extern "C" {
 alignas(128) char checker_dynamic_shared[228 << 10];
 }
@@ -35,8 +35,8 @@ void give_way() {
 }
 
 namespace {
-constexpr size_t kStackGuard = 64 << 10;  // a stack that overflows faults here
-constexpr size_t kStackBytes = (512 << 10) + kStackGuard;  // 512 KB: what CUDA allows a thread
+constexpr size_t kStackGuard = 64 << 10;  // a stack overflow faults here
+constexpr size_t kStackBytes = (512 << 10) + kStackGuard;  // 512 KB: CUDA's limit per thread
 constexpr size_t kMaxShared = 227 << 10;  // dynamic bytes a block of an H100 may ask for
 bool reversed = false;
 Index block_dim, grid_dim;
@@ -49,7 +49,7 @@ Index unravel(unsigned i, Index size) {
   return {i % size.x, i / size.x % size.y, i / size.x / size.y};
 }
 
-void life() {  // of a fiber: one kernel thread after another
+void life() {  // a fiber's main loop: runs one kernel thread after another
   for (;;) {
     kernel_body(kernel_context);
     fibers[current].state = State::done;
@@ -201,7 +201,7 @@ const char* run(const char* name, Index grid, Index block, size_t shared_bytes,
   leave_signals();
   running = false;
   if (!stopped) return nullptr;
-  for (Fiber& fiber : fibers) fiber.born = false;  // what hangs in the middle is dropped
+  for (Fiber& fiber : fibers) fiber.born = false;  // drops threads that stopped in the middle
   return refuse(name, "stopped by the checker, see its reports");
 }
 }  // namespace checker

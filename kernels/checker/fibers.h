@@ -32,7 +32,7 @@ struct Meeting {
   unsigned mask, arrived;
   void* lanes[kWarp];
   void (*together)(void**, unsigned);
-  int first;  // the thread that came first
+  int first;  // the thread that arrived first
   bool whole_warp;
 };
 
@@ -44,7 +44,7 @@ extern Index block_id;
 
 std::string in_brackets(Index i);
 bool in_guard(uintptr_t address);      // at the end of the running thread's stack
-void give_way();                       // the running thread lets others run
-void hold_complete_meetings(int warp);  // where all lanes have come
-void release_barrier();                // or report who waits in vain
+void give_way();                       // lets other threads run
+void hold_complete_meetings(int warp);  // if all lanes have arrived
+void release_barrier();                // or report a thread that waits forever
 }  // namespace checker

@@ -1,9 +1,9 @@
-// Where the compiler's instrumentation arrives.
+// The entry points that the compiler's instrumentation calls.
 //
 // g++ -fsanitize=thread calls `__tsan_read4(address)` before a load and `__tsan_write4` before a
 // store; -fsanitize=bounds,signed-integer-overflow,integer-divide-by-zero,shift call
-// `__ubsan_handle_…` where the language is broken. The libraries that usually answer are not
-// linked; these functions answer.
+// `__ubsan_handle_…` on undefined behaviour. The libraries that usually define these functions are
+// not linked; this file defines them.
 #include "checker.h"
 
 using namespace checker;

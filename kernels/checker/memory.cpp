@@ -1,6 +1,6 @@
-// Every load and store of a kernel: is it inside a buffer, was it written, is it a race?
+// Checks every load and store of a kernel: inside a buffer? written before? a race?
 //
-// For each element a cell remembers the last write, and the reads since, in the style of FastTrack.
+// A cell per element remembers the last write and the reads since, in the style of FastTrack.
 // Source: Flanagan & Freund, FastTrack: Efficient and Precise Dynamic Race Detection, PLDI 2009.
 #include <algorithm>
 #include <cstring>
@@ -18,7 +18,7 @@ struct Copy {
   int group;  // how many commits came after it; -1 before its own
 };
 
-std::deque<Copy> copies[1024];  // of each thread, oldest first
+std::deque<Copy> copies[1024];  // per thread, oldest first
 
 std::string element(const Region& region, uintptr_t address) {
   std::string number = std::to_string((address - region.begin) / region.element);
@@ -37,7 +37,7 @@ const char* verb(Access access) {
   stop_kernel();
 }
 
-// ldmatrix and cp.async know shared memory by its own addresses, and cp.async reads global memory.
+// ldmatrix and cp.async take shared-memory addresses, and cp.async reads from global memory.
 void must_lie_in(Space space, const void* pointer, Access access, const char* name,
                  const void* site) {
   Region* region = region_of((uintptr_t)pointer);
@@ -57,18 +57,18 @@ void race(const Region& region, uintptr_t address, Access access, const void* si
                      element(region, address) + "; " + describe(block, thread) + " " + earlier +
                      " it at " + site_name(site_at(other)) +
                      (block == here.block ? ", no barrier between" : ", another block");
-  // One report a pair of instructions, whichever of them comes second.
+  // One report per pair of instructions, whichever of them comes second.
   uint32_t low = std::min(offset_of(site), other), high = std::max(offset_of(site), other);
   std::string key = std::to_string(low) + " " + std::to_string(high);
   if (first_time(key)) report("race", site, text);
 }
 
-// Each block has its own shared memory; global memory is everybody's.
+// Each block has its own shared memory; all blocks share global memory.
 bool concerns(const Region& region, uint32_t block) {
   return region.space == Space::shared ? block == here.block : block >= first_block_of_launch;
 }
 
-// Is there no order between the cell's last write and now?
+// Is the cell's last write unordered with the current access?
 bool write_conflicts(const Region& region, const Cell& cell, Access access) {
   if (!concerns(region, cell.write_block)) return false;
   if (access == Access::atomic && cell.write_atomic) return false;
@@ -80,7 +80,7 @@ bool write_conflicts(const Region& region, const Cell& cell, Access access) {
          !knows(cell.write_thread % 32, cell.write_clock);
 }
 
-// The same for its reads; `thread` is one that conflicts.
+// The same for its reads; `thread` is a conflicting one.
 bool reads_conflict(const Region& region, const Cell& cell, unsigned& thread, uint32_t& site) {
   if (!concerns(region, cell.read_block)) return false;
   thread = cell.read_warp * 32 + (cell.read_lanes ? __builtin_ctz(cell.read_lanes) : 0);
@@ -116,7 +116,7 @@ void note_read(Cell& cell, uint32_t site) {
     cell.other_thread = here.thread;
     cell.other_site = site;
   } else if (cell.read_clock != here.clock) {
-    bool all = true;  // does this thread know all of these reads? Then its own stands for them
+    bool all = true;  // does this thread know all of these reads? Then its own replaces them
     for (uint32_t lanes = cell.read_lanes & ~lane; lanes; lanes &= lanes - 1)
       all = all && knows(__builtin_ctz(lanes), cell.read_clock);
     cell.read_lanes = all ? lane : cell.read_lanes | lane;
@@ -144,7 +144,7 @@ bool unwritten(const Region& region, const Cell& cell) {
   return region.space == Space::shared ? cell.write_block != here.block : cell.write_block == 0;
 }
 
-// An asynchronous copy may land at any time until its thread has waited for it.
+// An asynchronous copy may arrive at any time until its thread has waited for it.
 void overtakes_a_copy(const Region& region, const Cell& cell, uintptr_t address, const void* site) {
   if (first_time("copy" + std::to_string(offset_of(site))))
     report("race", site,
@@ -164,7 +164,7 @@ void check_cell(const Region& region, Cell& cell, uintptr_t address, Access acce
              describe(here.block, here.thread) + " " + verb(access) + " " +
                  element(region, address) +
                  (cell.in_flight ? ", which an asynchronous copy has not written yet"
-                                 : ", which nobody has written"));
+                                 : ", which was never written"));
   }
   unsigned thread = 0;
   uint32_t other = 0;
@@ -245,7 +245,7 @@ void commit_copies() {
 
 void wait_for_copies(int groups_left) {
   bool was = recording;
-  recording = false;  // the store was recorded when it was asked for
+  recording = false;  // the store was recorded when the copy was issued
   auto& mine = copies[here.thread];
   while (!mine.empty() && mine.front().group >= groups_left) {  // oldest first
     Copy copy = mine.front();

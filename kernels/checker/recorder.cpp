@@ -1,6 +1,6 @@
 // Which addresses the lanes of a warp touch with one instruction, and what that costs.
 //
-// The k-th time that a lane passes an instruction belongs together with the k-th time of the other
+// The k-th time that a lane executes an instruction is paired with the k-th time of the other
 // lanes, as on a GPU whose lanes loop in step. Global memory moves in sectors of 32 bytes, four
 // to a line of 128; shared memory has 32 banks of 4 bytes, and a bank serves one word a cycle.
 // Source: NVIDIA CUDA C++ Best Practices Guide, "Coalesced Access to Global Memory" and "Shared
@@ -27,12 +27,12 @@ struct Instruction {  // one warp, one execution
   uintptr_t address[kWarp];
 };
 
-struct Total {  // of one line of source, one buffer
+struct Total {  // for one source line and one buffer
   uint64_t executions = 0, lanes = 0, bytes = 0, sectors = 0, best_sectors = 0, lines = 0;
   uint64_t wavefronts = 0, best_wavefronts = 0;
 };
 
-using Key = std::tuple<unsigned, const void*, Access, unsigned>;  // the last: how often passed
+using Key = std::tuple<unsigned, const void*, Access, unsigned>;  // the last: how often executed
 using Source = std::tuple<const void*, Space, Access, std::string>;
 
 std::map<Key, Instruction> block_log;
@@ -41,7 +41,7 @@ std::map<Source, Total> totals;
 std::string trace;  // of the watched warp
 uint32_t watched_block, watched_warp;
 
-// Cycles for one part of a warp: the most words that any bank has to serve.
+// Cycles for one part of a warp: the largest number of words in any one bank.
 unsigned serve(const Instruction& in, int first, int last) {
   std::set<uintptr_t> words[kBanks];
   size_t most = 0;
@@ -75,7 +75,7 @@ void add(const Instruction& in, Total& total) {
     total.best_sectors += (bytes + kSector - 1) / kSector;
     return;
   }
-  // 8 bytes a lane go by half warps, 16 by quarters.
+  // 8 bytes per lane go by half warps, 16 by quarters.
   int parts = widest <= 4 ? 1 : widest <= 8 ? 2 : 4;
   for (int part = 0; part < parts; ++part) {
     unsigned cycles = serve(in, part * kWarp / parts, (part + 1) * kWarp / parts);
@@ -115,7 +115,7 @@ void end_of_block_recorded() {
 
 using namespace checker;
 
-// From now on every access is recorded; of one warp of one block with all addresses.
+// From now on, records every access; for one warp of one block with all addresses.
 extern "C" void checker_record(int on, uint32_t block, uint32_t warp) {
   recording = on;
   watched_block = block;

@@ -1,4 +1,4 @@
-// The memory that a kernel may touch, and the list of what went wrong.
+// The memory that a kernel may touch, and the list of reports.
 #include <dlfcn.h>
 #include <sys/mman.h>
 
@@ -12,7 +12,7 @@
 namespace checker {
 namespace {
 constexpr uintptr_t kNullReach = 1 << 20;
-constexpr size_t kEmptyReach = 228 << 10;      // how far behind an empty buffer it is meant
+constexpr size_t kEmptyReach = 228 << 10;      // an access this close is to the empty buffer
 constexpr size_t kGuard = size_t(4) << 30;  // unmapped bytes on either side of a buffer
 
 struct Reservation {
@@ -25,7 +25,7 @@ std::vector<Reservation> reservations;
 std::set<std::string> seen;
 std::string reports;
 
-uintptr_t base() {  // of this library, so that sites fit 32 bits
+uintptr_t base() {  // this library's, so that sites fit 32 bits
   static uintptr_t address = [] {
     Dl_info info;
     dladdr((void*)&touch, &info);
@@ -34,7 +34,7 @@ uintptr_t base() {  // of this library, so that sites fit 32 bits
   return address;
 }
 
-Region* after(uintptr_t address) {  // the first region that ends behind the address
+Region* after(uintptr_t address) {  // the first region that ends after the address
   auto it = std::upper_bound(regions.begin(), regions.end(), address,
                              [](uintptr_t a, const Region* r) { return a < r->end; });
   return it == regions.end() ? nullptr : *it;
@@ -95,7 +95,7 @@ bool resize(Region* region, size_t bytes) {
   if (region->begin + bytes == region->end) return true;
   if (region->cells)
     munmap(region->cells, (region->end - region->begin) / region->element * sizeof(Cell) + 1);
-  size_t size = bytes / region->element * sizeof(Cell) + 1;  // pages appear when they are touched
+  size_t size = bytes / region->element * sizeof(Cell) + 1;  // pages exist once they are touched
   void* cells = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   bool there = cells != MAP_FAILED;
@@ -127,7 +127,7 @@ bool first_time(const std::string& key) { return seen.insert(key).second; }
 // ---- what Python calls
 using namespace checker;
 
-// A buffer with gigabytes of unmapped addresses on either side. Only pages that are touched take
+// Allocates a buffer with gigabytes of unmapped addresses on either side. Only touched pages take
 // memory, so a buffer of more than 2^31 elements costs nothing.
 extern "C" void* checker_buffer(const char* name, uint64_t bytes, uint64_t element, int writable,
                                 int written) {
@@ -168,7 +168,7 @@ extern "C" void checker_release() {  // all buffers; shared arrays stay
 
 extern "C" void checker_fill(void* to, int byte, uint64_t bytes) { fill(to, byte, bytes); }
 
-extern "C" uint64_t checker_unwritten(void* address) {  // elements of a buffer nobody has written
+extern "C" uint64_t checker_unwritten(void* address) {  // counts a buffer's unwritten elements
   Region* region = region_of((uintptr_t)address);
   uint64_t count = 0;
   for (size_t i = 0; region && i < (region->end - region->begin) / region->element; ++i)

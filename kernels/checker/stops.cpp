@@ -1,10 +1,10 @@
-// What would end the process, or never end, stops the kernel instead, and its line is named.
+// Stops a kernel that would end the process, or never end, and reports its line.
 //
-// Faults (a wild address, a stack that overflows, abort, …) come as signals, which are caught while
-// a kernel's thread runs. Loops are counted: g++ -fsanitize-coverage=trace-pc calls
-// `__sanitizer_cov_trace_pc` wherever a loop or a branch may go on. Steps are counted, not seconds,
-// so the verdict is the same on every machine. Only a loop without any step, which g++ turns into a
-// jump to itself, is found by a clock. Kernels that are compiled without that flag are not counted.
+// Faults (a wild address, a stack that overflows, abort, …) arrive as signals, which are caught
+// while a kernel's thread runs. Loops are counted: g++ -fsanitize-coverage=trace-pc calls
+// `__sanitizer_cov_trace_pc` at every loop and branch. Steps are counted, not seconds, so the
+// verdict is the same on every machine. Only a loop without any step, which g++ turns into a jump
+// to itself, is found with a timer. Kernels compiled without that flag are not counted.
 #include <dlfcn.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -20,7 +20,7 @@ namespace checker {
 namespace {
 constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGVTALRM};
 constexpr int kTick = SIGVTALRM;
-constexpr long kTickNanoseconds = 300'000'000;  // of the thread's own time
+constexpr long kTickNanoseconds = 300'000'000;  // of the thread's CPU time
 constexpr int kIdleTicks = 3;
 
 uint64_t limit = 0, steps = 0;  // limit 0: none
@@ -32,7 +32,7 @@ alignas(16) char signal_stack[64 << 10];
 timer_t timer;
 bool has_timer;
 
-// Is the address in what a kernel uses (a shuffle, its launch), not in the kernel itself?
+// Is the address in code that a kernel uses (a shuffle, its launch), not in the kernel itself?
 bool ours(const Dl_info& info) {
   return info.dli_sname &&
          (strstr(info.dli_sname, "N7checker") || strstr(info.dli_sname, "6launchI"));
@@ -57,7 +57,7 @@ Interrupted interrupted(const void* context) {
 #endif
 }
 
-// The first caller of what was interrupted that is the kernel.
+// The innermost caller of the interrupted code that belongs to the kernel.
 _Unwind_Reason_Code next_caller(_Unwind_Context* frame, void* found) {
   uintptr_t address = _Unwind_GetIP(frame);
   if (!in_kernel(address - 1)) return _URC_NO_REASON;
@@ -65,7 +65,7 @@ _Unwind_Reason_Code next_caller(_Unwind_Context* frame, void* found) {
   return _URC_END_OF_STACK;
 }
 
-// The kernel's instruction, or the one behind its call of what was interrupted.
+// The kernel's instruction, or the one after its call into the interrupted code.
 const void* site_of(const Interrupted& where) {
   if (in_kernel(where.instruction)) return (const void*)(where.instruction + 1);
   uintptr_t caller = 0;
@@ -100,7 +100,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
            describe(here.block, here.thread) + " is in a loop that does nothing and never ends");
     stop_kernel();
   }
-  if (!in_thread) {  // not a kernel's fault: it happens again, for whoever handled it before
+  if (!in_thread) {  // not the kernel's fault: let it recur, under the previous handler
     for (size_t i = 0; i < sizeof kSignals / sizeof *kSignals; ++i)
       if (kSignals[i] == signal) sigaction(signal, &before[i], nullptr);
     return;
@@ -122,7 +122,7 @@ void start_clock() {
 
 void watch_signals() {
   stack_t own{};
-  own.ss_sp = signal_stack;  // a stack that overflowed has no room for the handler
+  own.ss_sp = signal_stack;  // an overflowed stack has no room for the handler
   own.ss_size = sizeof signal_stack;
   sigaltstack(&own, &stack_before);
   struct sigaction action{};
@@ -154,7 +154,7 @@ void trap() {
 }  // namespace checker
 using namespace checker;
 
-// From now on a launch may take so many steps, all threads together.
+// Sets how many steps a launch may take, over all threads.
 extern "C" void checker_limit(uint64_t most) { limit = most, steps = 0; }
 
 extern "C" void __sanitizer_cov_trace_pc() {
@@ -171,7 +171,7 @@ extern "C" void __sanitizer_cov_trace_pc() {
   stop_kernel();
 }
 
-// A function wrote past its own variables, which -fstack-protector notices at its end.
+// A function wrote past its own variables; -fstack-protector notices when it returns.
 extern "C" [[noreturn]] void __stack_chk_fail() {
   stop_here("out of bounds", __builtin_return_address(0), " wrote past an array of its own");
   __builtin_unreachable();

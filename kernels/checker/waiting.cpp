@@ -1,11 +1,11 @@
-// Barriers and warp operations: who waits for whom, and who in vain.
+// Barriers and warp operations: who waits for whom, and who waits forever.
 #include <algorithm>
 
 #include "fibers.h"
 
 namespace checker {
 namespace {
-int votes;  // true ones at the last barrier
+int votes;  // true votes at the last barrier
 
 unsigned alive_lanes(int warp) {
   unsigned mask = 0;
@@ -22,7 +22,7 @@ std::string whereabouts(int thread) {
   return who + " waits in " + fiber.waits_for + " at " + site_name(fiber.site);
 }
 
-// The first two threads that do not wait at the same barrier.
+// Finds the first two threads that do not wait at the same barrier.
 bool diverged(std::string& text, const void*& site) {
   int first = -1;
   for (int t = 0; t < n_threads && first < 0; ++t)
@@ -40,7 +40,7 @@ bool diverged(std::string& text, const void*& site) {
 }
 }  // namespace
 
-// Reports a meeting whose missing lane never comes, and stops the kernel.
+// Reports a meeting whose missing lane never arrives, and stops the kernel.
 void meets_in_vain(const Meeting& meeting, int warp, int missing) {
   const Fiber& first = fibers[meeting.first];
   report("divergence", first.site, whereabouts(meeting.first) + " for lane " +
@@ -150,7 +150,7 @@ void lane_is_absent(int lane, int source) {
              (gone ? whereabouts(warp + source) : "its mask does not name that lane"));
 }
 
-// __syncwarp orders memory: whoever took part knows what the others did before.
+// __syncwarp orders memory: each lane that took part knows what the others did before.
 void synchronise_lanes(void** lanes, unsigned mask) {
   (void)lanes;
   Fiber* warp = &fibers[current / kWarp * kWarp];

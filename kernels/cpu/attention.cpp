@@ -1,5 +1,5 @@
-// Attention over heads rebuilt from a latent. Threads take whole heads, so no thread changes the
-// order of any sum; the kernels are in isa/attention.h.
+// Attention over heads rebuilt from a latent. Each thread takes whole heads, so the order of every
+// sum is the same with any number of threads; the kernels are in isa/attention.h.
 #include "kernels.h"
 #include "support/checks.h"
 #include "support/dispatch.h"
@@ -16,7 +16,7 @@ Attention check(const Tensor& query, const Tensor& kv, const Tensor& key_rope, d
   const int64_t d_rope = key_rope.size(2), d_nope = d_qk - d_rope, d_v = kv.size(3) - d_nope;
   require(d_nope >= 0, "key_rope: at most the ", d_qk, " channels of a query expected, got ",
           d_rope);
-  require(d_v > 0, "kv: more than ", d_nope, " channels a head expected, got ", kv.size(3));
+  require(d_v > 0, "kv: more than ", d_nope, " channels per head expected, got ", kv.size(3));
   require(query.size(1) <= keys, "query: at most as many as the ", keys, " keys expected, got ",
           query.size(1));
   is_bf16("query", query);
@@ -38,7 +38,7 @@ void for_heads(const Attention& a, int64_t batch, const Work& work) {
 
 }  // namespace
 
-// mixed [batch, queries, heads, d_v], and what the backward needs of every row of scores.
+// Returns mixed [batch, queries, heads, d_v], and for the backward pass two sums per row of scores.
 std::tuple<Tensor, Tensor> latent_attention(
     const Tensor& query_, const Tensor& kv_, const Tensor& key_rope_, double scale) {
   Attention a = check(query_, kv_, key_rope_, scale);

@@ -14,9 +14,9 @@ extern "C" __attribute__((used, visibility("default"))) const char mini_moe_buil
     "mini_moe built from " MINI_MOE_FINGERPRINT;
 #endif
 
-// What kernels/build.py says of the CUDA part: who built it, and for which architectures.
+// Set by kernels/build.py for the CUDA part: which tools built it, and for which architectures.
 #ifndef MINI_MOE_CUDA
-#define MINI_MOE_CUDA ": none: nobody asked for them"
+#define MINI_MOE_CUDA ": none: not asked for"
 #endif
 extern "C" __attribute__((used, visibility("default"))) const char mini_moe_cuda[] =
     "mini_moe CUDA by " MINI_MOE_CUDA;

@@ -1,4 +1,4 @@
-// The loss of every row of logits, ln(sum of exp) - logit of the target, and its gradient.
+// The loss of each row of logits, ln(sum of exp) - logit of the target, and its gradient.
 #include <cmath>
 
 #include "kernels.h"
@@ -22,7 +22,7 @@ CrossEntropy check(const Tensor& logits, const Tensor& targets) {
 
 }  // namespace
 
-// losses [rows]; row_sums [rows, 2] for the backward
+// Returns losses [rows], and row_sums [rows, 2] for the backward pass.
 std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits_, const Tensor& targets_) {
   CrossEntropy c = check(logits_, targets_);
   const Tensor logits = dense(logits_), targets = dense(targets_);

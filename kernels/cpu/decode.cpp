@@ -1,4 +1,4 @@
-// Checks of what a pass over a few tokens is given, and a product for few rows. The pass itself is
+// Checks the arguments of a pass over a few tokens; also a product for few rows. The pass itself is
 // in decode_pass.cpp.
 #include "decode.h"
 
@@ -8,7 +8,7 @@
 namespace mini_moe {
 namespace {
 
-constexpr int64_t kPerLayer = 16;  // tensors; those that a layer lacks are empty
+constexpr int64_t kPerLayer = 16;  // tensors; empty if a layer does not have one
 
 // Hands out a layer's tensors one by one, checked.
 struct Reader {
@@ -32,7 +32,7 @@ struct Reader {
     check_shape(name, tensor, shape);
     return (const float*)tensor.const_data_ptr();
   }
-  // Rows of what comes next; 0 where it is missing.
+  // Rows of the next tensor; 0 if it is missing.
   int64_t length() const { return tensors[at].numel() ? tensors[at].size(0) : 0; }
   void skip(int64_t n) { at += n; }
 };
@@ -79,8 +79,9 @@ Layer read_layer(Reader from, const Decode& d) {
 
 }  // namespace
 
-// y [batch, new, d_model] in float32: x through all layers, and the norm after them; numbers [layers, rows,
-// capacity, rank + d_rope] gain `new` positions behind the first lengths[b] of every row b.
+// Returns y [batch, new, d_model] in float32: x after all layers and the final norm. Writes `new`
+// positions into numbers [layers, rows, capacity, rank + d_rope], after the first lengths[b] of row
+// b.
 Tensor decode(const Tensor& x_, Tensor numbers, std::vector<int64_t> lengths,
               const Tensor& rotation, std::vector<Tensor> layers, const Tensor& norm,
               int64_t heads, int64_t d_v, double scale, double norm_eps, double latent_eps,
@@ -94,7 +95,7 @@ Tensor decode(const Tensor& x_, Tensor numbers, std::vector<int64_t> lengths,
   d.batch = x_.size(0), d.new_tokens = x_.size(1), d.d_model = x_.size(2);
   require(d.rows() > 0, "x: at least one token expected, got ", shape_of(x_));
   require(!layers.empty() && layers.size() % kPerLayer == 0, "layers: ", kPerLayer,
-          " tensors a layer expected, got ", layers.size());
+          " tensors per layer expected, got ", layers.size());
   const int64_t n_layers = layers.size() / kPerLayer;
   check_shape("rotation", rotation, {-1, -1, 2});
   check_type("rotation", rotation, ScalarType::Float);
@@ -105,7 +106,8 @@ Tensor decode(const Tensor& x_, Tensor numbers, std::vector<int64_t> lengths,
   check_type("numbers", numbers, type);
   d.cache_batch = numbers.size(1), d.capacity = numbers.size(2);
   d.rank = numbers.size(3) - d.d_rope;
-  require(d.rank > 0, "numbers: more than ", d.d_rope, " a token expected, got ", numbers.size(3));
+  require(d.rank > 0, "numbers: more than ", d.d_rope, " per token expected, got ",
+          numbers.size(3));
   require((int64_t)lengths.size() == d.batch && d.batch <= d.cache_batch, "lengths: ", d.batch,
           " of the cache's ", d.cache_batch, " rows expected, got ", lengths.size());
   const int64_t room = std::min(d.capacity, rotation.size(0)) - d.new_tokens;
@@ -133,7 +135,7 @@ Tensor decode(const Tensor& x_, Tensor numbers, std::vector<int64_t> lengths,
   return y;
 }
 
-// x [rows, k] times w [n, k] transposed; w is read once for up to four rows, where it lies.
+// x [rows, k] times w [n, k] transposed; w is read once for up to four rows, in place.
 Tensor few_rows(const Tensor& x_, const Tensor& w_) {
   check_shape("x", x_, {-1, -1});
   check_shape("w", w_, {-1, x_.size(1)});

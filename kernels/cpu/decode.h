@@ -1,5 +1,6 @@
-// Tokens read into a cache of latents, a few at a time: what decode.cpp checks and decode_pass.cpp
-// works on. Matrices are float or bf16, [out, in]; norms, router and its bias are float.
+// A few tokens decoded with a cache of latents: the arguments that decode.cpp checks and
+// decode_pass.cpp uses. Matrices are float or bf16, [out, in]; norms, router and its bias are
+// float.
 #pragma once
 
 #include <vector>
@@ -10,7 +11,7 @@ namespace mini_moe {
 
 struct Layer {
   const float* input_norm;  // [d_model]
-  const void* query_a;      // [q_rank, d_model]; null: queries are made from the input
+  const void* query_a;      // [q_rank, d_model]; null: queries are computed from the input
   const float* query_norm;  // [q_rank]
   const void* query;        // [heads, d_nope + d_rope, q_rank or d_model]
   const void* keep;         // [rank + d_rope, d_model]
@@ -18,7 +19,7 @@ struct Layer {
   const void* up;           // [heads, d_nope + d_v, rank]
   const void* out;          // [d_model, heads, d_v]
   const float* post_norm;   // [d_model]
-  const void *gate_proj, *up_proj;  // [d_ff, d_model]; null: nothing is shared
+  const void *gate_proj, *up_proj;  // [d_ff, d_model]; null: no shared expert
   const void* down_proj;    // [d_model, d_ff]
   const float* router;      // [experts, d_model]; null: a dense layer
   const float* bias;        // [experts] or null
@@ -34,7 +35,7 @@ struct Decode {
   float norm_eps, latent_eps, scale;
   Gate gate;  // experts is the layer's
   std::vector<Layer> layers;
-  std::vector<int64_t> lengths;  // [batch] tokens that the cache holds
+  std::vector<int64_t> lengths;  // [batch] tokens in the cache
   const float* rotation;         // [positions, d_rope / 2, 2]
   const float* norm;             // [d_model] after the last layer
   char* cache;                   // [layers, cache_batch, capacity, rank + d_rope]

@@ -1,4 +1,4 @@
-// What a pass of decoding keeps between its phases, cut from one block of memory.
+// The buffers that a decoding pass keeps between its phases, carved out of one block of memory.
 #pragma once
 
 #include <algorithm>
@@ -11,14 +11,14 @@ constexpr int64_t kHeadsAtOnce = 4;  // heads of one token that attend together
 
 struct DecodeMemory {
   float *x, *normed, *shares, *ones;    // [rows, d_model] twice; [rows] twice
-  float *made, *small, *query, *mixed;  // what attention's products make, a row a token
-  float *hidden, *up;                   // [rows * top_k, d_expert], behind it [rows, d_ff]
+  float *made, *small, *query, *mixed;  // results of attention's products, one row per token
+  float *hidden, *up;                   // [rows * top_k, d_expert], then [rows, d_ff]
   float *logits, *scores, *gates, *row_gates;
   int64_t *ids, *offsets, *token, *place;
-  float* own;  // of each thread: a group of heads' queries, what they mix, their scores
+  float* own;  // per thread: the queries of a group of heads, their mixed latents, their scores
   int64_t own_size;
 
-  // The calling thread's, valid until its next pass.
+  // Belongs to the calling thread, valid until its next pass.
   DecodeMemory(const Decode& d, int64_t parts) {
     const int64_t needed = lay_out(d, parts, nullptr);
     lay_out(d, parts, (float*)scratch(kDecode, needed * sizeof(float)));

@@ -1,10 +1,10 @@
-// A few tokens through all layers. Keys and values are never rebuilt: W_UK moves over to the query
-// and W_UV to the output, one head after the other, so that heads attend to the latents themselves.
+// A few tokens through all layers. Keys and values are never rebuilt: W_UK is absorbed into the
+// query and W_UV into the output, head by head, so that heads attend to the latents directly.
 // Source: DeepSeek-V2, arXiv 2405.04434 section 2.1.2.
 //
-// Six phases a layer, each divided among threads by columns of its matrices, or by rows and heads;
-// what is between them is little and done by one thread. Every sum is over one row of a matrix, in
-// an order that no thread changes. Everything but matrices and cache is float.
+// Six phases per layer, each divided among threads by columns of its matrices, or by rows and
+// heads; one thread does the little work between them. Every sum is over one row of a matrix, in an
+// order that does not depend on the number of threads. Everything but matrices and cache is float.
 #include <algorithm>
 #include <bit>
 
@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t kPhases = 6;
 
-// Rows of floats, all of them or those that an index names.
+// Rows of floats: all of them, or those listed in an index.
 struct Lines {
   float* base;
   int64_t stride;
@@ -43,7 +43,7 @@ class Pass {
     normalise(d.layers[0].input_norm);
   }
 
-  // Called by every thread.
+  // Every thread calls this.
   void run(int64_t part) {
     for (int64_t number = 0; number < (int64_t)d_.layers.size(); number++) {
       const Layer& layer = d_.layers[number];
@@ -60,12 +60,12 @@ class Pass {
   const Decode& d_;
   const Kernels &k_, &floats_;
   const int64_t pieces_;
-  int64_t together_;  // heads that one piece of attention takes
+  int64_t together_;  // heads per piece of attention
   Phases phases_;
   const DecodeMemory m_;
   Sorted sorted_;
 
-  // Floats from the type of x, and to that of the cache.
+  // Converts floats from the type of x, and to that of the cache.
   void load(const void* from, float* to, int64_t n) const {
     if (!d_.bf16) return (void)std::memcpy(to, from, n * sizeof(float));
     auto* halves = (const uint16_t*)from;
@@ -84,7 +84,7 @@ class Pass {
     return (const char*)matrix + numbers * d_.size();
   }
 
-  // normed = x normalised, for whatever comes next.
+  // normed = x normalised, the input of the next step.
   void normalise(const float* weight) {
     norm_rows(m_.x, weight, d_.d_model, d_.norm_eps, m_.normed, false, d_.rows());
   }
@@ -97,13 +97,13 @@ class Pass {
     floats_.rms_norm(norm, 0, rows);
   }
 
-  // Piece i of so many columns: from a multiple of 16 on.
+  // Piece i of the columns; it starts at a multiple of 16.
   Columns piece(int64_t i, int64_t width) const {
     auto cut = [&](int64_t i) { return i == pieces_ ? width : width * i / pieces_ / 16 * 16; };
     return {cut(i), cut(i + 1)};
   }
 
-  // Columns [first, last) of out = x w, or scale times that added to it, for some rows.
+  // Columns [first, last) of out = x w, or out += scale times that, for some rows.
   void multiply(const Lines& x, int64_t rows, int64_t k, const void* w, const Lines& out,
                 Columns columns, const float* scale = nullptr) const {
     multiply(k_, x, rows, k, w, out, columns, scale);
@@ -151,7 +151,7 @@ class Pass {
     return d_.cache + (row * d_.capacity + at) * d_.width() * d_.size();
   }
 
-  // The token's latent, normalised, and its rotated key, put into the cache.
+  // Writes the token's normalised latent and its rotated key into the cache.
   void remember(const Layer& layer, int64_t number, int64_t t) {
     float* made = m_.made + t * d_.width();
     char* to = cached(number, t, position(t));
@@ -160,7 +160,7 @@ class Pass {
     keep(made + d_.rank, to + d_.rank * d_.size(), d_.d_rope);
   }
 
-  // RoPE of neighbouring pairs.
+  // RoPE on neighbouring pairs.
   void turn(const float* from, float* to, int64_t position) const {
     const float* angles = d_.rotation + position * d_.d_rope;
     for (int64_t i = 0; i < d_.d_rope; i += 2) {
@@ -214,7 +214,7 @@ class Pass {
     });
   }
 
-  // Each token's experts and gates, and the rows sorted by expert.
+  // Chooses each token's experts and gates, and sorts the rows by expert.
   void route(const Layer& layer) {
     const int64_t rows = d_.rows(), top_k = d_.gate.top_k;
     Gate gate = d_.gate;
@@ -227,7 +227,7 @@ class Pass {
     for (int64_t i = 0; i < rows * top_k; i++) m_.row_gates[m_.place[i]] = m_.gates[i];
   }
 
-  // Hidden rows: of each choice, then of each token in what all share.
+  // Hidden rows: one per choice, then one per token for the shared expert.
   void enter_experts(const Layer& layer, int64_t phase) {
     const int64_t rows = d_.rows(), d = d_.d_model, ff = layer.d_ff, f = layer.d_expert;
     const int64_t choices = layer.router ? rows * d_.gate.top_k : 0;
@@ -251,7 +251,7 @@ class Pass {
     }, [] {});
   }
 
-  // hidden = silu(hidden) * up, columns [first, last) of rows of a width.
+  // hidden = silu(hidden) * up, columns [first, last) of rows `width` long.
   void activate(int64_t at, int64_t rows, int64_t width, Columns columns) const {
     float *hidden = m_.hidden + at, *up = m_.up + at;
     for (int64_t r = 0; r < rows; r++, hidden += width, up += width)

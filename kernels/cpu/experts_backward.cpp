@@ -1,6 +1,6 @@
 // The layer backward: gradients of x, gates and both weights. A thread that owns whole experts
-// finishes one after another, so that what one product writes the next finds in its cache; where
-// that is unfair, all rows come first and then all weights.
+// finishes one before starting the next, so that each product finds its input in the cache; if that
+// would be unbalanced, all rows are done first and then all weights.
 #include <vector>
 
 #include "operations.h"
@@ -9,7 +9,7 @@
 namespace mini_moe {
 namespace {
 
-// Gradients of gates from sorted order to the order of the choices, rounded to their type.
+// Moves gradients of gates from sorted order to the order of the choices, and rounds them.
 void place_gates(const float* sorted, const int64_t* place, const Tensor& to) {
   const int64_t n = to.numel();
   if (!is_bf16("gates", to)) {
@@ -26,7 +26,7 @@ void place_gates(const float* sorted, const int64_t* place, const Tensor& to) {
   }
 }
 
-// Both weight gradients of an expert, or a share of their rows.
+// Both weight gradients of one expert, or a share of their rows.
 struct WeightGradients {
   const Kernels& k;
   const Backward& b;
@@ -55,7 +55,7 @@ struct WeightGradients {
   }
 };
 
-// First expert of each part when every part takes whole experts; empty if that is unfair.
+// The first expert of each part if every part takes whole experts; empty if that is unbalanced.
 std::vector<int64_t> whole_experts(const Sorted& s, int64_t parts) {
   std::vector<int64_t> first(parts + 1, s.experts);
   first[0] = 0;
@@ -71,7 +71,7 @@ std::vector<int64_t> whole_experts(const Sorted& s, int64_t parts) {
   return first;
 }
 
-// Each thread finishes expert after expert: what one step writes, the next finds in the cache.
+// Each thread finishes one expert after another: each step finds the previous result in the cache.
 void expert_by_expert(const Kernels& k, const Backward& b, const Sorted& s,
                       const std::vector<int64_t>& first, const WeightGradients& weight_gradients,
                       int64_t wide) {

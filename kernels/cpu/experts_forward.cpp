@@ -1,12 +1,12 @@
-// The layer forward: sort, the experts' products, combine. Each output element is summed in an order
-// that no thread changes.
+// The layer forward: sort, the experts' products, combine. The order of every sum is the same with
+// any number of threads.
 #include "operations.h"
 #include "rows.h"
 
 namespace mini_moe {
 namespace {
 
-// Few rows for each expert in use: reading weights is the work, so threads share columns.
+// Few rows per active expert: reading weights is most of the work, so threads share columns.
 void thin_forward(const Kernels& k, const Forward& f, const Sorted& s, int64_t parts) {
   auto share = [](int64_t width, int64_t part, int64_t parts) {
     return part == parts ? width : width * part / parts / 4 * 4;

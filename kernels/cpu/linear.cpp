@@ -1,5 +1,6 @@
-// x weight^T and its gradients, of any two of the types: weights are rounded while they are packed
-// and their gradients written as they are summed, so no copy in another type is ever made.
+// x weight^T and its gradients, for any combination of the two types: weights are rounded while
+// they are packed and their gradients are written in their own type, so no converted copy is ever
+// made.
 #include <algorithm>
 #include <cstring>
 
@@ -15,8 +16,8 @@ bool is_bf16_checked(const char* name, const Tensor& tensor) {
   return is_bf16(name, tensor);
 }
 
-// The share of one thread in a product: columns first, at least 64 of them, since nobody else then
-// packs the same part of the matrix; what is left of the threads divides rows.
+// One thread's share of a product. Columns are divided first, at least 64 per thread, since then no
+// other thread packs the same part of the matrix; the remaining threads divide rows.
 void share_product(const Kernels& k, Product p, int64_t rows, int64_t part, int64_t parts) {
   int64_t across = std::clamp<int64_t>(p.n / 64, 1, parts);
   while (parts % across) across--;
@@ -26,8 +27,8 @@ void share_product(const Kernels& k, Product p, int64_t rows, int64_t part, int6
   k.product(p, 0, rows * row / down, rows * (row + 1) / down);
 }
 
-// The share of one thread in the weight's gradient: columns, where both of them get enough, since
-// then what each of them packs twice is small; otherwise rows, a dozen at a time.
+// One thread's share of the weight's gradient: columns, or rows (12 at a time) if out is at least
+// twice as tall as wide, so that the operand every thread packs is not much the larger one.
 void share_gradient(const Kernels& k, const WeightGradient& w, int64_t part, int64_t parts) {
   const bool columns = w.m < 2 * w.n;
   const int64_t n = columns ? w.n : w.m, unit = columns ? 32 : 12;
@@ -40,7 +41,7 @@ void share_gradient(const Kernels& k, const WeightGradient& w, int64_t part, int
 
 }  // namespace
 
-// x [rows, k], weight [n, k] -> [rows, n]; computed in bfloat16 where `narrow`, otherwise float32.
+// x [rows, k], weight [n, k] -> [rows, n]; computed in bfloat16 if `narrow`, otherwise in float32.
 Tensor linear(const Tensor& x_, const Tensor& weight_, bool narrow) {
   check_shape("weight", weight_, {-1, -1});
   check_shape("x", x_, {-1, weight_.size(1)});
@@ -56,7 +57,7 @@ Tensor linear(const Tensor& x_, const Tensor& weight_, bool narrow) {
   return out;
 }
 
-// Gradients of x and weight, each in its type; that of out has the type that was computed in.
+// Gradients of x and weight, each in its own type; grad has the type of the computation.
 std::tuple<Tensor, Tensor> linear_backward(
     const Tensor& grad_, const Tensor& x_, const Tensor& weight_) {
   check_shape("weight", weight_, {-1, -1});

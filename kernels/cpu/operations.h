@@ -1,5 +1,5 @@
-// The operations that CUDA has as well: the experts' layer, its stages and the gate. bindings.cpp
-// holds their schemas; an operation of the CPU alone registers itself at the end of its file.
+// The operations that also exist on CUDA: the experts' layer, its stages and the gate. bindings.cpp
+// holds their schemas; CPU-only operations register themselves at the end of their files.
 #pragma once
 
 #include <vector>

@@ -1,5 +1,5 @@
-// Rows scaled to mean square one, then by a weight for each channel; and the gradients of both. The
-// weight's gradient is summed over blocks of rows whose borders no thread changes.
+// Scales rows to mean square one, then by a weight per channel; and the gradients of both. The
+// weight's gradient is summed over blocks of rows that do not depend on the number of threads.
 // Source: Zhang and Sennrich, arXiv 1910.07467 section 4.
 #include <vector>
 
@@ -10,7 +10,7 @@
 namespace mini_moe {
 namespace {
 
-constexpr int64_t kRows = 64;  // of a block
+constexpr int64_t kRows = 64;  // per block
 
 // x [rows, width], weight [width]; shares are set by the caller.
 Norm check(const Tensor& x, const Tensor& weight, double eps, bool narrow) {
@@ -26,7 +26,7 @@ Norm check(const Tensor& x, const Tensor& weight, double eps, bool narrow) {
 
 }  // namespace
 
-// y in bfloat16 where `narrow`, otherwise float32; and 1 / root mean square of every row
+// Returns y in bfloat16 if `narrow`, otherwise in float32; and 1 / root mean square of each row.
 std::tuple<Tensor, Tensor> rms_norm(
     const Tensor& x_, const Tensor& weight, double eps, bool narrow) {
   Norm norm = check(x_, weight, eps, narrow);

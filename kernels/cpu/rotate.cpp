@@ -1,5 +1,5 @@
-// Rotary positions on the last channels of every head, in fp32; back turns them the other way,
-// which is also the gradient. Source: Su et al., arXiv 2104.09864 section 3.4.2.
+// Rotary position embedding on the last channels of every head, in fp32; `back` rotates the other
+// way, which is also the gradient. Source: Su et al., arXiv 2104.09864 section 3.4.2.
 #include "kernels.h"
 #include "support/checks.h"
 #include "support/dispatch.h"

@@ -1,5 +1,5 @@
-// What both passes of the layer share: its shape, its rows sorted by expert, and how threads divide
-// them. Threads share rows evenly, cut at experts where that is fair.
+// Shared by both passes of the layer: its shape, its rows sorted by expert, and how threads divide
+// them: evenly, with cuts moved to the start of an expert if one is near.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Sorted {
   int64_t* place;    // [tokens, top_k]
 };
 
-// Fills the three arrays. Throws before writing when an id is outside [0, experts).
+// Fills the three arrays. Throws before writing if an id is outside [0, experts).
 void sort_rows(const int64_t* ids, const Sorted& sorted);
 
 struct Shape {
@@ -40,7 +40,7 @@ inline Shape check(const Tensor& x, const Tensor& ids, const Tensor& gates, cons
   check_type("expert_ids", ids, ScalarType::Long);
   check_type("gate_up_proj", gate_up, x.scalar_type());
   check_type("down_proj", down, x.scalar_type());
-  require(s.top_k > 0, "expert_ids: at least 1 choice a token expected, got 0");
+  require(s.top_k > 0, "expert_ids: at least 1 choice per token expected, got 0");
   return s;
 }
 
@@ -68,7 +68,7 @@ inline const float* as_floats(const Tensor& gates) {
   return out;
 }
 
-// Where part p of the rows begins: at an expert if one begins nearby.
+// Where part p of the rows begins: at the start of an expert if one is near.
 inline int64_t cut(const Sorted& s, int64_t part, int64_t parts) {
   if (part >= parts) return s.n_rows;
   int64_t target = s.n_rows * part / parts, expert = 0;

@@ -1,6 +1,6 @@
-// Sort (token, choice) pairs by expert: count, add up, place. Stable: within an expert, rows keep
-// the order of the tokens. One pass over the ids to count, one to place; 8 bytes read and 16
-// written a row.
+// Sorts (token, choice) pairs by expert: count, prefix sum, place. Stable: within an expert, rows
+// keep the order of the tokens. One pass over the ids to count, one to place; 8 bytes read and
+// 16 written per row.
 #include "rows.h"
 
 #include <cstring>
@@ -20,7 +20,7 @@ void sort_rows(const int64_t* ids, const Sorted& s) {
   std::memset(s.offsets, 0, (s.experts + 1) * sizeof(int64_t));
   for (int64_t i = 0; i < s.n_rows; i++) s.offsets[ids[i] + 1]++;
   for (int64_t e = 0; e < s.experts; e++) s.offsets[e + 1] += s.offsets[e];
-  // offsets[e] moves through e's block while it fills, and ends where e + 1 begins.
+  // offsets[e] advances through e's block as it fills, and ends where e + 1 begins.
   for (int64_t i = 0, token = 0, choice = 0; i < s.n_rows; i++) {
     int64_t row = s.offsets[ids[i]]++;
     s.place[i] = row;
@@ -31,7 +31,7 @@ void sort_rows(const int64_t* ids, const Sorted& s) {
   s.offsets[0] = 0;
 }
 
-// token [rows], place [tokens, top_k], counts [experts], offsets [experts + 1]
+// Returns token [rows], place [tokens, top_k], counts [experts], offsets [experts + 1]
 std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows_op(const Tensor& expert_ids, int64_t experts) {
   check_type("expert_ids", expert_ids, ScalarType::Long);
   check_shape("expert_ids", expert_ids, {-1, -1});

@@ -1,4 +1,4 @@
-// The stages of the layer as operations of their own: grouped_swiglu, grouped_gemm (down, dgrad),
+// The stages of the layer as separate operations: grouped_swiglu, grouped_gemm (down, dgrad),
 // grouped_wgrad and combine. Rows are sorted by expert; offsets[e] is where expert e's rows begin.
 #include <cstring>
 
@@ -12,12 +12,12 @@ namespace {
 const int64_t* check_offsets(const Tensor& offsets, int64_t experts, int64_t rows) {
   check_type("offsets", offsets, ScalarType::Long);
   check_shape("offsets", offsets, {experts + 1});
-  require(offsets.is_contiguous(), "offsets: contiguous memory expected, got strides");
+  require(offsets.is_contiguous(), "offsets: a contiguous tensor expected, got strides");
   auto* at = (const int64_t*)offsets.const_data_ptr();
   require(at[0] == 0 && at[experts] == rows, "offsets: from 0 to ", rows, " expected, got ", at[0],
           " to ", at[experts]);
   for (int64_t e = 0; e < experts; e++)
-    require(at[e] <= at[e + 1], "offsets: ascending numbers expected, got ", at[e], " before ",
+    require(at[e] <= at[e + 1], "offsets: ascending values expected, got ", at[e], " before ",
             at[e + 1]);
   return at;
 }
@@ -30,7 +30,7 @@ void check_indices(const char* name, const Tensor& tensor, int64_t below) {
     require(at[i] >= 0 && at[i] < below, name, " must lie in [0, ", below, "), got ", at[i]);
 }
 
-// Threads take rows in even shares; work(expert, begin, end) gets what of them one expert owns.
+// Threads take equal shares of the rows; work(expert, begin, end) gets the part of one expert.
 template <class Work>
 void share_rows(const int64_t* offsets, int64_t experts, int64_t rows, int64_t cost,
                 const Work& work) {

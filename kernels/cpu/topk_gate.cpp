@@ -1,8 +1,9 @@
-// Logits -> scores -> + bias -> groups -> top-k -> gates, and back, a token at a time.
+// Logits -> scores -> + bias -> groups -> top-k -> gates, and back, one token at a time.
 //
-// The bias moves the choice and never the weight. Of equals the lower id wins; NaN ranks highest,
-// as in torch.sort, and is chosen once like any other. Gates are the chosen scores, divided by
-// their sum where `normalise`, times route_scale. Source: DeepSeek-V3, arXiv 2412.19437 section 2.1.2, equations 12-16.
+// The bias affects the choice but never the gates. Ties go to the lower id; NaN ranks highest, as
+// in torch.sort, and is chosen at most once. Gates are the chosen scores, divided by their sum if
+// `normalise`, times route_scale. Source: DeepSeek-V3, arXiv 2412.19437 section 2.1.2, equations
+// 12-16.
 #include <cmath>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct Ranked {
 
 bool better(float a, float b) { return a > b || (std::isnan(a) && !std::isnan(b)); }
 
-// The k best of n, best first: a sorted list into which few values get in.
+// The k best of n, best first: kept as a sorted list, which few values ever enter.
 void choose(const float* values, const uint8_t* allowed, int64_t n, int64_t k, Ranked* best) {
   int64_t filled = 0;
   for (int64_t i = 0; i < n; i++) {
@@ -93,7 +94,7 @@ void choose_experts(const Gate& g, const Kernels& k, int64_t element_size, const
   }
 }
 
-// gates and expert_ids [tokens, top_k]; scores and choice_scores [tokens, experts]
+// Returns gates and expert_ids [tokens, top_k]; scores and choice_scores [tokens, experts]
 std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits_, std::optional<Tensor> bias_, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
@@ -123,9 +124,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
 }
 
 // With q the chosen scores and S their sum + 1e-20: dq = scale (dgate - sum of dgate q / S) / S
-// where `normalise`, otherwise scale dgate. Then dlogits = ds s (1 - s), or for softmax
+// if `normalise`, otherwise scale dgate. Then dlogits = ds s (1 - s), or for softmax
 // s (ds - sum of ds s).
-// A gradient that is not given counts as zero.
+// A missing gradient counts as zero.
 Tensor topk_gate_backward(std::optional<Tensor> grad_gates_, std::optional<Tensor> grad_scores_,
                           const Tensor& logits_, const Tensor& ids_, bool softmax, bool normalise,
                           double route_scale) {

@@ -1,5 +1,5 @@
 // The layer on CUDA, forward and backward: one launcher after another on torch's stream. Nothing
-// comes back to the host: every size follows from shapes, and kernels read offsets for themselves.
+// returns to the host: every size follows from shapes, and kernels read offsets on the device.
 #include "operations.h"
 
 namespace mini_moe::cuda {
@@ -23,7 +23,7 @@ Shape check(const Tensor& x, const Tensor& ids, const Tensor& gates, const Tenso
   on.check("gates", gates, gates.scalar_type());
   on.check("gate_up_proj", gate_up, x.scalar_type());
   on.check("down_proj", down, x.scalar_type());
-  require(s.top_k > 0, "expert_ids: at least 1 choice a token expected, got 0");
+  require(s.top_k > 0, "expert_ids: at least 1 choice per token expected, got 0");
   return s;
 }
 
@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensor> experts_forward(
 }
 
 // Gradients of x, gates, gate_up_proj, down_proj. With h = silu(g) u and y = W_down h a gate's
-// gradient is <grad, y> = <W_down^T grad, h>, which follows from what h needs anyway.
+// gradient is <grad, y> = <W_down^T grad, h>, and h's gradient needs the left factor anyway.
 std::tuple<Tensor, Tensor, Tensor, Tensor> experts_backward(
     const Tensor& grad_, const Tensor& x_, const Tensor& ids, const Tensor& gates_,
     const Tensor& gate_up_, const Tensor& down_, const Tensor& saved_) {
@@ -86,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> experts_backward(
   run(launch::swiglu_backward(in(grad_hidden), in(saved), code(x), place, in<float>(gates),
                               out(both), out(weighted), out<float>(grad_gates), s.rows(), s.rows(),
                               s.d_expert, on.stream));
-  grad_hidden = Tensor();  // torch gives this memory out again, in the order of the stream
+  grad_hidden = Tensor();  // torch may reuse this memory, in stream order
   Tensor grad_down = on.empty({s.experts, s.d_model, s.d_expert}, type);
   run(launch::grouped_wgrad(in(grad), token, s.tokens, in(weighted), nullptr, s.rows(), code(x),
                             offsets, out(grad_down), s.rows(), s.experts, s.d_model, s.d_expert,

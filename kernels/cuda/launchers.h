@@ -1,5 +1,6 @@
-// The launchers of kernels/*.cu: plain C, compiled by nvcc. Types are 0 for float32, 1 for bfloat16;
-// the stream comes last; what returns is null, or a sentence that says why nothing was launched.
+// The launchers of kernels/*.cu: plain C, compiled by nvcc. Types are 0 for float32, 1 for
+// bfloat16; the stream comes last; each returns null, or a sentence that says why nothing was
+// launched.
 #pragma once
 
 #include <cstdint>

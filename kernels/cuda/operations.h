@@ -1,4 +1,4 @@
-// The operations on CUDA. Shapes, types and meaning are those of kernels/cpu/operations.h.
+// The operations on CUDA. Shapes, types and meaning are the same as in kernels/cpu/operations.h.
 #pragma once
 
 #include "support.h"

@@ -1,4 +1,4 @@
-// The stages of the layer as operations of their own. Rows are sorted by expert; offsets[e] is where
+// The stages of the layer as separate operations. Rows are sorted by expert; offsets[e] is where
 // expert e's rows begin.
 #include "operations.h"
 
@@ -20,7 +20,7 @@ Sorted sort(const Tensor& expert_ids, int64_t n_experts, const OnDevice& on) {
   return s;
 }
 
-// token [rows], place [tokens, top_k], counts [experts], offsets [experts + 1]
+// Returns token [rows], place [tokens, top_k], counts [experts], offsets [experts + 1]
 std::tuple<Tensor, Tensor, Tensor, Tensor> sort_rows(const Tensor& expert_ids, int64_t n_experts) {
   const Sorted s = sort(expert_ids, n_experts, OnDevice("expert_ids", expert_ids));
   return {s.token, s.place, s.counts, s.offsets};

@@ -1,9 +1,10 @@
-// Torch's current CUDA stream, without linking against torch's CUDA part: one library then loads
-// beside a torch that has none.
+// Torch's current CUDA stream, without linking against torch's CUDA part: one library then also
+// loads next to a torch that has none.
 //
-// A weak symbol is not enough. The function lies in libtorch_cuda.so, on which nothing that we link
-// against depends, and Python loads torch for itself alone (RTLD_LOCAL): the loader never looks
-// there, and a weak symbol stays null. So the library that torch has already loaded is asked by name.
+// A weak symbol is not enough. The function is in libtorch_cuda.so, which nothing we link against
+// depends on, and Python loads torch privately (RTLD_LOCAL): the loader never looks there, and a
+// weak symbol stays null. So the function is looked up in the library that torch has already
+// loaded.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -26,10 +27,10 @@ GetStream find() {
 
 void* current_stream(int32_t device) {
   static const GetStream get = find();
-  if (!get) throw std::runtime_error("mini_moe on CUDA, this torch has no CUDA streams");
+  if (!get) throw std::runtime_error("mini_moe on CUDA: this torch has no CUDA streams");
   void* stream = nullptr;
   if (get(device, &stream) != 0)
-    throw std::runtime_error("mini_moe on CUDA, torch gives no stream for cuda:" +
+    throw std::runtime_error("mini_moe on CUDA: torch returned no stream for cuda:" +
                              std::to_string(device));
   return stream;
 }

@@ -1,8 +1,8 @@
-// What the operations on CUDA share: device and stream, checks of arguments, memory, errors.
+// Shared by the operations on CUDA: device and stream, argument checks, memory, errors.
 //
-// Everything is checked before memory is touched, except what lies in memory of the device: ids,
-// offsets and places are never read on the host, so that nothing waits for the GPU and the
-// operations can be captured in a CUDA graph. What the kernels do with bad ones: kernels/README.md.
+// Everything is checked before memory is touched, except values in device memory: ids, offsets and
+// places are never read on the host, so that nothing waits for the GPU and the operations can be
+// captured in a CUDA graph. kernels/README.md says what the kernels do with bad ones.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -14,7 +14,7 @@
 
 namespace mini_moe::cuda {
 
-// Torch's current stream of a device, found when it is first asked for (stream.cpp).
+// Torch's current stream of a device, looked up on first use (stream.cpp).
 void* current_stream(int32_t device);
 
 inline std::string where(const Tensor& tensor) {
@@ -23,7 +23,7 @@ inline std::string where(const Tensor& tensor) {
   return "cuda:" + std::to_string(tensor.get_device_index());
 }
 
-// The device of a tensor, current as long as this lives, and torch's stream there.
+// Makes a tensor's device current during this object's lifetime; holds torch's stream there.
 class OnDevice {
  public:
   OnDevice(const char* name, const Tensor& tensor)
@@ -32,7 +32,7 @@ class OnDevice {
   const int32_t device;
   void* const stream;
 
-  // Memory from torch's allocator, which knows streams and graphs; full of whatever was there.
+  // Memory from torch's allocator, which handles streams and graphs; not initialized.
   Tensor empty(std::initializer_list<int64_t> shape, ScalarType type) const {
     return torch::stable::empty({shape.begin(), shape.size()}, type, std::nullopt,
                                 torch::stable::Device(torch::headeronly::DeviceType::CUDA, device));
@@ -54,7 +54,7 @@ class OnDevice {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-// A launcher's sentence: a mistake of the caller, or what CUDA said.
+// Throws a launcher's message: a bad argument, or an error of CUDA.
 inline void run(const char* error) {
   if (!error) return;
   require(!std::strstr(error, "expected"), error);

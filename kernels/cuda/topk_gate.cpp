@@ -3,7 +3,7 @@
 
 namespace mini_moe::cuda {
 
-// gates and expert_ids [tokens, top_k]; scores and choice_scores [tokens, experts]
+// Returns gates and expert_ids [tokens, top_k]; scores and choice_scores [tokens, experts]
 std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
     const Tensor& logits_, std::optional<Tensor> bias_, int64_t top_k, int64_t n_groups,
     int64_t top_k_groups, bool two_best, bool softmax, bool normalise, double route_scale) {
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> topk_gate(
   return {gates, ids, scores, choice_scores};
 }
 
-// The gradient of the logits, in their type; a gradient that is not given counts as zero.
+// The gradient of the logits, in their type; a missing gradient counts as zero.
 Tensor topk_gate_backward(std::optional<Tensor> grad_gates, std::optional<Tensor> grad_scores_,
                           const Tensor& logits_, const Tensor& ids_, bool softmax, bool normalise,
                           double route_scale) {

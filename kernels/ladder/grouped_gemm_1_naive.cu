@@ -1,9 +1,10 @@
-// Grouped product, step 1: a thread an output, straight from global memory.
+// Grouped product, step 1: one thread per output, straight from global memory.
 //
-// Idea: write down the definition. Thread → data: neighbours in x compute neighbours in d_out of
-// one row; all of them read the same x[r, i], and each its own row of w: 32 lanes touch 32 rows, so
-// a load of 2 bytes a lane moves 32 sectors of 32 bytes, one sixteenth of which is used.
-// Bytes asked for: 4 · rows · d_out · d_in; FLOPs: 2 · rows · d_out · d_in: half a FLOP a byte.
+// Idea: write down the definition. Thread → data: threads that are neighbours in x compute
+// neighbours in d_out of one row. They all read the same x[r, i], but each its own row of w: 32
+// lanes touch 32 rows, so loading 2 bytes per lane moves 32 sectors of 32 bytes, of which one
+// sixteenth is used.
+// Bytes requested: 4 · rows · d_out · d_in; FLOPs: 2 · rows · d_out · d_in: half a FLOP per byte.
 // Expected: bound by the caches, below 1 % of the tensor cores.
 #include "tiles.cuh"
 
@@ -19,7 +20,7 @@ __device__ inline int expert_of(const Product& p, int64_t row) {
     else
       high = middle;
   }
-  return low;  // n_experts: behind all of them
+  return low;  // n_experts: past all of them
 }
 
 __global__ void __launch_bounds__(kThreads) naive_kernel(Product p) {

@@ -1,13 +1,14 @@
 // Grouped product, step 2: tiles in shared memory.
 //
-// Idea: a block of 256 threads computes 64 rows × 64 columns of one expert. It fetches 64 × 16 of x
-// and of w once, and every element is used 64 times from shared memory; a thread keeps 4 × 4 sums
+// Idea: a block of 256 threads computes 64 rows × 64 columns of one expert. It loads 64 × 16 of x
+// and of w once, and uses every element 64 times from shared memory; a thread keeps 4 × 4 sums
 // in registers, so that 8 loads feed 16 multiply-adds.
 // Thread → data: (ty, tx) = 16 × 16 threads; a thread has rows ty + 16 i and columns tx + 16 j.
-// Rows of a tile are 17 floats apart: the 16 rows of w that a half warp reads lie in 16 banks.
+// Rows of a tile are 17 floats apart: the 16 rows of w that a half warp reads are in 16 banks.
 // Bytes from global memory: 4 · rows · d_out · d_in / 64, 1/64 of step 1. FLOPs as before.
-// Expected: bound by fp32 arithmetic and shared memory; many times step 1, a few % of tensor cores.
-// Recorded: x and w move once, reads of shared memory have no conflict, stores into it two-way ones.
+// Expected: bound by fp32 arithmetic and shared memory; many times faster than step 1, a few % of
+// tensor cores.
+// Recorded: x and w move once, shared memory reads have no conflicts, stores two-way ones.
 // Source: S. Boehm, How to Optimize a CUDA Matmul Kernel, kernels 3-5; NVIDIA CUDA C++ Programming
 // Guide, "Shared Memory".
 #include "tiles.cuh"
@@ -17,7 +18,7 @@ constexpr int kM = 64, kN = 64, kK = 16, kSide = 16, kThreads = kSide * kSide;
 constexpr int kSums = kM / kSide;
 constexpr int kPitch = kK + 1;
 
-// 64 rows × 16 columns from global memory, 0 where there is nothing.
+// 64 rows × 16 columns from global memory, 0 out of range.
 __device__ inline void fetch(float (*tile)[kPitch], const bf16* from, int64_t rows, int width,
                              int column) {
   for (int i = threadIdx.x; i < kM * kK; i += kThreads) {
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) tiles_kernel(Product p) {
       for (int j = 0; j < kSums * kSums; ++j)
         sum[j / kSums][j % kSums] += a[j / kSums] * b[j % kSums];
     }
-    __syncthreads();  // nobody fetches the next tile while this one is read
+    __syncthreads();  // no thread loads the next tile while this one is read
   }
 #pragma unroll
   for (int j = 0; j < kSums * kSums; ++j) {

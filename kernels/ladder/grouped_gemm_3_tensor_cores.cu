@@ -1,24 +1,25 @@
 // Grouped product, step 3: tensor cores.
 //
-// Idea: a warp multiplies 16 × 16 by 16 × 8 with one instruction (mma.sync), and fetches its
-// operands from shared memory with one too (ldmatrix), in the layout that mma wants; tiles stay bf16.
+// Idea: a warp multiplies 16 × 16 by 16 × 8 with one instruction (mma.sync), and loads its operands
+// from shared memory with one instruction (ldmatrix), in the layout that mma needs; tiles stay
+// bf16.
 // Thread → data: 4 warps, 2 × 2, share a tile of 64 × 64; a warp has 32 × 32: 2 × 4 of mma.
-// 16-byte loads: 4 threads fetch a row of 32 numbers. Rows of a tile are 80 bytes apart: the eight
-// rows of 16 bytes that ldmatrix reads at once lie in all 32 banks, once each.
+// 16-byte loads: 4 threads load a row of 32 elements. Rows of a tile are 80 bytes apart: the eight
+// rows of 16 bytes that ldmatrix reads at once use each of the 32 banks once.
 // Bytes from global memory as in step 2, at half the width in shared memory. FLOPs as before.
-// Expected: several times step 2; the tensor cores wait for memory, loads and products take turns.
-// Recorded: ldmatrix has no bank conflict; stores of tiles two-way ones; `out` uses half of each
-// sector it moves, as a warp stores 16 bytes a row.
+// Expected: several times faster than step 2; loads and products alternate, so tensor cores wait.
+// Recorded: ldmatrix has no bank conflicts, stores of tiles two-way ones; `out` uses half of each
+// sector it moves, because a warp stores 16 bytes per row.
 // Source: PTX ISA, "mma.m16n8k16", "ldmatrix"; NVIDIA CUTLASS, "Efficient GEMM in CUDA".
 #include "tensor_core.cuh"
 #include "tiles.cuh"
 
 namespace {
 constexpr int kM = 64, kN = 64, kK = 32, kThreads = 128;
-constexpr int kWarpM = 32, kWarpN = 32;  // of a warp
+constexpr int kWarpM = 32, kWarpN = 32;  // per warp
 constexpr int kPitch = kK + 8;           // 80 bytes
 
-// 64 rows × 32 columns, 16 bytes a thread and time; 0 where there is nothing.
+// 64 rows × 32 columns, 16 bytes per thread at a time; 0 out of range.
 __device__ inline void fetch(bf16 (*tile)[kPitch], const bf16* from, int64_t rows, int width,
                              int column) {
   for (int i = threadIdx.x; i < kM * kK / 8; i += kThreads) {
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) tensor_core_kernel(Product p) {
       for (int i = 0; i < 2; ++i)  // rows 0-7, 8-15, then the same 8 columns on
         load_matrices(a[i], &x_tile[warp_m + 16 * i + lane % 16][kk + lane / 16 * 8]);
 #pragma unroll
-      for (int j = 0; j < 4; j += 2) {  // columns 0-7 and 8 on in d_in, then the next 8 of d_out
+      for (int j = 0; j < 4; j += 2) {  // columns 0-7 and 8-15 of d_in, then the next 8 of d_out
         unsigned four[4];
         int row = warp_n + 8 * j + lane / 16 * 8 + lane % 8;
         load_matrices(four, &w_tile[row][kk + lane / 8 % 2 * 8]);

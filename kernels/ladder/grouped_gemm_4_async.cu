@@ -1,26 +1,26 @@
 // Grouped product, step 4: loads that overlap products.
 //
-// Idea: cp.async copies from global to shared memory past the registers, and nobody waits for it.
-// There are two buffers for tiles: while one is multiplied, the other is being filled.
+// Idea: cp.async copies from global to shared memory, bypassing registers, without making the
+// thread wait. There are two buffers for tiles: while one is multiplied, the other is being filled.
 // Thread → data: as in step 3: 4 warps share 64 × 64, a warp has 32 × 32; a thread copies two
-// pieces of 16 bytes of each tile. What lies outside of x or w arrives as zeros.
-// Bytes, FLOPs, and shared memory a tile as in step 3; two tiles of each: 20 KB.
-// Expected: more than step 3, as loads and products no longer take turns; still far from the
-// tensor cores' speed: a warp of 32 × 32 reads 2 KB of shared memory for each 16 of d_in.
-// Recorded: no bank conflict in ldmatrix, but two-way ones where copies arrive: a quarter of a warp
-// fills two rows, which overlap in four banks. `out` uses half of each sector that moves.
+// 16-byte pieces of each tile. Elements outside x or w arrive as zeros.
+// Bytes, FLOPs, and shared memory per tile as in step 3; two tiles of each operand: 20 KB.
+// Expected: faster than step 3, since loads and products overlap; still far from the tensor cores'
+// peak: a warp of 32 × 32 reads 2 KB of shared memory for each 16 of d_in.
+// Recorded: no bank conflicts in ldmatrix, two-way ones in the copies: a quarter of a warp fills
+// two rows, which overlap in four banks. `out` uses half of each sector that moves.
 // Source: PTX ISA, "cp.async"; gau-nernst/learn-cuda, matmul with mma.sync.
 #include "tensor_core.cuh"
 #include "tiles.cuh"
 
 namespace {
 constexpr int kM = 64, kN = 64, kK = 32, kStages = 2, kThreads = 128;
-constexpr int kWarpM = 32, kWarpN = 32;  // of a warp
+constexpr int kWarpM = 32, kWarpN = 32;  // per warp
 constexpr int kPitch = kK + 8;           // 80 bytes
 
 using Tile64 = bf16[kM][kPitch];
 
-// Starts the copy of 64 rows × 32 columns, 16 bytes a thread and time; 0 where there is nothing.
+// Starts copying 64 rows × 32 columns, 16 bytes per thread at a time; 0 out of range.
 __device__ inline void fetch(Tile64& tile, const bf16* from, int64_t rows, int width, int column) {
   for (int i = threadIdx.x; i < kM * kK / 8; i += kThreads) {
     int row = i / (kK / 8), k = i % (kK / 8) * 8;
@@ -43,14 +43,14 @@ __global__ void __launch_bounds__(kThreads) async_kernel(Product p) {
     int stage = k / kK % kStages;
     if (k < depth) fetch(x_tiles[stage], x, tile.end - tile.first, p.d_in, k);
     if (k < depth) fetch(w_tiles[stage], w, p.d_out - n, p.d_in, k);
-    commit_async_copies();  // also where nothing was asked for: the waits below count
+    commit_async_copies();  // even if nothing was copied: the waits below count commits
   };
   float sum[2][4][4] = {};
   fetch_both(0);
   for (int k = 0; k < depth; k += kK) {
     fetch_both(k + kK);
-    wait_for_async_copies<1>();  // the newest may be on its way, the one before has arrived,
-    __syncthreads();             // also what the other threads copied
+    wait_for_async_copies<1>();  // the newest may be pending; the one before has arrived,
+    __syncthreads();             // and after the barrier the other threads' too
     Tile64 &x_tile = x_tiles[k / kK % kStages], &w_tile = w_tiles[k / kK % kStages];
 #pragma unroll
     for (int kk = 0; kk < kK; kk += 16) {
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) async_kernel(Product p) {
           multiply_add(sum[i][j], a[i], two);
         }
     }
-    __syncthreads();  // nobody fills this buffer again while it is read
+    __syncthreads();  // no thread refills this buffer while it is read
   }
 #pragma unroll
   for (int i = 0; i < 2 * 4 * 2; ++i) {  // two neighbours at a time, 4 bytes

@@ -1,17 +1,17 @@
 // Grouped product, step 5: large tiles, swizzled, in a deep pipeline.
 //
-// Idea: four things that need each other. (1) A warp has 64 × 64 sums, so that a number fetched from
-// shared memory is used 64 times, not 32: half of step 4's reads there. (2) Four
-// buffers: three steps of copies are on their way while one is multiplied, with one barrier a step.
-// (3) They fill 64 KB of dynamic shared memory, with none to spare for padding: instead, the four
-// 16-byte chunks of a row change places (XOR), another way in each pair of rows. (4) While mma works
-// on 16 of d_in, ldmatrix fetches the next 16 into a second set of registers.
-// Thread → data: 4 warps, 2 × 2, share a tile of 128 × 128; a warp has 4 × 8 of mma, 128 sums a
-// thread. A thread copies 4 + 4 chunks a step. Registers allow two blocks a processor.
+// Idea: four changes that depend on each other. (1) A warp has 64 × 64 sums, so that an element
+// loaded from shared memory is used 64 times, not 32: half of step 4's reads. (2) Four buffers:
+// three steps of copies are pending while one is multiplied, with one barrier per step. (3) They
+// fill 64 KB of dynamic shared memory, with none to spare for padding: instead, the four 16-byte
+// chunks of a row are permuted (XOR), differently in each pair of rows. (4) While mma works on 16
+// of d_in, ldmatrix loads the next 16 into a second set of registers.
+// Thread → data: 4 warps, 2 × 2, share a tile of 128 × 128; a warp has 4 × 8 of mma, 128 sums
+// per thread. A thread copies 4 + 4 chunks per step. Registers allow two blocks per SM.
 // Bytes from global memory: 4 · rows · d_out · d_in / 128, half of steps 2-4. FLOPs as before.
 // Computed: shared memory allows 67 % of the tensor cores' peak, 33 % in step 4 (../README.md).
-// Recorded: no bank conflict anywhere, neither in copies nor in ldmatrix; x and w use every sector
-// that moves; `out` still half of each, as a warp stores 16 bytes a row.
+// Recorded: no bank conflicts, neither in copies nor in ldmatrix; x and w use every sector that
+// moves; `out` still uses half of each, because a warp stores 16 bytes per row.
 // Step 6 is ../grouped_gemm.cu, which the extension uses.
 // Source: gau-nernst/learn-cuda, matmul with mma.sync (swizzle, pipeline); NVIDIA CUTLASS,
 // "Efficient GEMM in CUDA".
@@ -20,18 +20,18 @@
 
 namespace {
 constexpr int kM = 128, kN = 128, kK = 32, kStages = 4, kThreads = 128;
-constexpr int kWarpM = 64, kWarpN = 64;  // of a warp
-constexpr int kChunks = kK / 8;          // of 16 bytes, in a row of a tile
+constexpr int kWarpM = 64, kWarpN = 64;  // per warp
+constexpr int kChunks = kK / 8;          // of 16 bytes, per row of a tile
 constexpr int kStageSize = (kM + kN) * kK;
 constexpr int kSharedBytes = kStages * kStageSize * 2;
 
-// Where a chunk lies. Two rows fill all 32 banks; ldmatrix reads the same chunk of eight rows.
+// The position of a chunk. Two rows fill all 32 banks; ldmatrix reads the same chunk of eight rows.
 __device__ inline int place(int row, int chunk) {
   return row * kK + (chunk ^ row / 2 % kChunks) * 8;
 }
 
-// Starts the copy of 128 rows × 32 columns; 0 where there is nothing. A thread's four chunks lie 32
-// rows apart, where `place` repeats itself.
+// Starts copying 128 rows × 32 columns; 0 out of range. A thread's four chunks are 32 rows apart,
+// where `place` repeats itself.
 __device__ inline void fetch(bf16* tile, const bf16* from, int rows, int width, int column) {
   constexpr int kRowsAtOnce = kThreads / kChunks;
   int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks, k = column + chunk * 8;
@@ -42,7 +42,7 @@ __device__ inline void fetch(bf16* tile, const bf16* from, int rows, int width, 
   }
 }
 
-struct Fragments {  // of a warp, 16 deep; a b holds two columns of mma
+struct Fragments {  // one warp's, 16 deep; each b holds two columns of mma
   unsigned a[kWarpM / 16][4], b[kWarpN / 16][4];
 
   __device__ void load(const bf16* x_tile, const bf16* w_tile, int warp_m, int warp_n, int k) {
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) swizzle_kernel(Product p) {
   int n_rows = int(tile.end - tile.first), n_columns = has_weights ? p.d_out - n : 0;
   const bf16* x = p.x + tile.first * p.d_in;
   const bf16* w = p.w + (int64_t(tile.expert) * p.d_out + n) * p.d_in;
-  auto fetch_step = [&](int step) {  // behind the last one: zeros, which nobody uses
+  auto fetch_step = [&](int step) {  // past the last one: zeros, never used
     bf16* x_tile = stages + step % kStages * kStageSize;
     fetch(x_tile, x, n_rows, p.d_in, step * kK);
     fetch(x_tile + kM * kK, w, n_columns, p.d_in, step * kK);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) swizzle_kernel(Product p) {
 #pragma unroll
     for (int k = 0; k < kK; k += 16) {
       bool last = k == kK - 16;
-      if (last) {  // this step's tiles are in registers, the next step's arrive
+      if (last) {  // this step's tiles are in registers, the next step's have arrived
         wait_for_async_copies<kStages - 2>();
         __syncthreads();
       }
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) swizzle_kernel(Product p) {
       if (k == 0) fetch_step(step + kStages - 1);  // into the buffer of the step before
     }
   }
-  wait_for_async_copies<0>();  // nothing is on its way when the block ends
+  wait_for_async_copies<0>();  // no copy may be pending when the block ends
 #pragma unroll
   for (int i = 0; i < kWarpM / 16 * kWarpN / 8 * 2; ++i) {  // two neighbours at a time, 4 bytes
     int64_t row = tile.first + warp_m + i / 16 * 16 + lane / 4 + i % 2 * 8;

@@ -1,10 +1,10 @@
-// What the steps of the ladder share: where an expert's rows lie, and the launcher's checks.
+// Shared by the steps of the ladder: which rows belong to an expert, and the launcher's checks.
 //
-// All steps compute the same grouped product, one matrix an expert, rows sorted by expert:
-//   out[r] = w[e] x[r]  for the rows r in offsets[e] … offsets[e + 1] - 1;  rows behind them all: 0
+// All steps compute the same grouped product, one matrix per expert, rows sorted by expert:
+//   out[r] = w[e] x[r]  for the rows r in offsets[e] … offsets[e + 1] - 1;  rows past the last: 0
 //   x [rows, d_in], w [experts, d_out, d_in], out [rows, d_out] in bf16, sums in fp32
-// The counts never leave the device: the grid has room for the most tiles that there can be, and
-// every block finds its own.
+// The counts never leave the device: the grid has room for the largest possible number of tiles,
+// and every block finds its own.
 #pragma once
 #include "device.cuh"
 
@@ -18,7 +18,7 @@ struct Product {
 };
 
 struct Tile {
-  int expert;          // n_experts: rows behind all experts, whose result is 0
+  int expert;          // n_experts: rows past all experts', whose result is 0
   int64_t first, end;  // rows; none if equal
 };
 
@@ -35,7 +35,7 @@ __device__ inline Tile find_tile(const Product& p, int height, int64_t index) {
   return {p.n_experts, 0, 0};
 }
 
-// No expert adds more than one tile that is not full, nor do the rows behind them.
+// No expert adds more than one partial tile, nor do the rows past the last expert.
 inline int64_t most_tiles(const Product& p, int height) {
   return p.n_rows / height + p.n_experts + 1;
 }

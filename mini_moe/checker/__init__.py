@@ -1,4 +1,4 @@
-"""CUDA kernels on the CPU, under a checker: `run_cuda` for a text, `build` for files."""
+"""Run CUDA kernels on the CPU under a checker: `run_cuda` for source text, `build` for files."""
 
 from mini_moe.checker.compiling import KERNELS, build, require_compiler, why_not
 from mini_moe.checker.files import run_file

@@ -1,15 +1,15 @@
-"""Other programs: run one, get its words."""
+"""Run another program and capture its output."""
 
 import os
 import subprocess
 
-ENVIRONMENT = os.environ | {"LC_ALL": "C"}  # plain quotes, English words
+ENVIRONMENT = os.environ | {"LC_ALL": "C"}  # plain quotes, English messages
 
 
 def run(*command: str) -> str:
-    """The command's output.
+    """Return the command's output.
 
-    Raises: RuntimeError with the program's words where it fails or warns.
+    Raises: RuntimeError with the program's output if it fails or warns.
     """
     done = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="backslashreplace", env=ENVIRONMENT

@@ -21,7 +21,7 @@ from mini_moe.checker.reports import NoCompiler
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 OBJECTS = KERNELS.parent / "build" / "checker"
-OLDEST = 11  # the major version of g++ whose instrumentation fits
+OLDEST = 11  # the oldest major version of g++ with the right instrumentation
 CHECKER = ("fibers", "waiting", "regions", "memory", "instruments", "recorder", "stops")
 COMMON = ["-std=c++17", "-fPIC", "-g", f"-I{KERNELS}", "-U_FORTIFY_SOURCE"]
 STRICT = ["-Wall", "-Wextra"]
@@ -37,7 +37,7 @@ INSTRUMENTED = [
 
 @cache
 def why_not() -> str:
-    """Why kernels cannot be checked on this machine, in one sentence; "" where they can."""
+    """Return why kernels cannot be checked on this machine, in one sentence; "" if they can."""
     needed = f"checking kernels needs Linux with g++ {OLDEST} or newer and binutils"
     if platform.system() != "Linux":
         return f"{needed}; this is {platform.system()} (a Linux container or WSL will do)"
@@ -53,7 +53,7 @@ def why_not() -> str:
 
 
 def require_compiler() -> None:
-    """Raises: NoCompiler with the reason, where kernels cannot be compiled."""
+    """Raise NoCompiler, with the reason, if kernels cannot be compiled."""
     if why_not():
         raise NoCompiler(why_not())
 
@@ -61,7 +61,7 @@ def require_compiler() -> None:
 def build(sources: Iterable[Path], folder: Path, name: str = "checked") -> Checked:
     """Compile the sources and the checker into one library, and load it; the name must be new.
 
-    Raises: NoCompiler, RuntimeError with the compiler's words; a warning is an error.
+    Raises: NoCompiler; RuntimeError with the compiler's output; warnings count as errors.
     """
     require_compiler()
     sources = [Path(source) for source in sources]
@@ -76,7 +76,7 @@ def build(sources: Iterable[Path], folder: Path, name: str = "checked") -> Check
 
 
 def link(objects: list[Path], library: Path) -> Checked:
-    """One library of compiled kernels and the checker, loaded."""
+    """Link compiled kernels and the checker into one library, and load it."""
     parts = [*map(str, objects), *map(str, checker_objects())]
     run("g++", "-shared", "-Wl,-Bsymbolic,--no-undefined", "-o", str(library), *parts)
     return Checked(library)
@@ -84,7 +84,7 @@ def link(objects: list[Path], library: Path) -> Checked:
 
 @cache
 def checker_objects() -> list[Path]:
-    """The checker's own parts, compiled; kept until they, the flags or g++ change."""
+    """Compile the checker's own parts; kept until they, the flags or g++ change."""
     sources = [KERNELS / "checker" / f"{part}.cpp" for part in CHECKER]
     files = [*sources, *(KERNELS / "checker").glob("*.h")]
     known = [run("g++", "--version"), *COMMON, *(path.read_text("utf-8") for path in sorted(files))]
@@ -96,7 +96,7 @@ def checker_objects() -> list[Path]:
 
     def compile_one(source: Path) -> Path:
         target = folder / f"{source.stem}.o"
-        if not target.exists():  # others may be compiling the same: replaced only when whole
+        if not target.exists():  # another process may do the same: replace when complete
             unfinished = target.with_suffix(f".{os.getpid()}")
             run("g++", *COMMON, *STRICT, "-O2", "-c", str(source), "-o", str(unfinished))
             unfinished.replace(target)

@@ -1,4 +1,4 @@
-"""The repository's own .cu files under the checker: compiled once, launched by their launcher."""
+"""Run the repository's .cu files under the checker: compiled once, called by their launcher."""
 
 import itertools
 from dataclasses import replace
@@ -18,18 +18,18 @@ _numbers = itertools.count()
 
 @cache
 def compile_file(path: Path) -> Checked:
-    """A .cu file and the checker as one library; the same file is compiled once."""
+    """Compile a .cu file and the checker into one library; the same file is compiled once."""
     where = folder() / f"file-{next(_numbers)}"
     where.mkdir()
     return build([path], where, path.stem)
 
 
 def run_file(path: Path, launcher: str, **arguments: Any) -> Run:
-    """Call a launcher of a .cu file once: its arguments in the order of its declaration.
+    """Call a launcher of a .cu file once, with its arguments in order of declaration.
 
     Tensors are read-only inputs, `output(…)` is memory to fill, numbers are int64_t or double.
     A recorded run has neither outputs nor a trace.
-    Raises: NoCompiler, ValueError with the launcher's words, CheckerError.
+    Raises: NoCompiler, ValueError with the launcher's message, CheckerError.
     """
     key = key_of(path.read_text(encoding="utf-8"), (launcher,), arguments)
     if why_not():

@@ -1,4 +1,4 @@
-"""A library of kernels that runs on the CPU under the checker: buffers, calls, what was seen."""
+"""A library of kernels that runs on the CPU under the checker: buffers, calls, reports."""
 
 import ctypes
 import math
@@ -53,12 +53,12 @@ class Checked:
             )
 
     def input(self, name: str, values: torch.Tensor, writable: bool = False) -> torch.Tensor:
-        """A copy of `values` in watched memory; the kernel may not write it unless `writable`."""
+        """Copy `values` into watched memory; the kernel may not write it unless `writable`."""
         buffer = self.buffer(name, values.shape, values.dtype, writable=writable, written=True)
         return buffer.copy_(values)
 
     def output(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """A buffer full of NaN (or −1) that counts as unwritten."""
+        """Allocate a buffer filled with NaN (or −1) that counts as unwritten."""
         return self.buffer(name, shape, dtype, writable=True, written=False)
 
     def buffer(
@@ -70,7 +70,7 @@ class Checked:
         writable: bool,
         written: bool,
     ) -> torch.Tensor:
-        """Watched memory; only pages that are touched exist, so it may be larger than the RAM."""
+        """Allocate watched memory; only touched pages exist, so it may be larger than the RAM."""
         size = dtype.itemsize
         n_bytes = math.prod(shape) * size
         address = self.library.checker_buffer(
@@ -89,13 +89,13 @@ class Checked:
         self.library.checker_fill(address, 0, ctypes.c_uint64(n_bytes))
 
     def unwritten(self, buffer: torch.Tensor) -> int:
-        """How many elements of an output no kernel has written."""
+        """Count the elements of an output that no kernel has written."""
         return self.library.checker_unwritten(ctypes.c_void_p(buffer.data_ptr()))
 
     def call(self, name: str, *arguments) -> None:
         """Run a launcher: tensors pass as pointers, numbers as int64_t or double, None as null.
 
-        Raises: ValueError with the launcher's words, CheckerError with the checker's reports.
+        Raises: ValueError with the launcher's message, CheckerError with the checker's reports.
         """
         function = getattr(self.library, name)
         function.restype = ctypes.c_char_p
@@ -107,7 +107,7 @@ class Checked:
             raise ValueError(error.decode())
 
     def recorded(self, name: str, *arguments, block: int = 0, warp: int = 0) -> list[Traffic]:
-        """Run a launcher and return what each line moved; `trace()` has one warp's addresses."""
+        """Run a launcher; return the traffic of each line; `trace()` has one warp's addresses."""
         self.library.checker_record(1, block, warp)
         try:
             self.call(name, *arguments)
@@ -117,7 +117,7 @@ class Checked:
         return [Traffic(self.position(r[0]), *r[1:4], *map(int, r[4:])) for r in rows]
 
     def trace(self) -> list[LaneAccess]:
-        """Every address that the watched warp touched in the last recorded launch."""
+        """Return every address that the watched warp touched in the last recorded launch."""
         rows = (line.split("\t") for line in self.text("trace"))
         return [
             LaneAccess(self.position(r[0]), int(r[1]), int(r[2]), r[3], int(r[4]), int(r[5]))
@@ -126,7 +126,7 @@ class Checked:
 
     @contextmanager
     def reversed_order(self):
-        """Blocks and threads run in the opposite order: what depends on it, comes out otherwise."""
+        """Run blocks and threads in reverse: results that depend on their order will differ."""
         self.library.checker_reverse(1)
         try:
             yield
@@ -134,27 +134,27 @@ class Checked:
             self.library.checker_reverse(0)
 
     def release(self) -> None:
-        """Unmap all buffers; tensors that lie in them are dead."""
+        """Unmap all buffers; tensors in them become invalid."""
         self.library.checker_clear()
         self.library.checker_release()
 
     def reports(self) -> list[Report]:
-        """What the checker saw in the last call."""
+        """Return what the checker found in the last call."""
         rows = (line.split("\t") for line in self.text("reports"))
         return [
             Report(kind, self.position(site), self.positions(text)) for kind, site, text in rows
         ]
 
     def text(self, what: str) -> list[str]:
-        """The lines of "reports", "totals" or "trace"."""
+        """Return the lines of "reports", "totals" or "trace"."""
         return getattr(self.library, f"checker_{what}")().decode().splitlines()
 
     def positions(self, text: str) -> str:
-        """The text with every '@1a2b' in it as 'combine.cu:41'."""
+        """Replace every '@1a2b' in the text by its place, as 'combine.cu:41'."""
         return re.sub(r"@[0-9a-f]+", lambda found: self.position(found[0]), text)
 
     def position(self, site: str) -> str:
-        """'@1a2b', an address behind a call, as 'combine.cu:41', outside the common headers."""
+        """Turn '@1a2b', a return address, into 'combine.cu:41', skipping the common headers."""
         address = hex(int(site[1:], 16) - 1)
         lines = run("addr2line", "-ie", str(self.path), address).splitlines()
         frames = [re.sub(r" \(discriminator.*", "", line).split("/")[-1] for line in lines]
@@ -163,7 +163,7 @@ class Checked:
 
 
 def as_c(argument: Any) -> Any:
-    """A tensor as its address, a number as int64_t or double; what ctypes made stays as it is."""
+    """Pass a tensor as its address, a number as int64_t or double, a ctypes object unchanged."""
     if isinstance(argument, torch.Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if argument is None or isinstance(argument, ctypes.Array):

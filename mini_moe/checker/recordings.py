@@ -1,7 +1,7 @@
-"""Runs that were recorded once, for machines without g++: a lesson's own kernels can be looked at.
+"""Recorded runs of a lesson's own kernels, for machines without g++.
 
-`tests/checker/record.py` writes recordings.json from the notebook; a run is found by everything
-that went into it, so a kernel that was changed is never answered from there.
+`tests/checker/record.py` writes recordings.json from the notebook. A run is looked up by all of its
+inputs, source included, so a changed kernel never gets a stale recording.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ class Run:
     kernel: str
     outputs: dict[str, Tensor]
     traffic: list[Traffic]
-    trace: list[LaneAccess]  # of one warp
+    trace: list[LaneAccess]  # one warp's
 
     def __getitem__(self, name: str) -> Tensor:
         return self.outputs[name]
 
     def moved(self, buffer: str, access: str = "") -> Traffic:
-        """All that happened to one buffer, added up; `access` is "read", "write" or "atomic".
+        """Sum the traffic of one buffer; `access` is "read", "write" or "atomic".
 
-        Raises: ValueError where nothing did.
+        Raises: ValueError if there is none.
         """
         rows = [t for t in self.traffic if t.buffer == buffer and access in ("", t.access)]
         if not rows:
@@ -50,7 +50,7 @@ class Run:
 
 
 def key_of(source: str, launch: tuple, arguments: Mapping[str, Any]) -> str:
-    """Changes with the source, the launch, and every bit of the arguments."""
+    """Return a hash of the source, the launch, and every bit of the arguments."""
     digest = hashlib.sha256(f"{source}\0{launch}".encode())
     for name, value in sorted(arguments.items()):
         if isinstance(value, Tensor):
@@ -62,9 +62,9 @@ def key_of(source: str, launch: tuple, arguments: Mapping[str, Any]) -> str:
 
 
 def recall(key: str) -> Run:
-    """The recorded run, or the errors that were recorded.
+    """Return the recorded run.
 
-    Raises: CheckerError as recorded; NoCompiler where nothing was.
+    Raises: CheckerError if that was recorded; NoCompiler if nothing was.
     """
     known = recordings().get(key)
     if known is None:
@@ -81,12 +81,12 @@ def recall(key: str) -> Run:
 
 @cache
 def recordings() -> dict[str, Any]:
-    """What is recorded, by key."""
+    """Return all recordings by key."""
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
 
 
 def remember(key: str, outcome: Run | CheckerError) -> None:
-    """Keep what a run did, while `collecting`."""
+    """Keep the outcome of a run inside `collecting`."""
     if _collected is None:
         return
     if isinstance(outcome, CheckerError):
@@ -105,7 +105,7 @@ def remember(key: str, outcome: Run | CheckerError) -> None:
 
 
 def packed(trace: list[LaneAccess]) -> list[list]:
-    """An instruction a row: [place, time, buffer, bytes, lanes, their offsets]."""
+    """Pack a trace, one row per instruction: [place, time, buffer, bytes, lanes, offsets]."""
     rows: dict[tuple, list] = {}
     for a in trace:
         key = (a.place, a.time, a.buffer, a.bytes)
@@ -116,7 +116,7 @@ def packed(trace: list[LaneAccess]) -> list[list]:
 
 
 def unpacked(rows: list[list]) -> list[LaneAccess]:
-    """`packed` undone."""
+    """Undo `packed`."""
     return [
         LaneAccess(place, time, lane, buffer, offset, n_bytes)
         for place, time, buffer, n_bytes, lanes, offsets in rows
@@ -126,7 +126,7 @@ def unpacked(rows: list[list]) -> list[LaneAccess]:
 
 @contextmanager
 def collecting() -> Iterator[dict[str, Any]]:
-    """Every run inside is kept in the dictionary."""
+    """Collect every run inside the block in a dictionary."""
     global _collected
     _collected = {}
     try:

@@ -1,11 +1,11 @@
-"""What the checker tells: what went wrong, what every line moved, what every lane touched."""
+"""The checker's results: errors, the traffic of every line, the accesses of every lane."""
 
 import re
 from typing import NamedTuple
 
 
 class Report(NamedTuple):
-    """One thing that the checker saw."""
+    """One error that the checker found."""
 
     # out of bounds, unwritten, race, divergence, misaligned, read-only, overflow, endless,
     # division by zero, stack overflow, assertion, stopped
@@ -17,7 +17,7 @@ class Report(NamedTuple):
         return f"{self.kind} at {self.place}: {self.text}"
 
     def sentence(self) -> str:
-        """The same in plain words: "race in line 4: thread 3 reads …; thread 4 wrote it at line 2".
+        """Put it in plain words: "race in line 4: thread 3 reads …; thread 4 wrote it at line 2".
 
         Blocks are named unless it is block 0.
         """
@@ -49,15 +49,15 @@ class LaneAccess(NamedTuple):
     """What one lane of the watched warp touched."""
 
     place: str
-    time: int  # how often this lane had passed this instruction before
+    time: int  # how often this lane had executed this instruction before
     lane: int
     buffer: str
-    offset: int  # bytes from the buffer's begin
+    offset: int  # bytes from the start of the buffer
     bytes: int
 
 
 class CheckerError(AssertionError):
-    """A kernel did what it may not do; `.reports` says what and where."""
+    """Raised if a kernel did something illegal; `.reports` says what and where."""
 
     def __init__(self, reports: list[Report]) -> None:
         super().__init__("\n".join(str(report) for report in reports))
@@ -65,11 +65,11 @@ class CheckerError(AssertionError):
 
 
 class CompileError(ValueError):
-    """g++ does not accept a kernel; the message has the lines of the kernel, as they were given."""
+    """Raised if g++ rejects a kernel; the message refers to lines of the source as given."""
 
 
 class NoCompiler(RuntimeError):
-    """This machine cannot compile kernels for the checker; the message says what is missing."""
+    """Raised if this machine cannot compile for the checker; the message says what is missing."""
 
 
 def _who(found: re.Match[str]) -> str:

@@ -1,8 +1,8 @@
-"""A CUDA kernel as text: compiled in a few tenths of a second, run, and watched.
+"""Compile a CUDA kernel given as text (a few tenths of a second), run it, and check it.
 
     ran = run_cuda(text, grid=2, block=64, x=torch.arange(100.0), y=output(100), n=100)
     ran["y"]                     # what the kernel wrote
-    ran.traffic                  # what every line moved
+    ran.traffic                  # the traffic of every line
     ran.trace                    # every address that one warp touched
 
 Arguments go by the names of the kernel's parameters. `const` pointers are read-only; an `output`
@@ -28,7 +28,7 @@ from mini_moe.checker.library import ONE_AT_A_TIME, Checked
 from mini_moe.checker.recordings import Run, key_of, recall, remember
 from mini_moe.checker.reports import CheckerError, CompileError
 
-# Without -Wall: a student's unused variable is no mistake, one that was never set is.
+# No -Wall: an unused variable in a student's code is fine, an uninitialized one is not.
 LENIENT = ["-Werror=uninitialized", "-fmax-errors=2", "-fno-semantic-interposition"]
 # For endless.cpp: every step of a loop is counted; -Og leaves no loop without a step.
 LENIENT += ["-fsanitize-coverage=trace-pc", "-Og"]
@@ -40,7 +40,7 @@ WHOLE_NUMBERS = {"int": (-(2**31), 2**31), "unsigned": (0, 2**32), "int64_t": (-
 ERROR = re.compile(
     r"^\S+\.cu:(\d+):(\d+): (?:(?:fatal )?error|warning): (.*?)(?: \[-W.*\])?$", re.M
 )
-UNDEFINED = re.compile(r"\.cu:(\d+): (undefined reference to .*)")  # the linker's words
+UNDEFINED = re.compile(r"\.cu:(\d+): (undefined reference to .*)")  # the linker's message
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 # `extern __shared__ float buffer[];` names the memory that fibers.cpp keeps for it.
 DYNAMIC = re.compile(r"\bextern\s+__shared__\b([^;{}]*\[\s*\][^;{}]*);")
@@ -48,14 +48,14 @@ _numbers = count()
 
 
 class Output(NamedTuple):
-    """Memory for a kernel to fill; unwritten so far."""
+    """Memory for a kernel to fill; initially unwritten."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 def output(*shape: int, dtype: torch.dtype = torch.float32) -> Output:
-    """Room for what a kernel writes."""
+    """Request memory for a kernel to fill."""
     return Output(shape, dtype)
 
 
@@ -66,7 +66,7 @@ def run_cuda(
     """Compile a kernel, launch it once, and return what it wrote and moved.
 
     `shared`: bytes of dynamic shared memory; `watch`: the (block, warp) whose addresses are traced;
-    `kernel`: its name, where the source has several.
+    `kernel`: its name, if the source has several.
     Raises: NoCompiler, CompileError, CheckerError, ValueError for arguments that do not fit.
     """
     source = source.strip("\n")
@@ -106,9 +106,9 @@ def _launch(
 
 
 def signature(source: str, kernel: str = "") -> tuple[str, list[str]]:
-    """The kernel's name and the names of its parameters.
+    """Return the kernel's name and the names of its parameters.
 
-    Raises: CompileError where there is no such kernel, or more than one to choose from.
+    Raises: CompileError if there is no such kernel, or more than one to choose from.
     """
     found = _kernels(source)
     if not found:
@@ -134,9 +134,9 @@ def _kernels(source: str) -> dict[str, list[str]]:
 
 @cache
 def compile_cuda(source: str) -> Checked:
-    """The text and the checker as one library; the same text is compiled once.
+    """Compile the text and the checker into one library; the same text is compiled once.
 
-    Raises: NoCompiler; CompileError with g++'s words, lines counted as in the text.
+    Raises: NoCompiler; CompileError with g++'s messages, lines counted as in the text.
     """
     require_compiler()
     names = list(_kernels(source))
@@ -158,7 +158,7 @@ def compile_cuda(source: str) -> Checked:
 
 
 def refuse_large_arrays(library: Checked) -> None:
-    """Raise CompileError where a function's __shared__ arrays are larger than nvcc allows."""
+    """Raise CompileError if a function's __shared__ arrays are larger than nvcc allows."""
     for function, n_bytes in library.shared_bytes.items():
         if n_bytes > MOST_SHARED:
             raise CompileError(
@@ -168,12 +168,12 @@ def refuse_large_arrays(library: Checked) -> None:
 
 
 def without_comments(source: str) -> str:
-    """The text with blanks instead of comments, so that every character stays in its place."""
+    """Replace comments by blanks, so that every character keeps its position."""
     return COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), source)
 
 
 def with_dynamic_arrays(source: str) -> str:
-    """The text with every `extern __shared__` array as g++ finds it, line for line."""
+    """Rewrite every `extern __shared__` array so that g++ finds it; lines stay the same."""
     named = r'extern __attribute__((aligned(128)))\1 __asm__("checker_dynamic_shared");'
     bare = without_comments(source)
     pieces, end = [], 0
@@ -185,14 +185,14 @@ def with_dynamic_arrays(source: str) -> str:
 
 @cache
 def folder() -> Path:
-    """Where this process keeps what it compiled, until it ends."""
+    """Return the folder with what this process compiled; it is removed at exit."""
     temporary = tempfile.TemporaryDirectory(prefix="cuda-on-cpu-", ignore_cleanup_errors=True)
     folder.kept = temporary
     return Path(temporary.name)
 
 
 def compiler_words(text: str, source: str) -> str:
-    """g++'s errors by the source's lines: "line 3: expected ';'", that line, a mark under it."""
+    """Format g++'s errors: "line 3: expected ';'", that source line, and a mark under it."""
     lines, shown = source.splitlines(), []
     for number, column, words in ERROR.findall(text):
         if "inlining failed in call to 'always_inline'" in words:
@@ -202,7 +202,7 @@ def compiler_words(text: str, source: str) -> str:
             shown += [f"    {lines[int(number) - 1]}", " " * (int(column) + 3) + "^"]
     for number, words in UNDEFINED.findall(text):
         shown += [f"line {number}: {words}", f"    {lines[int(number) - 1]}"]
-    if not shown:  # an error in what the source uses
+    if not shown:  # an error in a header
         shown = [line for line in text.splitlines() if "error" in line][:3] or text.splitlines()[
             -3:
         ]
@@ -210,7 +210,7 @@ def compiler_words(text: str, source: str) -> str:
 
 
 def called(library: ctypes.CDLL, name: str) -> str:
-    """What a C function without arguments says."""
+    """Return the string that a C function without arguments returns."""
     function = getattr(library, name)
     function.restype = ctypes.c_char_p
     return function().decode()
@@ -247,7 +247,7 @@ def _pack(
 ) -> None:  # fmt: skip
     """Write one argument into its 8 bytes.
 
-    Raises: ValueError where it is not of the parameter's type.
+    Raises: ValueError if it does not have the parameter's type.
     """
     wanted = kind.removeprefix("const ").removesuffix("*")
     if kind.endswith("*") and value is not None:

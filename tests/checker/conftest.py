@@ -1,4 +1,4 @@
-"""Kernels as text need g++."""
+"""Skip these tests without g++: kernels as text need it."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""Records what the kernels of notebook 12 did, for machines without g++.
+"""Record the runs of notebook 12's kernels, for machines without g++.
 
-    python -m tests.checker.record      # after a change of the notebook, a kernel or the checker
+    python -m tests.checker.record      # after a change to the notebook, a kernel or the checker
 
-Run on a machine with g++; writes mini_moe/checker/recordings.json.
+Needs g++; writes mini_moe/checker/recordings.json.
 """
 
 import json
@@ -20,7 +20,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "12_kernels.ipynb"
 
 
 def main() -> int:
-    """Write the file; 1 if a cell failed."""
+    """Write the file; an error in a cell is raised."""
     require_compiler()
     with collecting() as found:
         outputs = run_cells(NOTEBOOK)
@@ -30,14 +30,14 @@ def main() -> int:
 
 
 def text_of(found: dict) -> str:
-    """One line a run."""
+    """Format the recordings as JSON, one line per run."""
     lines = [f"{json.dumps(key)}: {json.dumps(run, separators=(',', ':'))}"
              for key, run in sorted(found.items())]  # fmt: skip
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def run_cells(path: Path) -> list[str]:
-    """What every code cell of a notebook printed, run in this process.
+    """Run the code cells of a notebook in this process; return what each one printed.
 
     Raises: RuntimeError with the cell that failed.
     """

@@ -1,4 +1,4 @@
-"""Whether kernels can be checked here, and what is said where they cannot."""
+"""Whether kernels can be checked here, and the explanation if they cannot."""
 
 import platform
 import shutil
@@ -10,7 +10,7 @@ from mini_moe.checker import NoCompiler, compiling, run_cuda, why_not
 
 @pytest.fixture
 def asked_again():
-    """The answer is kept; forget it before and after."""
+    """Clear the cached answer before and after."""
     compiling.why_not.cache_clear()
     yield
     compiling.why_not.cache_clear()

@@ -1,4 +1,4 @@
-"""Without g++ notebook 12 runs to its end on recorded runs; they are what g++ gives today."""
+"""Without g++, notebook 12 completes on recorded runs, which match what g++ gives today."""
 
 import json
 
@@ -31,7 +31,7 @@ def scale(factor=1.0, y=None):
 
 @pytest.fixture
 def without_compiler(monkeypatch):
-    """As on a machine without g++."""
+    """Simulate a machine without g++."""
     for module in (checker, compiling, files, recordings, source):
         monkeypatch.setattr(module, "why_not", lambda: "there is no g++ here")
 
@@ -76,7 +76,7 @@ def test_packing_keeps_every_access():
 
 
 def totals(run):
-    """What every buffer moved and what came out, without lines; or the kinds of errors."""
+    """Return every buffer's traffic and the outputs, without lines; or the kinds of errors."""
     if "reports" in run:
         return {kind for kind, *_ in run["reports"]}
     moved = {}
@@ -95,7 +95,7 @@ def test_records_are_what_the_notebook_does_today():
     )
     assert set(known) == set(found), "run `python -m tests.checker.record`"
     for key, run in known.items():
-        if run.get("trace", True):  # the ladder's files are optimised: other loads elsewhere
+        if run.get("trace", True):  # the ladder is optimised: g++ versions differ in loads
             assert totals(run) == totals(found[key]), "run `python -m tests.checker.record`"
 
 

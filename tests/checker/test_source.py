@@ -1,4 +1,4 @@
-"""A kernel that is given as text runs, is watched, and is refused with its own lines."""
+"""A kernel given as text runs, is watched, and errors refer to its own lines."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_a_report_names_the_line_of_the_text():
     assert report.sentence().startswith("out of bounds in line 3: thread 36 of block 1 reads 4")
 
 
-def test_a_race_is_told_in_plain_words():
+def test_a_race_is_reported_in_plain_words():
     source = SCALE.replace("if (i < n) y[i]", "y[0]")
     assert refused(source).sentence().startswith("race in line 3: thread 1 writes `y`[0]; thread 0")
     assert refused(source).sentence().endswith("wrote it at line 3, no barrier between")
@@ -91,7 +91,7 @@ def test_an_endless_loop_is_stopped_and_named(loop):
         ("const float* x", "const Matrix* x", "line 1: 'Matrix' does not name a type"),
     ],
 )
-def test_the_compiler_speaks_of_the_lines_of_the_text(before, after, words):
+def test_compiler_errors_use_the_lines_of_the_text(before, after, words):
     with pytest.raises(CompileError) as error:
         scale(SCALE.replace(before, after))
     assert words in str(error.value)
@@ -113,7 +113,7 @@ def test_arguments_that_do_not_fit_are_named(changes, words):
     assert words in str(error.value)
 
 
-def test_lines_are_the_texts_own_behind_what_it_includes():
+def test_lines_are_the_texts_own_after_its_includes():
     source = SCALE.replace(
         "y[i] = factor * x[i];", "{ float v[4]; load_vector(x + 4 * i, v); y[i] = v[0]; }"
     )
@@ -131,6 +131,6 @@ def test_an_impossible_launch_is_refused():
         run_cuda(SCALE, grid=1, block=2000, x=torch.zeros(1), y=output(1), n=1, factor=1.0)
 
 
-def test_what_was_not_touched_is_said():
+def test_an_untouched_buffer_is_named():
     with pytest.raises(ValueError, match="z: no access; scale touched x, y"):
         scale().moved("z")

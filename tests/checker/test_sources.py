@@ -1,4 +1,4 @@
-"""Kernels of notebook 12: the stubs are the registered ones, and nvcc takes them all."""
+"""Kernels of notebook 12: the stubs match the registered exercises, and nvcc accepts them all."""
 
 import ast
 import shutil
@@ -28,7 +28,7 @@ def cells():
 
 
 def texts(cell):
-    """The CUDA sources in a cell."""
+    """Return the CUDA sources in a cell."""
     constants = (node.value for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Constant))
     return [text for text in constants if isinstance(text, str) and "__\n" not in text
             and ("__global__" in text or "__device__" in text) and "{" in text]  # fmt: skip

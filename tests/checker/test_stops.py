@@ -1,4 +1,4 @@
-"""Texts that would end the process, or never end: each becomes a report or an error."""
+"""Kernels that would end the process, or never end: each becomes a report or an error."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""CUDA's own words, as a reader types them, mean on the CPU what they mean on a GPU."""
+"""CUDA's built-ins mean the same on the CPU as on a GPU."""
 
 import numpy
 import pytest
@@ -10,7 +10,7 @@ X = torch.tensor([0.0, -0.0, 1.5, -2.5, 1e-40, 3e38, torch.inf, -torch.inf] * 4)
 
 
 def compute(expression: str, x: torch.Tensor = X, dtype: torch.dtype = torch.float32):
-    """What every lane of a warp gets for an expression of its x and its lane."""
+    """Return what every lane of a warp computes for an expression of its x and its lane."""
     names = {torch.float32: "float", torch.int32: "int", torch.int64: "int64_t"}
     source = f"""
 __global__ void words(const {names[x.dtype]}* from, {names[dtype]}* to) {{
@@ -101,7 +101,7 @@ def test_lanes_compare_bits_and_order_signs():
     assert compute("__reduce_add_sync(0xffffffff, x)", signed, torch.int32).eq(-16).all()
 
 
-def test_shuffles_beyond_the_warp_give_the_own_value():
+def test_shuffles_beyond_the_warp_return_the_lanes_own_value():
     lanes = torch.arange(32.0)
     assert compute("__shfl_down_sync(0xffffffff, x, 40)", lanes).equal(lanes)
     assert compute("__shfl_up_sync(0xffffffff, x, -3)", lanes).equal(lanes)

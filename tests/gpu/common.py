@@ -1,7 +1,7 @@
-"""What the GPU's tests share: skip without one, poisoned memory, cases on the GPU, the oracle.
+"""Shared by the GPU tests: skip without a GPU, poisoned memory, cases on the GPU, the oracle.
 
-Without a GPU, tests/kernels/test_rehearsal.py runs most of them with the same bindings and kernels
-on the CPU; DEVICE is "cpu" then.
+Without a GPU, tests/kernels/test_rehearsal.py runs most tests with the same bindings and kernels on
+the CPU; DEVICE is then "cpu".
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.helpers import TOLERANCE, relative_error
 from tests.ops.expert_cases import Case, exact, random_case, with_ids
 
 DTYPES = [torch.float32, torch.bfloat16]
-LOADS = [0, 1, 63, 64, 65, 127, 129]  # rows of an expert: none, one, and around tiles
+LOADS = [0, 1, 63, 64, 65, 127, 129]  # rows per expert: none, one, and around tile sizes
 
 REHEARSAL = os.environ.get("MINI_MOE_REHEARSAL", "")  # the library of kernels on the CPU
 DEVICE = "cpu" if REHEARSAL else "cuda"
@@ -28,11 +28,11 @@ only_gpu = [
     ),
 ]
 needs_gpu = [] if REHEARSAL else only_gpu  # or the rehearsal
-no_rehearsal = pytest.mark.skipif(bool(REHEARSAL), reason="a GPU does this, a rehearsal can't")
+no_rehearsal = pytest.mark.skipif(bool(REHEARSAL), reason="needs a GPU, not a rehearsal")
 
 
 def poison() -> None:
-    """Leave NaN in what torch's allocator gives out next, in small blocks and in large ones."""
+    """Leave NaN in the memory that torch's allocator returns next, in small and large blocks."""
     sizes = [] if REHEARSAL else [1 << power for power in range(9, 24)]
     blocks = [
         torch.full((size // 4,), torch.nan, device=DEVICE) for size in sizes for _ in range(4)
@@ -41,7 +41,7 @@ def poison() -> None:
 
 
 def on_gpu(case: Case) -> Case:
-    """The same numbers as fresh leaves on the GPU."""
+    """Return the same values as new leaf tensors on the GPU."""
     tensors = [tensor.detach().to(DEVICE, copy=True) for tensor in case]
     return Case(*(t.requires_grad_(t.is_floating_point()) for t in tensors))
 
@@ -49,7 +49,7 @@ def on_gpu(case: Case) -> Case:
 def loaded_case(
     loads: list[int], top_k: int = 1, dtype=torch.float32, d_model: int = 64, d_expert: int = 48
 ) -> Case:
-    """Expert e is chosen loads[e] times; tokens come in mixed order."""
+    """Choose expert e loads[e] times, with tokens in mixed order."""
     experts = torch.arange(len(loads)).repeat_interleave(torch.tensor(loads))
     draw = torch.Generator().manual_seed(1)
     experts = experts[torch.randperm(len(experts), generator=draw)]
@@ -61,20 +61,20 @@ def loaded_case(
 
 
 def zipf_ids(tokens: int, top_k: int, experts: int) -> Tensor:
-    """Different experts a token; expert e is wanted like 1 / (e + 1)², so late ones stay idle."""
+    """Choose distinct experts per token, with weight 1 / (e + 1)², so late ones stay idle."""
     weights = torch.arange(1.0, experts + 1) ** -2
     draw = torch.Generator().manual_seed(3)
     return torch.multinomial(weights.expand(tokens, -1), top_k, generator=draw)
 
 
 def random_grad(case: Case) -> Tensor:
-    """A gradient of the output, on the CPU."""
+    """Return a gradient of the output, on the CPU."""
     draw = torch.Generator().manual_seed(2)
     return torch.randn(case.x.shape, generator=draw).to(case.x.dtype)
 
 
 def run(case: Case, grad: Tensor) -> list[Tensor]:
-    """Output and the four gradients, on the GPU, from poisoned memory."""
+    """Return the output and the four gradients on the GPU, starting from poisoned memory."""
     here = on_gpu(case)
     grad = grad.to(DEVICE)
     poison()
@@ -87,7 +87,7 @@ NAMES = ("output", "grad x", "grad gates", "grad gate_up_proj", "grad down_proj"
 
 
 def assert_exact(case: Case) -> list[Tensor]:
-    """The GPU's output and gradients are the definition's, within the table of tolerances."""
+    """Assert that the GPU's output and gradients match the definition within tolerance."""
     grad = random_grad(case)
     found = run(case, grad)
     for name, ours, theirs in zip(NAMES, found, exact(case, grad), strict=True):
@@ -98,6 +98,6 @@ def assert_exact(case: Case) -> list[Tensor]:
 
 
 def assert_same_bits(one: list[Tensor], two: list[Tensor]) -> None:
-    """Equal to the last bit."""
+    """Assert equality to the last bit."""
     for name, ours, theirs in zip(NAMES, one, two, strict=True):
         assert torch.equal(ours, theirs), name

@@ -1,4 +1,4 @@
-"""A pytest plugin: the GPU's tests with the CUDA bindings and kernels compiled for the CPU.
+"""A pytest plugin: run the GPU tests with the CUDA bindings and kernels compiled for the CPU.
 
     MINI_MOE_REHEARSAL=LIBRARY python -m pytest -p tests.gpu.rehearsal tests/gpu
 
@@ -15,7 +15,7 @@ from mini_moe.ops import compiled, experts, gate, stages  # noqa: E402
 
 
 def serves_experts(x, gates, n_experts) -> bool:
-    """As on CUDA; what only the CPU has stays with PyTorch, since WHY_NOT says off."""
+    """Behave as on CUDA; CPU-only operations stay with PyTorch, because WHY_NOT is set."""
     fits = x.dtype in compiled.DTYPES and gates.dtype in compiled.DTYPES
     return fits and n_experts <= compiled.MOST_EXPERTS_ON_CUDA
 

@@ -1,4 +1,4 @@
-"""Arguments that don't fit are named before anything runs; what lies in GPU memory can't hurt."""
+"""Bad arguments are named before anything runs; bad values in GPU memory do no harm."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_argument_of_the_layer_that_does_not_fit_is_named(name, change):
     with pytest.raises(RuntimeError, match=r"mini_moe: \w+: .*expected, got") as error:
         OPS.experts_forward(*(t.detach() for t in bad), True)
     mentioned = str(error.value).partition("mini_moe: ")[2].partition(":")[0]
-    # sizes are compared with those of the weights and ids, so the other side may be named
+    # sizes are compared with those of weights and ids, so the error may name the other side
     assert mentioned in {name, "x", "gates", "down_proj", "gate_up_proj"}
 
 
@@ -127,7 +127,7 @@ def test_every_tensor_of_a_step_must_be_on_the_gpu(name):
     ids=["descending", "too large", "negative", "huge"],
 )
 def test_offsets_that_do_not_fit_touch_no_foreign_memory(offsets):
-    """Numbers are then wrong, but no kernel fails, and the next one works as before."""
+    """Results are then wrong, but no kernel fails, and the next one works as before."""
     for name, position in (("grouped_swiglu", 2), ("grouped_gemm", 1), ("grouped_wgrad", 2)):
         arguments = list(calls()[name])
         arguments[position] = offsets.to(DEVICE)

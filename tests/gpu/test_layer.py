@@ -1,4 +1,4 @@
-"""The layer on a GPU against the definition in float64, over the edges of its shapes."""
+"""The layer on a GPU against the definition in float64, over edge cases of its shapes."""
 
 import pytest
 import torch
@@ -110,7 +110,7 @@ def test_sum_expands_its_gradient():
 
 
 def test_misaligned_rows_give_the_same_numbers():
-    """An address that is no multiple of 16 bytes takes the plain kernels."""
+    """An address that is not a multiple of 16 bytes uses the plain kernels."""
     case = on_gpu(random_case(70, 2, 4, 64, 32, torch.bfloat16))
     storage = torch.empty(70 * 64 + 1, dtype=torch.bfloat16, device=DEVICE)
     shifted = storage[1:].view(70, 64).copy_(case.x.detach())
@@ -141,7 +141,7 @@ def test_nan_of_one_token_stays_with_it_and_its_expert():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_choice_of_an_expert_that_does_not_exist_counts_nothing(dtype):
-    """Looking at ids would make the CPU wait; the kernels leave such a choice out instead."""
+    """Checking ids would make the CPU wait, so the kernels skip such a choice instead."""
     case = random_case(80, 3, 6, 64, 32, dtype)
     broken, kept = case.expert_ids.clone(), torch.ones(80, 3, dtype=torch.bool)
     for at, bad in [((3, 1), -1), ((5, 0), 6), ((5, 1), 2**40), ((5, 2), -(2**40)), ((79, 2), 7)]:

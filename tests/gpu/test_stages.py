@@ -1,4 +1,4 @@
-"""Each step on a GPU against the same step on the CPU, or in float64; rules."""
+"""Each stage on a GPU against the same stage on the CPU, or in float64; and the rules."""
 
 from types import SimpleNamespace
 
@@ -19,18 +19,18 @@ ROWS, EXPERTS = int(OFFSETS[-1]), len(LOADS)
 
 
 def normal(*shape, dtype=torch.float32, seed=0):
-    """On the CPU, each row about 1 long."""
+    """Return rows of length about 1, on the CPU."""
     draw = torch.Generator().manual_seed(seed)
     return (torch.randn(*shape, generator=draw) / shape[-1] ** 0.5).to(dtype)
 
 
 def there(*arguments):
-    """Tensors on the GPU; numbers pass."""
+    """Move tensors to the GPU; leave numbers alone."""
     return [t.to(DEVICE, copy=True) if isinstance(t, torch.Tensor) else t for t in arguments]
 
 
 def assert_same(operation, expected, *arguments):
-    """An operation on the GPU against `expected` in float64 on the CPU."""
+    """Compare an operation on the GPU with `expected` in float64 on the CPU."""
     here = there(*arguments)
     poison()
     output = operation(*here)
@@ -51,7 +51,7 @@ def by_expert(rows):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("widths", [(64, 48), (40, 24), (33, 65)], ids=str)
-def test_grouped_product_is_one_product_an_expert(dtype, transposed, widths):
+def test_grouped_product_is_one_product_per_expert(dtype, transposed, widths):
     k, n = widths
     b = normal(EXPERTS, n, k, dtype=dtype, seed=1)
     b = b if transposed else b.transpose(1, 2).contiguous()
@@ -141,7 +141,7 @@ GATES = [  # experts, top_k, groups, top_k_groups, two_best, softmax, normalise
 
 
 def apart(rows, columns):
-    """Every row holds -3 … 3 in another order: no two scores are so near that rounding decides."""
+    """Return rows of -3 … 3 in different orders: no scores are so close that rounding decides."""
     return torch.stack(
         [torch.linspace(-3, 3, columns)[torch.randperm(columns)] for _ in range(rows)]
     )
@@ -153,7 +153,7 @@ def apart(rows, columns):
 def test_gate_chooses_and_weighs_as_the_definition(settings, biased, dtype):
     experts, *rest = settings
     logits = apart(50, experts).to(dtype)
-    bias = 2.0 * torch.randperm(experts) if biased else None  # beyond what scores can differ
+    bias = 2.0 * torch.randperm(experts) if biased else None  # more than scores can differ
     here = logits.to(DEVICE, copy=True).requires_grad_()
     logits.requires_grad_()
     poison()
@@ -227,7 +227,7 @@ def test_stages_keep_the_rules_of_custom_operations(name):
 
 @pytest.mark.parametrize("name", stages.PRODUCTS)
 def test_stages_refuse_a_backward_pass(name):
-    """Torch would warn and leave the gradients out."""
+    """Torch alone would only warn and leave the gradients out."""
     arguments = calls()[name]
     arguments[0].requires_grad_()
     found = results(name, arguments)[0]

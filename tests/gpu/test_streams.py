@@ -1,4 +1,4 @@
-"""Nothing waits for the GPU: graphs, streams and devices, and sizes that only a GPU can hold."""
+"""The host never waits for the GPU: graphs, streams, devices, and sizes that need a GPU."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ pytestmark = only_gpu
 
 
 def both_ways(case, grad):
-    """Output and gradients, with nothing between them."""
+    """Return output and gradients, with nothing between the passes."""
     output = moe_experts(*case)
     return [output.detach(), *torch.autograd.grad(output, case.leaves, grad)]
 
@@ -66,7 +66,7 @@ def test_graph_replays_with_other_numbers_and_another_routing(dtype):
 
 
 def test_work_goes_to_the_current_stream():
-    """The input is written late on another stream: whoever does not wait for it reads NaN."""
+    """The input is written late on another stream: a kernel that does not wait reads NaN."""
     case = random_case(300, 4, 16, 64, 32, torch.bfloat16)
     grad = random_grad(case).to(DEVICE)
     expected = run(case, grad)
@@ -85,7 +85,7 @@ def test_work_goes_to_the_current_stream():
     assert_same_bits(found, expected)
 
 
-def test_second_device_is_used_where_tensors_lie_there():
+def test_second_device_is_used_if_tensors_are_there():
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     case = random_case(100, 4, 16, 64, 32)
@@ -100,7 +100,7 @@ def test_second_device_is_used_where_tensors_lie_there():
 
 
 def test_rows_beyond_two_to_the_31_elements():
-    """40,000 rows of 65,536: the last ones are right."""
+    """With 40,000 rows of 65,536, the last ones are right."""
     if torch.cuda.mem_get_info()[0] < 12 * 2**30:
         pytest.skip("needs 12 GB")
     rows, width = 40_000, 1 << 16

@@ -1,4 +1,4 @@
-"""The kernels, compiled once a session with g++ for the CPU and its checker."""
+"""Compile the kernels once per session, with g++, for the CPU and its checker."""
 
 from pathlib import Path
 

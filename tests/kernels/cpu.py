@@ -1,4 +1,4 @@
-"""What the tests of the compiled CPU kernels share: skip without them, every instruction set."""
+"""Shared by the tests of the compiled CPU kernels: skip without them, every instruction set."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ needs_library = pytest.mark.skipif(bool(compiled.WHY_NOT), reason=f"no library: 
 
 @contextmanager
 def instructions(name: str) -> Iterator[None]:
-    """Compute with one instruction set; skipped where this machine lacks it."""
+    """Compute with one instruction set; skip if this machine lacks it."""
     if not torch.ops.mini_moe.use_instruction_set(name):
         pytest.skip(f"no {name} here")
     try:
@@ -26,7 +26,7 @@ def instructions(name: str) -> Iterator[None]:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """So many threads for torch and for the kernels."""
+    """Set the number of threads for torch and for the kernels."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -1,4 +1,4 @@
-"""What the tests of the grouped products share: rows sorted by expert, and what to expect."""
+"""Shared by the tests of the grouped products: rows sorted by expert, and expected results."""
 
 import torch
 
@@ -17,12 +17,12 @@ def random(*shape, dtype):
 
 
 def some_rows(n_rows, n_source_rows):
-    """An index with repeats, and with numbers on either side that name no row."""
+    """Return an index with repeats, and with values out of range on either side."""
     return torch.randint(-2, n_source_rows + 2, (n_rows,))
 
 
 def taken(source, index, n_rows):
-    """Rows in fp32 as a kernel should see them: zeros where the index names none."""
+    """Return rows in fp32 as a kernel should see them: zeros if the index is out of range."""
     if index is None:
         return source[:n_rows].float()
     exists = (index >= 0) & (index < len(source))
@@ -30,7 +30,7 @@ def taken(source, index, n_rows):
 
 
 def products(rows, weights, offsets):
-    """[rows, n]: every row times its expert's matrix [k, n]; zeros behind all experts."""
+    """Return [rows, n]: every row times its expert's matrix [k, n]; zeros past the last expert."""
     out = torch.zeros(len(rows), weights.shape[-1])
     for e in range(len(weights)):
         here = slice(offsets[e], offsets[e + 1])
@@ -39,7 +39,7 @@ def products(rows, weights, offsets):
 
 
 def inputs(kernels, **tensors):
-    """Read-only copies in watched memory, null for None."""
+    """Copy tensors into watched memory, read-only; null for None."""
     return [None if t is None else kernels.input(name, t) for name, t in tensors.items()]
 
 
@@ -52,7 +52,7 @@ def type_of(tensor):
 
 
 def uses_every_byte(traffic, buffers):
-    """Every sector that moves is used, and shared memory has no bank conflict."""
+    """Assert that every sector moved is fully used and shared memory has no bank conflicts."""
     moved = [t for t in traffic if t.buffer in buffers]
     assert {t.buffer for t in moved} == set(buffers)
     assert all(t.sectors == t.best_sectors for t in moved)

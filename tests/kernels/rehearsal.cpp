@@ -1,6 +1,6 @@
-// The CUDA bindings in front of CPU tensors: kernels/cuda/*.cpp as they are, with the CPU's names in
-// place of CUDA's. Linked with the kernels as g++ compiles them, torch.ops.mini_moe then runs the
-// real bindings and the real kernels without a GPU.
+// The CUDA bindings for CPU tensors: kernels/cuda/*.cpp unchanged, with the CPU's names in place of
+// CUDA's. Linked with the kernels compiled by g++, torch.ops.mini_moe then runs the real bindings
+// and the real kernels without a GPU.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -23,7 +23,7 @@ struct NoGuard {
 
 void* mini_moe::cuda::current_stream(int32_t) { return nullptr; }
 
-// What kernels/cpu/bindings.cpp registers for the CPU.
+// The operations that kernels/cpu/bindings.cpp registers for the CPU.
 namespace mini_moe {
 
 const char* instruction_set() { return "rehearsal"; }

@@ -1,5 +1,5 @@
-// In place of kernels/checker/memory.cpp where kernels work on torch's own memory, which nobody
-// watches: copies are made, asynchronous ones late, and addresses must be multiples of their size.
+// Replaces kernels/checker/memory.cpp if kernels work on torch's own memory, which is not watched:
+// copies are done, asynchronous ones late, and addresses must be multiples of the access size.
 #include <cstring>
 #include <deque>
 
@@ -14,7 +14,7 @@ struct Copy {
   int group;  // how many commits came after it; -1 before its own
 };
 
-std::deque<Copy> copies[1024];  // of each thread, oldest first
+std::deque<Copy> copies[1024];  // per thread, oldest first
 }  // namespace
 
 void touch(const void* pointer, size_t bytes, Access, const void* site) {
@@ -36,7 +36,7 @@ void update(void* p, size_t, void (*change)(void*, void*), void* operands) { cha
 void copy_later(void* to, const void* from, size_t bytes) {
   touch(from, bytes, Access::read, nullptr);
   touch(to, bytes, Access::write, nullptr);
-  memset(to, 0xff, bytes);  // NaN until somebody waits
+  memset(to, 0xff, bytes);  // NaN until a wait
   copies[here.thread].push_back({(char*)to, (const char*)from, bytes, -1});
 }
 

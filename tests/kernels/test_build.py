@@ -14,7 +14,7 @@ from tests.kernels.cpu import needs_library
 
 @pytest.fixture
 def build():
-    """kernels/build.py as a module."""
+    """Load kernels/build.py as a module."""
     return load_build()
 
 
@@ -52,7 +52,7 @@ def test_library_that_cannot_be_loaded_is_explained(tmp_path, monkeypatch):
 
 
 def damaged_copies(whole: bytes) -> dict[str, bytes]:
-    """What a library may look like after a copy that failed."""
+    """Yield the states that a failed copy may leave a library in."""
     shares = [0, 0.001, 0.01, 0.1, 0.25, 0.5, 0.85, 0.95, 0.99, 0.999]
     copies = {f"cut at {share}": whole[: int(len(whole) * share)] for share in shares}
     copies |= {f"without the last {n}": whole[:-n] for n in (1, 51, 52, 53, 4096)}
@@ -61,7 +61,7 @@ def damaged_copies(whole: bytes) -> dict[str, bytes]:
     copies["zeros to the end"] = whole[:half] + bytes(len(whole) - half)
     copies["another size"] = body + sealed.replace(b"%012d" % len(body), b"%012d" % (len(body) + 1))
     copies["cut, but for its seal"] = body[:half] + sealed
-    copies["more behind it"] = whole + b"\n"
+    copies["more after it"] = whole + b"\n"
     return copies
 
 

@@ -1,4 +1,4 @@
-"""The checker finds what is planted, names its line, and is silent about clean kernels."""
+"""The checker finds planted errors, names their lines, and is silent about clean kernels."""
 
 import re
 from pathlib import Path
@@ -61,7 +61,7 @@ WRONG = [  # the kind of report, the kernel, its third argument
 
 
 def marked_lines(kernel: str) -> tuple[set[str], set[str]]:
-    """The places marked HERE in a planted kernel, and those marked AND HERE."""
+    """Return the places marked HERE in a planted kernel, and those marked AND HERE."""
     for path in PLANTED.glob("*.cu"):
         lines = path.read_text().splitlines()
         if f"__global__ void {kernel}_kernel" in path.read_text():

@@ -11,7 +11,7 @@ TOLERANCE = {torch.float32: dict(atol=1e-5, rtol=1e-5), torch.bfloat16: dict(ato
 
 
 def oracle(y, place, gates):
-    """One token, one choice at a time."""
+    """Sum one token, one choice at a time."""
     out = torch.zeros(len(place), y.shape[1])
     for t, row in enumerate(place):
         for k, r in enumerate(row):
@@ -64,7 +64,7 @@ def test_every_top_k(kernels, top_k, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("d_model", [1, 2, 7, 8, 12, 63, 130, 1024, 2056])
 def test_every_width(kernels, d_model, dtype):
-    """Widths that fill vectors of 16 bytes and others; shorter and longer than a block."""
+    """Widths that fill 16-byte vectors and that don't; shorter and longer than a block."""
     y, rows, gates = case(distinct(5, 2, 6), 6, d_model, dtype)
     assert_forward(kernels, y, rows, gates)
 
@@ -106,7 +106,7 @@ def test_smallest(kernels, tokens):
 
 
 def test_more_than_two_to_the_31_elements(kernels):
-    """A row behind element 2^31; only the pages that are touched exist."""
+    """Use a row past element 2^31; only touched pages exist."""
     d_model, n_rows = 1 << 16, (1 << 15) + 8
     y = kernels.buffer("y", (n_rows, d_model), torch.bfloat16, writable=True, written=False)
     row = n_rows - 2
@@ -128,7 +128,7 @@ def test_order_of_threads_and_blocks_does_not_matter(kernels):
 
 
 def test_rows_are_read_and_written_whole(kernels):
-    """Every sector that moves is used: 16 bytes a lane, side by side."""
+    """Every sector moved is used: 16 bytes per lane, contiguous."""
     y, rows, gates = case(distinct(16, 2, 4), 4, 256, torch.bfloat16)
     out = kernels.output("out", (16, 256), torch.bfloat16)
     traffic = kernels.recorded(

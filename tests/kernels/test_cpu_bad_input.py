@@ -1,4 +1,4 @@
-"""Arguments that don't fit are named, with what was expected and what came."""
+"""Errors name the bad argument, what was expected and what it got."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_argument_that_does_not_fit_is_named_by_the_library(name, value):
     with pytest.raises(RuntimeError, match=r"mini_moe: \w+: .*expected, got") as error:
         torch.ops.mini_moe.experts_forward(*arguments(name, value), True)
     mentioned = str(error.value).partition("mini_moe: ")[2].partition(":")[0]
-    # sizes are compared with those of the weights and ids, so the other side may be named
+    # sizes are compared with those of weights and ids, so the error may name the other side
     assert mentioned in {name, "x", "gates", "down_proj", "gate_up_proj"}
 
 

@@ -1,4 +1,4 @@
-"""What a block is made of beside its experts: attention, norms, activation, loss."""
+"""A block's operations besides its experts: attention, norms, activation, loss."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ ONE_OF_EACH = [
 
 
 def evaluate(function, leaves):
-    """The output, and gradients of a loss in which every element counts differently."""
+    """Return the output, and gradients of a loss that weights every element differently."""
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     output = function(*leaves)
     weights = torch.linspace(0.5, -1, output.numel()).view(output.shape)
@@ -166,7 +166,7 @@ def test_kernel_compiles_without_a_break(make, shape):
         assert relative_error(one, two) <= TOLERANCE[torch.float32]
 
 
-def test_odd_shapes_are_torchs():
+def test_odd_shapes_are_left_to_torch():
     with without_shape_hook(), pytest.raises(RuntimeError, match="must match the size"):
         ops.normalise(torch.randn(3, 2, 4), torch.ones(5), 1e-6)
     assert ops.linear(torch.zeros(9, 0), torch.zeros(3, 0)).shape == (9, 3)
@@ -217,7 +217,7 @@ def test_no_rows_leave_a_gradient_of_zeros():
     assert grads[0].shape == (0, 5) and not grads[1].any()
 
 
-def test_logits_without_end_give_the_losses_that_torch_gives():
+def test_infinite_logits_give_the_losses_that_torch_gives():
     logits = torch.randn(5, 20)
     logits[0, 3] = torch.inf
     logits[1, 4] = -torch.inf

@@ -10,18 +10,18 @@ from tests.ops.expert_cases import Case, dumb_forward, exact, random_case, with_
 
 pytestmark = needs_library
 DTYPES = [torch.float32, torch.bfloat16]
-LOADS = [0, 1, 63, 64, 65, 127, 129]  # tokens of an expert: none, one, and around tiles
+LOADS = [0, 1, 63, 64, 65, 127, 129]  # tokens per expert: none, one, and around tile sizes
 
 
 @pytest.fixture(params=NAMES)
 def instruction_set(request):
-    """Each that this machine has."""
+    """Run with each instruction set that this machine has."""
     with instructions(request.param):
         yield request.param
 
 
 def loaded_case(loads: list[int], top_k: int = 1, dtype=torch.float32, d_model=40, d_expert=24):
-    """Expert e is chosen loads[e] times; tokens come in mixed order."""
+    """Choose expert e loads[e] times, with tokens in mixed order."""
     experts = torch.arange(len(loads)).repeat_interleave(torch.tensor(loads))
     draw = torch.Generator().manual_seed(1)
     experts = experts[torch.randperm(len(experts), generator=draw)]
@@ -33,7 +33,7 @@ def loaded_case(loads: list[int], top_k: int = 1, dtype=torch.float32, d_model=4
 
 
 def run(case: Case, grad: torch.Tensor) -> list[torch.Tensor]:
-    """Output and the four gradients, straight from the library."""
+    """Return the output and the four gradients, straight from the library."""
     plain = [tensor.detach() for tensor in case]
     output, saved = torch.ops.mini_moe.experts_forward(*plain, True)
     return [output, *torch.ops.mini_moe.experts_backward(grad, *plain, saved)]

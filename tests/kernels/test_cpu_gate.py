@@ -79,7 +79,7 @@ def test_every_instruction_set_scores_alike(name):
 
 
 @pytest.mark.parametrize("groups", [(1, 1), (4, 2)])
-def test_of_equals_the_lower_id_wins(groups):
+def test_ties_go_to_the_lower_id(groups):
     _, ids, *_ = gate(torch.zeros(3, 16), None, settings((16, 5, *groups)))
     assert ids.tolist() == [[0, 1, 2, 3, 4]] * 3
 

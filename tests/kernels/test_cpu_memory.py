@@ -1,4 +1,4 @@
-"""Memory of the compiled CPU kernels: given back when asked, and missed with our own words."""
+"""Memory of the compiled CPU kernels: released on request, and a clear error if there is none."""
 
 import subprocess
 import sys
@@ -11,11 +11,11 @@ from mini_moe.ops import compiled
 from tests.kernels.cpu import needs_library, threads
 
 pytestmark = needs_library
-LARGE = (64, 1024, 2048)  # tokens, d_model, d_expert: some 30 MB of packed weights a thread
+LARGE = (64, 1024, 2048)  # tokens, d_model, d_expert: some 30 MB of packed weights per thread
 
 
 def run_experts(tokens: int, d_model: int, d_expert: int) -> torch.Tensor:
-    """One expert's layer, forward."""
+    """Run the forward pass of a layer with one expert."""
     x, ids, gates = (
         torch.ones(tokens, d_model),
         torch.zeros(tokens, 1).long(),

@@ -1,4 +1,4 @@
-"""The compiled stages one by one: against plain PyTorch, and against the rules of operations."""
+"""The compiled stages one by one: against plain PyTorch, and the rules of custom operations."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_fused_gate_and_up_are_two_products_and_an_activation(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("transposed", [True, False])
-def test_grouped_product_is_one_product_an_expert(dtype, transposed):
+def test_grouped_product_is_one_product_per_expert(dtype, transposed):
     a, b = normal(ROWS, 40, dtype=dtype), normal(len(LOADS), 40, 24, dtype=dtype, seed=1)
     b = b.transpose(1, 2).contiguous() if transposed else b
     matrices = b.transpose(1, 2) if transposed else b
@@ -110,7 +110,7 @@ def test_stages_keep_the_rules_of_custom_operations(name):
 
 @pytest.mark.parametrize("name", stages.PRODUCTS)
 def test_stages_refuse_a_backward_pass(name):
-    """Torch would warn and leave the gradients out."""
+    """Torch alone would only warn and leave the gradients out."""
     arguments = calls()[name]
     arguments[0].requires_grad_()
     found = getattr(OPS, name)(*arguments)

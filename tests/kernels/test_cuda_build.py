@@ -1,4 +1,4 @@
-"""One library for CPU and CUDA: what it needs, where it loads, what happens without nvcc."""
+"""One library for CPU and CUDA: its dependencies, where it loads, and builds without nvcc."""
 
 import importlib.util
 import re
@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 
 @pytest.fixture
 def build(monkeypatch, tmp_path):
-    """kernels/build.py as a module that writes into a folder of the test."""
+    """Load kernels/build.py as a module that writes into the test's own folder."""
     spec = importlib.util.spec_from_file_location("kernels_build", compiled.SOURCES / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,7 +35,7 @@ def build(monkeypatch, tmp_path):
 
 @pytest.fixture
 def library(build):
-    """Writes a library that says so of itself, for the questions of build.py."""
+    """Return a function that writes a fake library with these marks, for build.py to read."""
 
     def write(stamp: str, cuda: str):
         marks = [compiled.MARK + stamp.encode(), compiled.CUDA_MARK + cuda.encode()]
@@ -46,7 +46,7 @@ def library(build):
 
 
 def program(folder: Path, name: str, text: str, code: int = 0) -> str:
-    """A shell script that says `text` where errors go."""
+    """Write a shell script that prints `text` to stderr."""
     path = folder / name
     path.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit {code}\n")
     path.chmod(0o755)
@@ -54,7 +54,7 @@ def program(folder: Path, name: str, text: str, code: int = 0) -> str:
 
 
 def dynamic_symbols(*options: str) -> list[str]:
-    """What the library asks of others, or offers, as nm prints it."""
+    """Return the symbols that the library needs or defines, as nm prints them."""
     if not shutil.which("nm"):
         pytest.skip("no nm here")
     command = ["nm", "-D", *options, str(compiled.LIBRARY)]
@@ -67,7 +67,7 @@ def dynamic_symbols(*options: str) -> list[str]:
 @needs_library
 @needs_compiler
 def test_every_function_asked_of_torch_was_there_in_2_11(tmp_path):
-    """Torch's header, read as of 2.11, hides what came later."""
+    """Torch's header, read as version 2.11, hides later additions."""
     (tmp_path / "ask.cpp").write_text("#include <torch/csrc/stable/c/shim.h>\n")
     command = ["g++", "-std=c++20", "-E", "-I", str(HEADERS), str(tmp_path / "ask.cpp")]
     command += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]
@@ -82,14 +82,14 @@ def test_every_function_asked_of_torch_was_there_in_2_11(tmp_path):
 
 @needs_library
 def test_library_asks_for_an_old_c_library():
-    """Of 2021, so that it may be built here and used elsewhere."""
+    """A library built here needs a C library no newer than 2021's, so it runs elsewhere."""
     versions = re.findall(r"@GLIBC_([\d.]+)", "\n".join(dynamic_symbols("--undefined-only")))
     assert max(tuple(map(int, version.split("."))) for version in versions) <= (2, 34)
 
 
 @needs_cuda_part
 def test_cuda_runtime_stays_inside():
-    """Torch brings its own: neither may answer for the other."""
+    """Torch has its own runtime: neither may resolve the other's symbols."""
     names = {line.split()[-1] for line in dynamic_symbols()}
     runtime = {name for name in names if re.match(r"_*(cuda|cu[A-Z])", name)}
     assert runtime == set()
@@ -97,7 +97,7 @@ def test_cuda_runtime_stays_inside():
 
 
 def needed() -> list[str]:
-    """The libraries that must be there for this one to load."""
+    """Return the shared libraries that this one needs to load."""
     if not shutil.which("objdump"):
         pytest.skip("no objdump here")
     command = ["objdump", "-p", str(compiled.LIBRARY)]
@@ -142,7 +142,7 @@ print(asker.asked(0), asker.asked(3), asker.asked(9), asker.weak_symbol())
 @needs_compiler
 @pytest.mark.parametrize(("torch_cuda", "said"), [("with", "1000 1003 -1 0"), ("no", "-1 -1 -1 0")])
 def test_stream_is_found_where_torch_keeps_its_libraries_to_itself(tmp_path, torch_cuda, said):
-    """Python loads libraries for themselves alone: a weak symbol is null even beside its owner."""
+    """Python loads libraries privately: a weak symbol is null even if its owner is loaded."""
     for name, text, extra in [
         ("libtorch_cuda", FAKE_TORCH, ["-Wl,-soname,libtorch_cuda.so"]),
         ("asker", ASKER, ["-std=c++20"]),
@@ -225,9 +225,9 @@ def test_kernel_that_spills_registers_fails_the_build(build, monkeypatch, capsys
         ("abc: sm_80, sm_90a", "", True),  # built elsewhere with nvcc, used here without
         ("abc: sm_80, sm_90a", "def", True),
         (": none: no nvcc here", "", True),
-        (": none: no nvcc here", "def", False),  # nvcc came later
-        ("abc: none: nvcc says: error", "def", False),  # and so did another nvcc
-        ("def: none: nvcc says: error", "def", True),  # no use to try again
+        (": none: no nvcc here", "def", False),  # nvcc was installed later
+        ("abc: none: nvcc says: error", "def", False),  # and a different nvcc
+        ("def: none: nvcc says: error", "def", True),  # no point in trying again
     ],
 )
 def test_machine_that_gains_nvcc_builds_again(build, library, in_library, tools_here, current):

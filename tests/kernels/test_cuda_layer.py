@@ -1,6 +1,6 @@
-"""The layer launcher by launcher, as kernels/cuda/experts.cpp calls them, in watched memory.
+"""The layer, launcher by launcher, as kernels/cuda/experts.cpp calls them, in watched memory.
 
-What one kernel leaves unwritten no later one may read, also where ids name no expert.
+No kernel may read what an earlier one left unwritten, even if ids name no expert.
 """
 
 import pytest
@@ -117,7 +117,7 @@ def test_any_number_of_choices(kernels, top_k, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [-1, 7, 2**40, -(2**62)])
 def test_choice_of_an_expert_that_does_not_exist_counts_nothing(kernels, bad, dtype):
-    """Its row is nobody's; no kernel reads what was not written."""
+    """Its row belongs to no expert, and no kernel reads unwritten memory."""
     case = random_case(70, 3, 7, 24, 16, dtype)
     broken, kept = case.expert_ids.clone(), torch.ones(70, 3, dtype=torch.bool)
     for at in ((0, 0), (3, 1), (5, 0), (5, 1), (5, 2), (69, 2)):

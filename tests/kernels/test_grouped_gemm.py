@@ -1,4 +1,4 @@
-"""The compiled grouped product equals one matrix product an expert, and touches nothing else."""
+"""The compiled grouped product equals one matrix product per expert, and touches nothing else."""
 
 import ctypes
 
@@ -25,7 +25,7 @@ TRANSPOSED = pytest.mark.parametrize("transposed", [False, True])
 
 
 def run(kernels, a, a_row, b, offsets, n_rows, transposed, configuration=-1, call=None):
-    """(out, what `call` returns); `a` may lie in watched memory already."""
+    """Return (out, the result of `call`); `a` may already be in watched memory."""
     experts, k, n = b.shape
     weights = b.mT.contiguous() if transposed else b
     out = kernels.output("out", (n_rows, n), a.dtype)
@@ -93,8 +93,8 @@ class TestBothTypes:
         assert_product(kernels, counts, 8, 8, transposed, dtype=dtype, behind=1)
 
     @pytest.mark.parametrize("behind", [0, 1, 12, 70])
-    def test_few_rows_for_many_experts_get_a_block_a_row(self, kernels, behind, transposed, dtype):
-        """As in decoding: 256 experts, and rows of one go past a tile of any height."""
+    def test_few_rows_for_many_experts_get_one_block_each(self, kernels, behind, transposed, dtype):
+        """As in decoding: 256 experts, one of which has more rows than any tile."""
         counts = [0] * 256
         counts[0], counts[7], counts[8], counts[255] = 2, 16, 1, 130
         assert_product(kernels, counts, 16, 8, transposed, dtype=dtype, behind=behind)
@@ -120,7 +120,7 @@ class TestBothTypes:
         [0, -7, 40, 99],
         [5, 5, 12, 12],
         [-(2**62), 2**62, 3, -1],
-        [4, *[9] * 5, 2, *[-1] * 6, 2**62, *[12] * 6],  # a block a row
+        [4, *[9] * 5, 2, *[-1] * 6, 2**62, *[12] * 6],  # a block per row
     ],
     ids=str,
 )
@@ -134,7 +134,7 @@ def test_offsets_that_do_not_fit_stay_inside_the_buffers(kernels, offsets, trans
             "grouped_gemm", a_, type_of(a), None, 12, b_, offsets_, out, 12, experts, 16, 24,
             transposed,
         )  # fmt: skip
-    except AssertionError as error:  # two experts may claim one row: a race, but in its own place
+    except AssertionError as error:  # two experts may claim one row: a race, but inside the buffer
         assert {report.kind for report in error.reports} == {"race"}
 
 
@@ -157,8 +157,8 @@ def test_misaligned_buffers_take_the_plain_kernel(kernels, moved):
 
 
 @TRANSPOSED
-def test_weights_behind_element_two_to_the_31(kernels, transposed):
-    """The last of 514 experts; only the pages that are touched exist."""
+def test_weights_past_element_two_to_the_31(kernels, transposed):
+    """Use the last of 514 experts; only touched pages exist."""
     experts, k, n = 514, 2048, 2048
     shape = (experts, n, k) if transposed else (experts, k, n)
     b = kernels.buffer("b", shape, torch.bfloat16, writable=True, written=False)
@@ -179,7 +179,7 @@ def test_weights_behind_element_two_to_the_31(kernels, transposed):
 
 
 @TRANSPOSED
-def test_source_rows_behind_element_two_to_the_31(kernels, transposed):
+def test_source_rows_past_element_two_to_the_31(kernels, transposed):
     n_source, k = (1 << 20) + 8, 1 << 11
     a = kernels.buffer("a", (n_source, k), torch.bfloat16, writable=True, written=False)
     row = n_source - 2
@@ -232,11 +232,11 @@ def test_there_are_as_many_configurations_as_are_tested(kernels):
     assert kernels.library.grouped_gemm_configurations() == len(CONFIGURATIONS)
 
 
-WIDE = {  # matrices, height, width, depth: whether tiles of 128 × 256 are taken
+WIDE = {  # matrices, height, width, depth: whether 128 × 256 tiles are used
     (8, 4096, 7168, 2048): True,
     (64, 2048, 2048, 4096): True,
     (8, 4096, 7168, 2040): False,  # a shallow product ends before the wide tiles pay
-    (8, 4096, 128, 4096): False,  # half of each tile would lie outside
+    (8, 4096, 128, 4096): False,  # half of each tile would be outside
     (8, 4096, 7168 + 128, 2048): False,
     (1, 4096, 4096, 4096): False,  # fewer tiles than four rounds
     (256, 127, 7168, 2048): False,  # no tile would be full
@@ -244,7 +244,7 @@ WIDE = {  # matrices, height, width, depth: whether tiles of 128 × 256 are take
 
 
 @pytest.mark.parametrize(("sizes", "wide"), WIDE.items(), ids=str)
-def test_wide_tiles_are_taken_for_large_products_alone(chooser, sizes, wide):
+def test_wide_tiles_are_used_only_for_large_products(chooser, sizes, wide):
     assert bool(chooser(*map(ctypes.c_int64, sizes))) == wide
 
 

@@ -23,7 +23,7 @@ CONFIGURATIONS = range(4)
 
 
 def run(kernels, x, token, gate_up, offsets, n_rows, *, save=True, configuration=-1, call=None):
-    """(hidden, saved or None, what `call` returns)."""
+    """Return (hidden, saved or None, the result of `call`)."""
     experts, _, d_expert, d_model = gate_up.shape
     hidden = kernels.output("hidden", (n_rows, d_expert), x.dtype)
     saved = kernels.output("saved", (n_rows, 2 * d_expert), x.dtype) if save else None
@@ -90,7 +90,7 @@ class TestBothTypes:
         assert_swiglu(kernels, counts, 8, 8, dtype=dtype, behind=behind, save=save)
 
     def test_large_and_infinite_gates(self, kernels, dtype):
-        """silu(±inf): inf above, 0 · inf = NaN below, as torch has it."""
+        """silu(±inf): inf above, 0 · inf = NaN below, as in torch."""
         x = torch.tensor([[200.0], [-200.0], [float("inf")], [float("nan")]]).to(dtype)
         gate_up = torch.ones(1, 2, 8, 1).to(dtype)
         hidden, *_ = run(kernels, x, None, gate_up, offsets_of([4]), 4)

@@ -1,4 +1,4 @@
-"""The compiled weight gradients equal one product aᵀ b an expert; without rows they are zero."""
+"""The compiled weight gradients equal one product aᵀ b per expert, zero without rows."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ INDEXED = [(False, False), (True, False), (False, True), (True, True)]
 
 
 def run(kernels, a, a_row, b, b_row, offsets, n_rows, *, configuration=-1, call=None):
-    """(out, what `call` returns); `a` may lie in watched memory already."""
+    """Return (out, the result of `call`); `a` may already be in watched memory."""
     experts, m, n = len(offsets) - 1, a.shape[1], b.shape[1]
     out = kernels.output("out", (experts, m, n), a.dtype)
     a_row_, b_, b_row_, offsets_ = inputs(kernels, a_row=a_row, b=b, b_row=b_row, offsets=offsets)
@@ -116,7 +116,7 @@ def test_misaligned_buffers_take_the_plain_kernel(kernels):
     assert_close(out, expected_of(a, None, b, None, offsets_of([5]), 5))
 
 
-def test_source_rows_behind_element_two_to_the_31(kernels):
+def test_source_rows_past_element_two_to_the_31(kernels):
     n_a, m = (1 << 22) + 8, 1 << 9
     a = kernels.buffer("a", (n_a, m), torch.bfloat16, writable=True, written=False)
     row = n_a - 2

@@ -1,4 +1,4 @@
-"""The checker on our own kernels: without any one of their barriers or waits, tests would fail."""
+"""Mutation tests of the kernels: the checker notices if any one barrier or wait is removed."""
 
 import re
 
@@ -19,18 +19,18 @@ def without_barrier(start):
 
 
 @pytest.mark.parametrize("number", range(len(BARRIERS)))
-def test_every_barrier_of_the_sort_is_missed_when_it_is_gone(build_folder, number):
+def test_removing_any_barrier_of_the_sort_is_reported(build_folder, number):
     mutant = build_folder / f"sort_rows_{number}.cu"
     mutant.write_text(without_barrier(BARRIERS[number]))
     kernels = build([mutant], build_folder, f"mutant{number}")
     with pytest.raises(CheckerError) as error:
         assert_same_order(kernels, distinct(700, 4, 40, skew=1.0), 40)
         assert_same_order(kernels, torch.zeros(600, 1, dtype=torch.long), 1)
-    assert error.value.reports[0].kind in ("race", "unwritten")  # what follows is its consequence
+    assert error.value.reports[0].kind in ("race", "unwritten")  # later reports are consequences
     kernels.release()
 
 
-PIPELINE = {  # what is wrong with the copies and products of tensor_core_tiles.cuh
+PIPELINE = {  # mutations of the copies and products in tensor_core_tiles.cuh
     "no wait for the next step": ("  wait_for_async_copies<kAhead - 1>();", ""),
     "a wait for too few copies": ("copies<kAhead - 1>", "copies<kAhead>"),
     "no barrier between steps": ("    __syncthreads();\n  };", "  };"),
@@ -43,7 +43,7 @@ PIPELINE = {  # what is wrong with the copies and products of tensor_core_tiles.
 }  # fmt: skip
 PLAIN = {
     "no barrier before the products": ("    __syncthreads();\n#pragma", "#pragma"),
-    "no barrier after the products": ("    __syncthreads();  // nobody", "    // nobody"),
+    "no barrier after the products": ("    __syncthreads();  // no thread", "    // no thread"),
 }
 MUTANTS = [
     (header, name, *change)
@@ -67,7 +67,7 @@ def test_every_error_in_the_grouped_products_is_found(build_folder, header, name
     with pytest.raises(CheckerError) as error:
         if header == "plain_tiles.cuh":
             assert_swiglu(kernels, [20], 24, 8, dtype=torch.float32)
-        else:  # 10 steps end with copies on their way into the memory that the result takes
+        else:  # after 10 steps, copies are still pending into the memory used for the result
             assert_swiglu(kernels, [130], 320, 72, configuration=2)
     assert error.value.reports[0].kind in ("race", "unwritten")
     kernels.release()

@@ -53,7 +53,7 @@ def program(tmp_path_factory):
 
 
 def run(program, throws: int, after: int) -> tuple[int, int]:
-    """How many pieces were done, and how many threads got the error."""
+    """Return how many pieces were done, and how many threads got the error."""
     command = [program, str(throws), str(after)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return tuple(map(int, done.stdout.split()))

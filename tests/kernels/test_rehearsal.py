@@ -1,8 +1,8 @@
 """The tests for GPUs, run with the CUDA bindings and kernels on the CPU.
 
-g++ compiles kernels/cuda/*.cpp in front of CPU tensors (rehearsal.cpp) and kernels/*.cu with the
-checker's threads but without its watch over memory; in a process of its own that library takes the
-place of the usual one, and tests/gpu/ runs on it.
+g++ compiles kernels/cuda/*.cpp for CPU tensors (rehearsal.cpp), and kernels/*.cu with the checker's
+threads but without its memory checks. A separate process loads that library in place of the usual
+one and runs tests/gpu/ on it.
 """
 
 import os
@@ -26,7 +26,7 @@ LAUNCHERS = ["-std=c++17", "-x", "c++", "-fno-gnu-unique", "-fno-exceptions"]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """The path of the library that the rehearsal loads."""
+    """Build the library that the rehearsal loads, and return its path."""
     if why_not():
         pytest.skip(why_not())
     folder = tmp_path_factory.mktemp("rehearsal")
@@ -62,7 +62,7 @@ def test_tests_for_gpus_pass_without_one(library):
 
 
 def test_launchers_are_declared_as_they_are_written(tmp_path):
-    """Two declarations of one C function that differ are an error, wherever they stand."""
+    """Conflicting declarations of one C function are an error, wherever they are."""
     if why_not():
         pytest.skip(why_not())
     for source in sorted(KERNELS.glob("*.cu")):

@@ -1,6 +1,6 @@
-"""What nvcc makes of the grouped products for Hopper, instruction by instruction; needs nvdisasm.
+"""The grouped products as compiled for Hopper, instruction by instruction; needs nvdisasm.
 
-What headers and README say of registers, loops and instructions is read off here.
+This checks the claims of headers and README about registers, loops and instructions.
 """
 
 import re
@@ -20,7 +20,7 @@ COMMAND += ["-gencode=arch=compute_90a,code=sm_90a"]
 
 
 def kernels_in(text: str) -> dict[str, list[str]]:
-    """Each kernel's instructions; a label is a line of its own, ending with a colon."""
+    """Return each kernel's instructions; a label is a separate line, ending with a colon."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if start := re.match(r"\.text\.(\S+):", line.strip()):
@@ -33,7 +33,7 @@ def kernels_in(text: str) -> dict[str, list[str]]:
 
 
 def loops_with(word: str, lines: list[str]) -> list[list[str]]:
-    """From a label to the branch back to it: those that hold an instruction."""
+    """Return the loops, from a label to the branch back to it, that contain an instruction."""
     places = {line[:-1]: at for at, line in enumerate(lines) if line.endswith(":")}
     loops = []
     for at, line in enumerate(lines):
@@ -62,26 +62,26 @@ def test_loops_are_found_between_a_label_and_the_branch_back():
 
 @pytest.fixture(scope="module", params=GROUPED)
 def tensor_core_kernels(request, tmp_path_factory):
-    """The kernels of a file that use tensor cores."""
+    """Compile a file and return its kernels that use tensor cores."""
     cubin = tmp_path_factory.mktemp("sass") / "out.cubin"
     subprocess.run([*COMMAND, str(KERNELS / f"{request.param}.cu"), "-o", str(cubin)], check=True)
     said = subprocess.run(["nvdisasm", "-c", str(cubin)], capture_output=True, text=True)
     if said.returncode:
-        pytest.skip(f"nvdisasm does not read what nvcc wrote: {said.stderr.strip()}")
+        pytest.skip(f"nvdisasm cannot read nvcc's output: {said.stderr.strip()}")
     kernels = kernels_in(said.stdout)
     return {name: lines for name, lines in kernels.items() if "tensor_core" in name}
 
 
 @needs_tools
 def test_registers_are_enough_for_everything(tensor_core_kernels):
-    """No number goes to local memory and comes back."""
+    """Nothing is spilled to local memory."""
     for name, lines in tensor_core_kernels.items():
         assert not [line for line in lines if re.search(r"\b(LDL|STL)\b", line)], name
 
 
 @needs_tools
 def test_products_are_made_by_the_instructions_that_the_readme_names(tensor_core_kernels):
-    """Ampere's: a kernel with wgmma will change the README and this test together."""
+    """They are Ampere's; adding a kernel with wgmma means changing the README and this test."""
     assert "Ampere's instructions" in (KERNELS / "README.md").read_text()
     for name, lines in tensor_core_kernels.items():
         words = " ".join(lines)
@@ -90,8 +90,8 @@ def test_products_are_made_by_the_instructions_that_the_readme_names(tensor_core
 
 
 @needs_tools
-def test_nothing_keeps_the_main_loop_from_loading_while_it_multiplies(tensor_core_kernels):
-    """Each kernel has one without a branch inside, and loads stand between its products."""
+def test_the_main_loop_loads_while_it_multiplies(tensor_core_kernels):
+    """Each kernel has a main loop without inner branches that interleaves loads and products."""
     for name, lines in tensor_core_kernels.items():
         clean = [
             loop for loop in loops_with("HMMA", lines) if not any("WARPSYNC" in x for x in loop)

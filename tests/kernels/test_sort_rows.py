@@ -5,11 +5,11 @@ import torch
 
 from mini_moe.ops import sort_rows
 
-EDGES = [0, 1, 63, 64, 65, 127, 129]  # rows an expert
+EDGES = [0, 1, 63, 64, 65, 127, 129]  # rows per expert
 
 
 def run_sort(kernels, expert_ids, n_experts, multiple=1):
-    """(token, place, counts, offsets) of the kernel; `token` with all the room it was given."""
+    """Return the kernel's (token, place, counts, offsets); `token` with all of its memory."""
     tokens, top_k = expert_ids.shape
     n_rows = tokens * top_k
     room = kernels.library.sort_rows_room(n_rows, n_experts, multiple)
@@ -49,13 +49,13 @@ def assert_same_order(kernels, expert_ids, n_experts, multiple=1):
 
 
 def shuffled(counts):
-    """[rows, 1] ids with these counts, in random order."""
+    """Return [rows, 1] ids with these counts, in random order."""
     ids = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return ids[torch.randperm(len(ids))].unsqueeze(1)
 
 
 def distinct(tokens, top_k, experts, skew=0.0):
-    """Different ids a token; with `skew` low ids come first most of the time."""
+    """Return distinct ids per token; with `skew`, low ids are the most frequent."""
     preference = torch.rand(tokens, experts) + skew * torch.linspace(1, 0, experts)
     return preference.argsort(dim=-1, descending=True)[:, :top_k]
 

@@ -1,4 +1,4 @@
-"""The activation's gradient, against autograd in float64; and it touches nothing else."""
+"""The activation's gradient equals autograd's in float64, and touches nothing else."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ RESULTS = ("grad_both", "weighted", "grad_gates")
 
 
 def run(kernels, grad_hidden, saved, place, gates):
-    """(grad_both, weighted, grad_gates) of the kernel, and how much of each it left unwritten."""
+    """Return the kernel's (grad_both, weighted, grad_gates), and how much it left unwritten."""
     rows, d_expert = grad_hidden.shape
     outputs = [
         kernels.output("grad_both", saved.shape, saved.dtype),
@@ -37,7 +37,7 @@ def run(kernels, grad_hidden, saved, place, gates):
 
 
 def oracle(grad_hidden, saved, place, gates):
-    """The same by autograd, in float64."""
+    """Compute the same with autograd, in float64."""
     both = saved.double().requires_grad_()
     weights = gates.double().requires_grad_()
     gate, up = both.chunk(2, dim=-1)

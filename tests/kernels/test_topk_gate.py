@@ -1,4 +1,4 @@
-"""The compiled gate equals `route`, to the bit in its choice, and its gradient."""
+"""The compiled gate equals `route`, exactly in its choice, and so does its gradient."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def config_for(experts, top_k, fields):
 
 
 def run_gate(kernels, logits, bias, config, with_scores=True):
-    """(scores, choice_scores, expert_ids, gates) of the kernel."""
+    """Return the kernel's (scores, choice_scores, expert_ids, gates)."""
     tokens, experts = logits.shape
     scores = kernels.output("scores", (tokens, experts), torch.float32) if with_scores else None
     choice = (
@@ -113,8 +113,8 @@ def test_bias_of_bf16(kernels):
 
 
 @pytest.mark.parametrize("fields", [{}, *(dict(n_expert_groups=n, top_k_groups=2) for n in (2, 8))])
-def test_lower_id_wins_ties(kernels, fields):
-    """Scores of three values only: nearly everything is a tie."""
+def test_ties_go_to_the_lower_id(kernels, fields):
+    """With only three distinct scores, nearly everything is a tie."""
     logits = torch.randint(0, 3, (40, 64)).float()
     assert_same_routing(kernels, logits, None, config_for(64, 8, fields))
 
@@ -191,7 +191,7 @@ def run_backward(kernels, logits, routing, grad_gates, grad_scores, config):
 
 
 def extent(tensor):
-    """Elements from the first to the last one that the strides reach."""
+    """Count the elements from the first to the last one that the strides reach."""
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 

@@ -71,12 +71,12 @@ ALWAYS_INLINE unsigned long long __brevll(unsigned long long x) {
 }
 ALWAYS_INLINE unsigned __brev(unsigned x) { return unsigned(__brevll(x) >> 32); }
 
-// ---- whole numbers
+// ---- integers
 ALWAYS_INLINE int __mulhi(int a, int b) { return int((long long)a * b >> 32); }
 ALWAYS_INLINE unsigned __umulhi(unsigned a, unsigned b) {
   return unsigned((unsigned long long)a * b >> 32);
 }
-// As CUDA's overloads: of two types the wider one, and a NaN loses against a number.
+// Like CUDA's overloads: the result has the wider type, and a number beats a NaN.
 template <class A, class B>
 ALWAYS_INLINE std::common_type_t<A, B> min(A a, B b) {
   using T = std::common_type_t<A, B>;
@@ -94,7 +94,7 @@ ALWAYS_INLINE std::common_type_t<A, B> max(A a, B b) {
     return T(a) < T(b) ? T(b) : T(a);
 }
 
-// ---- roundings; what does not fit becomes the nearest number that does, NaN becomes 0
+// ---- rounding to integers: saturates, NaN becomes 0
 namespace checker {
 template <class T>
 ALWAYS_INLINE T whole(float x) {
@@ -116,7 +116,7 @@ ALWAYS_INLINE float __uint2float_rn(unsigned x) { return float(x); }
 ALWAYS_INLINE float __ll2float_rn(long long x) { return float(x); }
 ALWAYS_INLINE float __double2float_rn(double x) { return float(x); }
 
-// ---- functions; those that CUDA computes roughly are exact here
+// ---- functions; CUDA's approximate ones are exact here
 ALWAYS_INLINE float __fadd_rn(float a, float b) { return a + b; }
 ALWAYS_INLINE float __fsub_rn(float a, float b) { return a - b; }
 ALWAYS_INLINE float __fmul_rn(float a, float b) { return a * b; }

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstddef>
 
-// ---- atomics: fibers never interrupt each other, so it is enough to tell the checker
+// ---- atomics: fibers never interrupt each other, so informing the checker is enough
 namespace checker {
 void update(void* p, size_t bytes, void (*change)(void* p, void* operands), void* operands);
 template <class T>

@@ -1,4 +1,4 @@
-// What the lanes of a warp do together, for g++: __syncwarp, shuffles, votes, matches, sums.
+// Warp-level operations for g++: __syncwarp, shuffles, votes, matches, reductions.
 // Included by cuda_on_cpu.h, never by nvcc.
 #pragma once
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace checker {
 void synchronise_lanes(void** lanes, unsigned mask);
 void check_width(const char* name, int width);
-void lane_is_absent(int lane, int source);  // which `lane` wants to read
+void lane_is_absent(int lane, int source);  // which `lane` tries to read
 
 template <class T>
 struct Exchange {
@@ -112,7 +112,7 @@ ALWAYS_INLINE T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32
 template <class T>
 ALWAYS_INLINE T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, HERE) {
   checker::check_width("__shfl_up_sync", width);
-  unsigned lane = this_lane(), room = lane & (width - 1);  // lanes below, in its segment
+  unsigned lane = this_lane(), room = lane & (width - 1);  // lower lanes in its segment
   int source = lane - (delta > room ? 0 : delta);
   return checker::shuffle("__shfl_up_sync", mask, value, source, file, line);
 }
@@ -147,7 +147,7 @@ ALWAYS_INLINE unsigned __match_all_sync(unsigned mask, T value, int* all, HERE) 
   return *all ? mask : 0;
 }
 
-// ---- sums and the like over the lanes, of int or unsigned
+// ---- reductions over the lanes, of int or unsigned
 #define REDUCE(name, fold, T)                                                       \
   ALWAYS_INLINE T name(unsigned mask, T value, HERE) {                              \
     return checker::reduce<checker::Fold::fold>(#name, mask, value, file, line);    \

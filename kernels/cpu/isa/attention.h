@@ -1,18 +1,19 @@
-// One head of one sequence. With s = scale q k^T, where a query sees the keys up to its own:
+// One head of one sequence. With s = scale q k^T, a query seeing the keys up to its own:
 //
 //   p = softmax(s)      mixed = p v
-//   dv = p^T dmixed     ds = p (dp - sum of p dp), dp = dmixed v^T     dq = scale ds k, dk = scale ds^T q
+//   dv = p^T dmixed     ds = p (dp - sum of p dp), dp = dmixed v^T
+//   dq = scale ds k     dk = scale ds^T q
 //
-// A dozen queries pass over all keys they see, so their scores stay in the L1 cache; of p nothing is
-// kept but each row's largest score and one over its sum. A key is [nope | rope], its second part
-// shared by all heads, and its first lies beside the value, as the projection left them.
+// A dozen queries at a time go through all keys they see, so their scores stay in the L1 cache; p
+// is not kept, only each row's largest score and one over its sum. A key is [nope | rope]; the
+// second part is shared by all heads, the first is next to the value, as the projection left them.
 #pragma once
 
 #include "multiply.h"
 
 namespace mini_moe::MINI_MOE_ISA {
 
-constexpr int64_t kQueryBlock = 264;  // queries whose p and ds wait for the gradients of the keys
+constexpr int64_t kQueryBlock = 264;  // queries whose p and ds are kept until the keys' gradients
 
 // Faster than memcpy for the few numbers of a head.
 template <class T>
@@ -20,7 +21,7 @@ ALWAYS_INLINE void copy(const T* from, int64_t n, T* to) {
   for (int64_t at = 0; at < n; at += kLanes) store(to + at, load(from + at, n - at), n - at);
 }
 
-// Where a head's rows lie, and how far apart.
+// Pointers to a head's rows, and their strides.
 template <class T>
 struct Head {
   const Attention& a;
@@ -37,7 +38,7 @@ struct Head {
   Rows<T> queries() const { return {(const T*)a.query + query_at(), query_stride, nullptr}; }
   Rows<T> values() const { return {(const T*)a.kv + kv_at() + a.d_nope, kv_stride, nullptr}; }
 
-  // Both parts of every key side by side: [keys, d_qk].
+  // Both parts of every key, concatenated: [keys, d_qk].
   const T* keys() const {
     T* out = (T*)scratch(kKeyRows, a.keys * d_qk * sizeof(T));
     const T* nope = (const T*)a.kv + kv_at();
@@ -60,7 +61,7 @@ UnitOf<T>* pack_rows(const Rows<T>& rows, int64_t first, int64_t k, int64_t n, S
   return packed;
 }
 
-// m <= kTileRows rows times n columns of b, which lies in panels: out [m, n rounded up] floats.
+// m <= kTileRows rows times n columns of b, packed in panels: out [m, n rounded up] floats.
 template <class T>
 void few_rows(const Rows<T>& a, int64_t first, int m, int64_t k, const UnitOf<T>* b,
               int64_t panel_units, int64_t n, float* out, int64_t stride) {
@@ -116,7 +117,7 @@ void attention(const Attention& a, int64_t batch, int64_t head) {
   }
 }
 
-// p and ds of one query over the keys it sees, from s and dp; zeros behind them up to `end`.
+// p and ds of one query over the keys it sees, from s and dp; zeros after them up to `end`.
 template <class T>
 ALWAYS_INLINE void score_gradient(const float* s, const float* dp, int64_t own, int64_t end,
                                   float scale, const float* kept, float* wide_p, T* p, T* ds) {

@@ -15,14 +15,14 @@ template <class T>
 struct Differentiate {
   const Backward& b;
   int64_t first_row;
-  Vec* products;  // [rows of the block] sums of back * hidden, a lane apart
+  Vec* products;  // [rows of the block] sums of back * hidden, one partial sum per lane
 
   ALWAYS_INLINE void half(int64_t row, int64_t feature, Vec back) const {
     int64_t n = b.d_expert - feature;
     const T* saved = (const T*)b.saved + row * 2 * b.d_expert + feature;
     Vec gate = load(saved, n), up = load(saved + b.d_expert, n);
     Vec share = sigmoid(gate), silu = gate * share, hidden = silu * up;
-    products[row - first_row] += back * hidden;  // lanes behind the end hold back = 0
+    products[row - first_row] += back * hidden;  // lanes past the end hold back = 0
     Vec weight = spread(b.gates[row]);
     store((T*)b.weighted + row * b.d_expert + feature, weight * hidden, n);
     back *= weight;

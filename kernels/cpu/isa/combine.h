@@ -1,4 +1,4 @@
-// Each token gathers the rows of its choices and adds them, in the order of its choices: the same
+// Each token gathers the rows of its choices and adds them in the order of the choices: the same
 // bits on every run, no scattered additions. Bytes: tokens * (top_k + 1) * width * element size.
 #pragma once
 

@@ -1,6 +1,6 @@
-// A row of logits: its largest and the sum of exp(logit - largest); and the loss's gradient,
-// (softmax - 1 at the target) times the gradient of the row's loss. A row is read while it lies in
-// the L1 cache, and no probability is written but as a gradient.
+// For each row of logits: the largest and the sum of exp(logit - largest); and the loss's gradient,
+// (softmax - 1 at the target) times the gradient of the row's loss. A row is reread while it is in
+// the L1 cache, and probabilities are never written, only gradients.
 #pragma once
 
 #include "packing.h"
@@ -8,7 +8,7 @@
 
 namespace mini_moe::MINI_MOE_ISA {
 
-constexpr int64_t kGroup = 4 * kLanes;  // independent sums: an addition need not wait for the last
+constexpr int64_t kGroup = 4 * kLanes;  // independent sums: no addition waits for the previous one
 
 template <class T>
 void cross_entropy(const CrossEntropy& c, int64_t first, int64_t last) {

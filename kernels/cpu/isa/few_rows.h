@@ -1,5 +1,5 @@
-// What one token, or a few, need: products whose weights are read once, where they lie, and sums of
-// rows. Everything is computed in fp32; weights may be bf16, and are widened on the way.
+// Operations for one token or a few: products that read weights once, in place, and sums of rows.
+// Everything is computed in fp32; bf16 weights are widened as they are loaded.
 #pragma once
 
 #include "packing.h"
@@ -9,11 +9,11 @@ namespace mini_moe::MINI_MOE_ISA {
 
 constexpr int kSumsAtOnce = 16;
 
-// The sums over the lanes of sixteen vectors.
+// Sums over the lanes of sixteen vectors.
 ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
 #if defined(__AVX512F__)
-  // Each round adds halves of two vectors and leaves one: 45 instructions, where sixteen sums of
-  // one vector would need 128.
+  // Each round adds halves of two vectors into one: 45 instructions, while sixteen sums of one
+  // vector would need 128.
   __m512 a[8], b[4];
   for (int i = 0; i < 8; i++) {
     const __m512 x = (__m512)v[2 * i], y = (__m512)v[2 * i + 1];
@@ -33,7 +33,7 @@ ALWAYS_INLINE void sums_of(const Vec* v, float* out) {
 #endif
 }
 
-// The same sum of one vector, by the same additions: how many are summed together changes no bit.
+// The same sum of one vector, by the same additions: batching changes no bit.
 ALWAYS_INLINE float sum_of(Vec v) {
 #if defined(__AVX512F__)
   __m512 x = (__m512)v;
@@ -46,11 +46,11 @@ ALWAYS_INLINE float sum_of(Vec v) {
 #endif
 }
 
-// Bytes of the L1 cache that the rows of x, of w and those asked for may fill together.
+// Bytes of the L1 cache that the rows of x, of w and the prefetched ones may fill together.
 constexpr int64_t kNearby = 24 << 10;
-constexpr int64_t kAhead = 8 << 10;  // bytes: at least so far ahead memory is asked for
+constexpr int64_t kAhead = 8 << 10;  // bytes: prefetch at least this far ahead
 
-// Two vectors of neighbours. From bf16 they are one load, and one instruction each.
+// Two vectors of neighbours. From bf16 they take one load, and one instruction each.
 ALWAYS_INLINE void load_two(const float* from, Vec& first, Vec& second) {
   first = load(from), second = load(from + kLanes);
 }
@@ -67,10 +67,10 @@ ALWAYS_INLINE void load_two(const bf16* from, Vec& first, Vec& second) {
 #endif
 }
 
-// R rows of x with F rows of w: sum r * F + f is theirs, still in lanes. Meanwhile `ahead`, as many
-// bytes as the rows of w, is asked for line after line: several rows are as many streams of
-// addresses, which the processor's own prefetching loses, and memory is then read at a third of its
-// speed or less. Into the L1 cache where `near`, otherwise into the L2.
+// R rows of x times F rows of w: their products are sum r * F + f, still spread over lanes.
+// Meanwhile `ahead`, as many bytes as the rows of w, is prefetched line by line: several rows are
+// as many streams of addresses, too many for the hardware prefetcher, and memory is then read at a
+// third of its speed or less. Prefetches into the L1 cache if `near`, otherwise into the L2.
 template <int R, int F, bool near, class T>
 ALWAYS_INLINE void few_dots(const FewRows& p, const float* const* x, const T* w,
                             const char* ahead, Vec* sums) {
@@ -141,8 +141,8 @@ void few_dots_of_rows(const FewRows& p, int64_t row, int64_t first, int64_t last
   for (; column < last; column++) few_columns<R, 1, 1, true, T>(p, row, column, end);
 }
 
-// out[r][n] = <x[r], w_n> for n in [first, last), or scale[r] times that added to it. Sixteen rows
-// of w at a time pass all rows of x before the next come, so they are read from memory once.
+// out[r][n] = <x[r], w_n> for n in [first, last), or out += scale[r] times that. Sixteen rows
+// of w at a time meet all rows of x, so w is read from memory once.
 template <class T>
 void few_rows(const FewRows& p, int64_t first, int64_t last) {
   constexpr int64_t block = 16;
@@ -160,7 +160,7 @@ void few_rows(const FewRows& p, int64_t first, int64_t last) {
   }
 }
 
-// out[r] = sum over n of x[r][n] w_n, R rows, four vectors of their width at a time.
+// out[r] = sum over n of x[r][n] w_n, for R rows, four vectors at a time.
 template <int R, class T>
 ALWAYS_INLINE void mix_rows(const FewRows& p, int64_t row, int64_t n) {
   constexpr int C = 4;
@@ -199,7 +199,7 @@ void mix(const FewRows& p, int64_t n) {
   for (; row < p.rows; row++) mix_rows<1, T>(p, row, n);
 }
 
-// exp(scale * (value - the largest)) over their sum, in place.
+// exp(scale * (value - largest)) divided by the sum of these, in place.
 inline void softmax(float* values, int64_t n, float scale) {
   Vec most = spread(-__builtin_inff());
   for (int64_t at = 0; at < n; at += kLanes)

@@ -1,10 +1,10 @@
-// An expert's forward pass: both first products in one pass over x, the activation while the sums
-// are at hand, and the second product while the hidden rows are in the cache.
+// An expert's forward pass: gate and up in one pass over x, the activation while the sums are still
+// in cache, and the down product while the hidden rows are.
 //
 //   gate, up = W_gate x, W_up x      hidden = gate * sigmoid(gate) * up      output = W_down hidden
 //
-// A panel of b holds kLanes features of W_gate beside the same features of W_up, so a tile ends
-// with gate and up of the same elements in neighbouring vectors.
+// A panel of b holds kLanes features of W_gate next to the same features of W_up, so a finished
+// tile has gate and up of the same elements in neighbouring vectors.
 #pragma once
 
 #include "multiply.h"

@@ -1,5 +1,5 @@
 // Products of gathered rows with a packed matrix, a block of rows at a time, and the packing of
-// whole matrices. What happens to a finished tile is the caller's.
+// whole matrices. The caller decides what to do with a finished tile.
 #pragma once
 
 #include "../kernels.h"
@@ -7,10 +7,10 @@
 
 namespace mini_moe::MINI_MOE_ISA {
 
-constexpr int64_t kBlockRows = 96;  // rows of a that stay in the L2 cache while b passes by
+constexpr int64_t kBlockRows = 96;  // rows of a that stay in the L2 cache while b is read
 
-// [rows, k] times b [k, n], given in panels of kTileCols columns: finish(row, m, panel, sums) gets
-// every tile, sums being [m, kTileCols]; columns from n on may hold anything.
+// [rows, k] times b [k, n], given in panels of kTileCols columns. Calls finish(row, m, panel,
+// sums) for every tile, with sums [m, kTileCols]; columns from n on may hold anything.
 template <class T, class A, class Finish>
 void multiply_rows(const Rows<A>& a, int64_t begin, int64_t end, int64_t k, const UnitOf<T>* b,
                    int64_t n, Finish finish) {
@@ -53,7 +53,7 @@ UnitOf<T>* pack_matrix(const S* b, bool transposed, int64_t n, int64_t k, Slot s
   return packed;
 }
 
-// The first n columns of m rows of sums, in the type and at the place of the result.
+// Writes the first n columns of m rows of sums to the result, in its type.
 template <class T>
 ALWAYS_INLINE void store_rows(
     T* out, int64_t stride, int m, int64_t n, const float* sums, int64_t sums_stride) {
@@ -63,7 +63,7 @@ ALWAYS_INLINE void store_rows(
   }
 }
 
-// Puts finished tiles into a matrix.
+// Writes finished tiles into a matrix.
 template <class T>
 struct StoreTile {
   T* out;
@@ -75,7 +75,7 @@ struct StoreTile {
   }
 };
 
-// use(float{}) or use(bf16{}): which of the two types a pointer to void has.
+// Calls use(float{}) or use(bf16{}), the type that a pointer to void has.
 template <class Use>
 ALWAYS_INLINE void typed(bool is_bf16, Use use) {
   if (is_bf16) use(bf16{});
@@ -84,7 +84,8 @@ ALWAYS_INLINE void typed(bool is_bf16, Use use) {
 
 constexpr int64_t kMostPacked = int64_t(16) << 20;  // units of b that each thread holds at once
 
-// Columns are taken a block at a time, so that no head of a vocabulary fills each thread's memory.
+// Columns are taken a block at a time, so that packing an output head does not fill each thread's
+// memory.
 template <class T>
 void product(const Product& p, int64_t expert, int64_t begin, int64_t end) {
   const int64_t panels = kMostPacked / (units<T>(p.k) * kTileCols + 1) + 1;

@@ -1,19 +1,19 @@
 // Copies operands into the order in which a tile reads them.
 //
-// A unit is what one lane multiplies in one instruction: a float, or where the processor has bf16
-// dot products a pair of neighbours along k. Orders of packed units:
+// A unit is what one lane multiplies in one instruction: a float, or a pair of neighbours along k
+// if the processor has bf16 dot products. Orders of packed units:
 //   a, rows:     [chunks, kTileRows, kChunk]   gathered rows, k runs fastest: plain copies
 //   a, columns:  [units, kTileRows]            for weight gradients, where k runs over rows
 //   b:           [units, kTileCols]
-// Rows of the source may be gathered through an index; nothing else copies them before. The source
-// may be of another type (S) than the operands (T): it is rounded or widened on the way.
+// Rows of the source may be gathered through an index, without an earlier copy. The source may have
+// another type (S) than the operands (T): it is rounded or widened while it is packed.
 #pragma once
 
 #include "vector.h"
 
 namespace mini_moe::MINI_MOE_ISA {
 
-constexpr int64_t kChunk = 128;  // units; twelve rows of them fill 6 KB, a part of the L1 cache
+constexpr int64_t kChunk = 128;  // units; twelve rows of them take 6 KB of the L1 cache
 
 template <class T>
 struct Packed {
@@ -41,7 +41,7 @@ template <class T>
 struct Rows {
   const T* base;
   int64_t stride;
-  const int64_t* index;  // null: rows follow each other
+  const int64_t* index;  // null: consecutive rows
 
   ALWAYS_INLINE const T* row(int64_t i) const { return base + (index ? index[i] : i) * stride; }
 };
@@ -52,7 +52,7 @@ ALWAYS_INLINE Vec load_as(const S* from, int64_t n) {
   return load(from, n);
 }
 
-// kLanes units of one row, from element k on; zeros behind its end.
+// kLanes units of one row, starting at element k; zeros past its end.
 template <class T, class S>
 ALWAYS_INLINE Bits load_units(const S* row, int64_t k, int64_t k_end) {
   if constexpr (Packed<T>::kPerUnit == 1) {
@@ -91,7 +91,7 @@ void pack_a_rows(const Rows<S>& a, int64_t first, int m, int64_t k, UnitOf<T>* t
   }
 }
 
-// One lane group of rows k and k + 1 (or row k alone) from column c on, as units.
+// One lane group of rows k and k + 1 (or row k alone) starting at column c, as units.
 template <class T, class S>
 ALWAYS_INLINE Bits cross_units(const S* row, const S* next, int64_t c, int64_t n) {
   if constexpr (Packed<T>::kPerUnit == 1) {
@@ -109,8 +109,8 @@ ALWAYS_INLINE Bits cross_units(const S* row, const S* next, int64_t c, int64_t n
   }
 }
 
-// Columns from c on of gathered rows [first, first + k) as a: so many tiles, tile_units apart. A row
-// is read once for all of them, since it lies in as many lines of the cache as it has neighbours.
+// Packs columns from c on of gathered rows [first, first + k) as a: several tiles, tile_units
+// apart. A row is read once for all of them, so that whole cache lines are used.
 template <class T, class S>
 void pack_a_columns(const Rows<S>& a, int64_t first, int64_t k, int64_t c, int64_t width,
                     int64_t tiles, int64_t tile_units, UnitOf<T>* to) {
@@ -120,7 +120,7 @@ void pack_a_columns(const Rows<S>& a, int64_t first, int64_t k, int64_t c, int64
     const S* next = per == 2 && i + 1 < k ? a.row(first + i + 1) : nullptr;
     for (int64_t t = 0; t < tiles; t++)
       for (int64_t j = 0; j < kTileRows; j += kLanes) {
-        // A group that sticks out is overwritten by the next unit; a tile has room for the last.
+        // A group that overhangs is overwritten by the next unit; a tile has room for the last one.
         const int64_t at = c + t * kTileRows + j, n = width - at;
         *(BitsAt*)(to + t * tile_units + j) = cross_units<T>(row, next, at, n < 0 ? 0 : n);
       }
@@ -142,7 +142,7 @@ void pack_b_columns(
 }
 
 #if defined(__AVX512F__)
-// 16 x 16 units: four rounds that exchange blocks of 1, 2, 4 and 8.
+// Transposes 16 x 16 units in four rounds that exchange blocks of 1, 2, 4 and 8.
 ALWAYS_INLINE void transpose(__m512i v[16]) {
   __m512i t[16];
   for (int i = 0; i < 8; i++) {
@@ -170,7 +170,7 @@ ALWAYS_INLINE void transpose(__m512i v[16]) {
 }
 #endif
 
-// n <= kLanes rows of a matrix as half of a panel of b: row j becomes lane j.
+// Packs n <= kLanes rows of a matrix as half of a panel of b: row j becomes lane j.
 template <class T, class S>
 void pack_b_rows(const S* b, int64_t stride, int64_t n, int64_t k, UnitOf<T>* to) {
   constexpr int64_t per = Packed<T>::kPerUnit;

@@ -1,5 +1,5 @@
-// y = weight * x / sqrt(mean(x^2) + eps), a row at a time, and its gradients. With n = x r, r one
-// over the root, and g = dy * weight:
+// y = weight * x / sqrt(mean(x^2) + eps), row by row, and its gradients. With r one over the
+// root, n = x r, and g = dy * weight:
 //
 //   dx = r (g - n mean(g n))      dweight = sum over rows of dy * n
 //
@@ -11,7 +11,7 @@
 
 namespace mini_moe::MINI_MOE_ISA {
 
-// Of one of the two types that results and their gradients may have.
+// For one of the two types that results and their gradients may have.
 ALWAYS_INLINE Vec load_as(bool is_bf16, const void* from, int64_t at, int64_t n) {
   return is_bf16 ? load((const bf16*)from + at, n) : load((const float*)from + at, n);
 }

@@ -1,5 +1,5 @@
-// The last channels of every head, turned in pairs: (a, b) -> (a cos - b sin, b cos + a sin).
-// Cosines lie twice and sines with their signs beside them, so a vector of pairs turns as
+// Rotates the last channels of every head in pairs: (a, b) -> (a cos - b sin, b cos + a sin). Each
+// cosine is stored twice, each sine with both signs, so a vector of pairs rotates as
 // x * cos + swapped(x) * sin.
 #pragma once
 

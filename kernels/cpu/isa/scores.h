@@ -1,5 +1,5 @@
 // A token's scores: the sigmoid or softmax of its router logits, in fp32. Infinite and NaN logits
-// give what the formulas give.
+// follow the formulas.
 #pragma once
 
 #include "packing.h"
@@ -34,15 +34,15 @@ void scores_gradient(const float* scores, const float* grad, int64_t n, bool sof
   }
 }
 
-// The k largest of n, best first; of equals the lower id, and NaN first. Floats are compared as
-// integers of the same order, so what was taken can rank below everything.
+// The k largest of n, best first; ties go to the lower id, and NaN ranks first. Floats are compared
+// as integers in the same order, so that a chosen value can be ranked below everything.
 inline void best(const float* values, int64_t n, int64_t k, int64_t* ids) {
   constexpr int32_t taken = -__INT32_MAX__ - 1;
   auto* keys = (int32_t*)scratch(kSums, divide_up(n, kLanes) * kLanes * sizeof(int32_t));
   Ints lane = {};
   for (int i = 0; i < kLanes; i++) lane[i] = i;
   for (int64_t at = 0; at < n; at += kLanes) {
-    Vec value = load(values + at, n - at) + 0.0f;  // makes zeros equal
+    Vec value = load(values + at, n - at) + 0.0f;  // makes -0 and 0 equal
     Ints bits = (Ints)value;
     Ints key = bits ^ ((bits >> 31) & __INT32_MAX__);
     key = value != value ? Ints{} + __INT32_MAX__ : key;

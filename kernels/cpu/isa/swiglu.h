@@ -1,4 +1,4 @@
-// hidden = gate * sigmoid(gate) * up, and with it both gradients:
+// hidden = gate * sigmoid(gate) * up, and both gradients:
 //   dgate = dhidden * up * s (1 + gate (1 - s))      dup = dhidden * gate * s,   s = sigmoid(gate)
 #pragma once
 

@@ -1,6 +1,6 @@
-// Products with few rows: an expert's weights are read once, where they lie, and each of them is
-// used for up to four rows. Reading them is then the limit: of a single row, one row of each matrix
-// at a time, since more of them would be more streams of addresses than processors prefetch.
+// Products with few rows: an expert's weights are read once, in place, and each is used for up to
+// four rows. Reading weights is then the bottleneck. A single row takes one row of each matrix at a
+// time, since more would be more streams of addresses than processors prefetch.
 #pragma once
 
 #include "multiply.h"

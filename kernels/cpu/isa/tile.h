@@ -1,6 +1,6 @@
 // The innermost loop: a tile of kTileRows x kTileCols sums, held in registers over the whole of k.
-// Each step loads two vectors of b and spreads one unit of a per row: 2 products a row, 3 loads
-// for two rows, so the multipliers are the limit and not the loads.
+// Each step loads two vectors of b and broadcasts one unit of a per row: 2 products per row,
+// 3 loads for two rows, so multipliers are the bottleneck and not loads.
 #pragma once
 
 #include "packing.h"
@@ -63,7 +63,7 @@ Tile<Unit> tile_of_rows(int m) {
   return tiles[m - 1];
 }
 
-// The tile of m rows and at least n columns: the last ones cost what they are, not a whole tile.
+// The tile of m rows and at least n columns: a partial tile costs less than a whole one.
 template <bool kByRows, class Unit>
 Tile<Unit> tile_of(int m, int64_t n) {
   return n > kLanes ? tile_of_rows<2, kByRows, Unit>(m) : tile_of_rows<1, kByRows, Unit>(m);

@@ -60,7 +60,7 @@ ALWAYS_INLINE void store(bf16* to, Vec value) {
 #endif
 }
 
-// The same for the last n < kLanes values of a row; lanes beyond them are zero.
+// The same for the last n < kLanes values of a row; the other lanes are zero.
 #if defined(__AVX512F__)
 ALWAYS_INLINE __mmask16 first_bits(int64_t n) { return (1u << n) - 1; }
 ALWAYS_INLINE Vec load(const float* from, int64_t n) {
@@ -99,7 +99,7 @@ ALWAYS_INLINE void store(T* to, Vec value, int64_t n) {
 }
 #endif
 
-// total + a * b, rounded once where the processor can, wherever the compiler puts it.
+// total + a * b, rounded once if the processor can, wherever the compiler puts it.
 ALWAYS_INLINE Vec fused(Vec total, Vec a, Vec b) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)total);
@@ -110,7 +110,7 @@ ALWAYS_INLINE Vec fused(Vec total, Vec a, Vec b) {
 #endif
 }
 
-// As it would be after a round trip through T.
+// The value after a round trip through T.
 template <class T>
 ALWAYS_INLINE Vec rounded(Vec value) {
   if constexpr (sizeof(T) == sizeof(float)) return value;
@@ -129,7 +129,7 @@ ALWAYS_INLINE float sum(Vec value) {
 #endif
 }
 
-// The larger of both, a wherever b is NaN.
+// The larger of the two; a if b is NaN.
 ALWAYS_INLINE Vec larger(Vec a, Vec b) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_max_ps((__m512)b, (__m512)a);
@@ -159,19 +159,19 @@ ALWAYS_INLINE int32_t first_of_largest(Ints value, Ints where) {
   return where[first];
 #endif
 }
-// Lanes from n on become `other`.
+// Sets lanes from n on to `other`.
 ALWAYS_INLINE Vec first_lanes(Vec value, int64_t n, float other) {
   Ints lane = {};
   for (int i = 0; i < kLanes; i++) lane[i] = i;
   return lane < (int32_t)(n < 0 ? 0 : n) ? value : spread(other);
 }
 
-// 2^n times a polynomial for 2^r, |r| <= 1/2: e to the x within 2e-7 of its value near 0, and within
-// 4e-6 at the ends of the range, beyond which it stays what it is there.
+// 2^n times a polynomial for 2^r, |r| <= 1/2: e to the x within 2e-7 of its value near 0, and
+// within 4e-6 at the ends of the range, beyond which it is constant.
 ALWAYS_INLINE Vec exponential(Vec x) {
   const float log2_e = 1.44269504f;
 #if defined(__AVX512F__)
-  // Of a NaN in the second operand max and min return it, so NaN passes through.
+  // max and min return the second operand if it is NaN, so NaN passes through.
   x = (Vec)_mm512_max_ps(_mm512_set1_ps(-87.0f), (__m512)x);
   x = (Vec)_mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x);
   Vec n = (Vec)_mm512_roundscale_ps((__m512)(x * log2_e), 0);

@@ -1,6 +1,6 @@
 // The gradient of a weight matrix: a sum over an expert's rows, so k runs over rows. Rows are taken
-// a few hundred at a time so that both packed operands stay in the L2 cache; sums wait in memory
-// as floats until the last of them.
+// a few hundred at a time so that both packed operands stay in the L2 cache; sums are kept in
+// memory as floats in between.
 #pragma once
 
 #include "multiply.h"
@@ -8,7 +8,7 @@
 namespace mini_moe::MINI_MOE_ISA {
 
 constexpr int64_t kMostUnits = 256;  // along k in one pass
-constexpr int64_t kTiles = 8;        // of a that are packed together: whole lines of the cache
+constexpr int64_t kTiles = 8;        // of a that are packed together: whole cache lines
 
 // Rows [first, last) and columns [left, right) of out, which has the type Out.
 template <class T, class B, class Out>
@@ -35,13 +35,13 @@ void weight_gradient_block(const WeightGradient& w, int64_t first, int64_t last,
       const int64_t tiles = divide_up(last - group, kTileRows);
       pack_a_columns<T>(a, k0, k, group, w.m, tiles < kTiles ? tiles : kTiles, tile_units,
                         a_packed);
-      // A panel of b stays in the L1 cache while the tiles of a pass by.
+      // A panel of b stays in the L1 cache while the tiles of a are read.
       for (int64_t p = 0; p < panels; p++)
         for (int64_t t = 0; t < kTiles && t < tiles; t++) {
           const int64_t row = group + t * kTileRows, c = left + p * kTileCols, n = right - c;
           const int m = last - row < kTileRows ? (int)(last - row) : kTileRows;
           Out* out = (Out*)w.out + row * w.n + c;
-          // Sums of float go to their place at once; others wait in a tile, or between passes.
+          // float sums are stored in place; others are kept in a tile, or between passes.
           const bool direct = sizeof(Out) == 4 && n >= kTileCols;
           float* at = direct ? (float*)out
                              : waiting ? waiting + (row - first) * stride + c - left : one_tile;

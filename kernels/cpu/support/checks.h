@@ -1,5 +1,5 @@
-// Checks of arguments before any memory is touched, and small helpers for stable tensors. Every
-// message names the argument, what was expected and what came.
+// Argument checks before any memory is touched, and small helpers for stable tensors. Every message
+// names the argument, what was expected and what it got.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -53,7 +53,7 @@ inline void check_shape(
   bool fits = tensor.dim() == (int64_t)expected.size();
   int64_t i = 0;
   for (int64_t size : expected) fits = fits && (tensor.size(i++) == size || size < 0);
-  if (fits) return;  // words cost more than a small kernel: none unless they are needed
+  if (fits) return;  // building a message costs more than a small kernel: only if it is needed
   std::string text = "[";
   for (int64_t size : expected)
     text += (text.size() > 1 ? ", " : "") + (size < 0 ? std::string("any") : std::to_string(size));
@@ -73,16 +73,16 @@ inline bool is_bf16(const char* name, const Tensor& tensor) {
   return type == ScalarType::BFloat16;
 }
 
-// Rows that follow each other without gaps; copied if they don't, so any strides are fine.
+// Returns contiguous rows, copied if necessary, so any strides are fine.
 inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// Fresh memory for results; large results ask for large pages before they are touched.
+// New memory for results; large results request huge pages before they are touched.
 Tensor empty(std::initializer_list<int64_t> shape, ScalarType type);
 
-// Numbers below 2^-126 become zero while this lives: the processor takes several times as long for
-// them, and gradients of confident predictions are full of them.
+// Flushes numbers below 2^-126 to zero while in scope: the processor takes several times as long
+// for them, and gradients of confident predictions are full of them.
 struct TinyIsZero {
 #if defined(__SSE2__)
   unsigned before = __builtin_ia32_stmxcsr();
@@ -103,8 +103,8 @@ struct TinyIsZero {
 #endif
 };
 
-// Runs task(part, parts) for every part, one part a thread; a single part runs right here. What a
-// part throws arrives here as it was; the other parts run to their ends.
+// Runs task(part, parts) for every part, one per thread; a single part runs on the calling thread.
+// An exception from a part is rethrown here; the other parts still run to completion.
 template <class Task>
 void in_parts(int64_t parts, const Task& task) {
   if (parts <= 1) {

@@ -12,7 +12,7 @@ struct Candidate {
   bool (*runs_here)();
 };
 
-// Best first. kernels/build.py defines HAVE_... for what the compiler could translate.
+// Best first. kernels/build.py defines HAVE_... for each set that the compiler supports.
 const Candidate kCandidates[] = {
 #ifdef HAVE_avx512_bf16
     {"avx512_bf16", avx512_bf16::kTables,

@@ -1,4 +1,4 @@
-// Memory that threads keep between calls, and memory of results.
+// Memory that threads keep between calls, and memory for results.
 #include <sys/mman.h>
 
 #include <atomic>
@@ -12,7 +12,7 @@ namespace {
 
 constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
 
-// Grows only, in whole huge pages where it is large; ends with its thread.
+// Only grows, in whole huge pages once it is large; freed when its thread ends.
 struct Buffer {
   void* start = nullptr;
   size_t size = 0;

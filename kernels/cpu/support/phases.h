@@ -1,7 +1,7 @@
-// Threads that go through the same phases of work without being sent home in between: waking them
-// costs as much as a phase of decoding takes. Every thread calls `run` for the same phases in the
-// same order; whoever is free takes the next piece, and nobody waits for a thread that has taken
-// none, so any number of threads gets through, one after the other too.
+// Runs threads through the same phases of work without putting them to sleep in between: waking
+// them costs as much as a whole phase of decoding. Every thread calls `run` for the same phases in
+// the same order; a free thread takes the next piece, and no thread waits for one that has taken
+// none, so it works with any number of threads, even if they run one after another.
 #pragma once
 
 #include <sched.h>
@@ -18,9 +18,9 @@ class Phases {
  public:
   explicit Phases(int64_t number) : phases_(number) {}
 
-  // piece(i) for every i < pieces, shared among threads; whoever finishes the last one then does
-  // `after`, before any thread goes on. What either throws, every thread throws, now or in a later
-  // phase: nobody waits for a phase that cannot end.
+  // Calls piece(i) for every i < pieces, shared among threads; the thread that finishes the last
+  // one calls `after` before any thread continues. If either throws, every thread throws the same,
+  // now or in a later phase, so no thread waits for a phase that cannot end.
   template <class Piece, class After>
   void run(int64_t number, int64_t pieces, const Piece& piece, const After& after) {
     Phase& phase = phases_[number];

@@ -1,4 +1,4 @@
-"""What the builds for other machines and with sanitizers share: kernels/build.py as a module."""
+"""Shared by the builds for other machines and with sanitizers: kernels/build.py as a module."""
 
 import importlib.util
 from types import ModuleType
@@ -7,7 +7,7 @@ from mini_moe.ops import compiled
 
 
 def load_build() -> ModuleType:
-    """kernels/build.py as a module; kernels/ is no package."""
+    """Load kernels/build.py as a module; kernels/ is not a package."""
     spec = importlib.util.spec_from_file_location("kernels_build", compiled.SOURCES / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

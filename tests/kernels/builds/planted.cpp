@@ -1,4 +1,4 @@
-// Errors that the sanitizers must find, in the same library as the kernels: called by sanitize.py.
+// Errors that the sanitizers must find, in the same library as the kernels; sanitize.py calls them.
 #include <climits>
 #include <cstdint>
 #include <vector>

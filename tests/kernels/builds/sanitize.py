@@ -1,9 +1,9 @@
-"""Runs the tests of the CPU's kernels with AddressSanitizer and UBSan in them.
+"""Run the tests of the CPU's kernels with AddressSanitizer and UBSan.
 
     python -m tests.kernels.builds.sanitize     # or `make sanitize`; needs g++ and its libasan
 
-The library is built and tested in a copy of the project, so the usual one stays as it is. First the
-same set-up must find two planted errors.
+The library is built and tested in a copy of the project, so the usual one is left alone. First,
+the same setup must find two planted errors.
 """
 
 import os
@@ -27,7 +27,7 @@ PLANTED = {
 
 
 def main() -> int:
-    """Build, find what is planted, test; the tests' exit status."""
+    """Build, find the planted errors, run the tests; return the tests' exit status."""
     build = load_build()
     build.OBJECTS = ROOT / "build" / "sanitized"
     started = time.perf_counter()
@@ -41,13 +41,13 @@ def main() -> int:
             print(f"sanitize: {', '.join(missed)} not found, so these tests would prove nothing")
             return 1
         tests = [*copy.glob("tests/kernels/test_cpu_*.py"), copy / "tests" / "ops"]
-        # -s: else pytest keeps a sanitizer's words, and is gone with them.
+        # -s: pytest would capture a sanitizer's report and lose it when the process dies.
         command = [sys.executable, "-m", "pytest", *tests, "-qxs", "-p", "no:cacheprovider"]
         return subprocess.run(command, cwd=copy, env=environment).returncode
 
 
 def copy_project(to: Path) -> None:
-    """What the tests import, without what is built."""
+    """Copy what the tests import, without build outputs."""
     for name in ("mini_moe", "kernels", "tests"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", "results", "failures")
         shutil.copytree(ROOT / name, to / name, ignore=ignored)
@@ -56,7 +56,7 @@ def copy_project(to: Path) -> None:
 
 
 def make_library(build, library: Path) -> None:
-    """The CPU's kernels and the planted errors, with every check that g++ has."""
+    """Build the CPU's kernels and the planted errors with the sanitizers' checks."""
     known = [name for name, flags in build.INSTRUCTION_SETS.items() if build.accepts("g++", flags)]
     jobs = build.cpu_jobs("g++", known, compiled.fingerprint(), ": none: sanitized")
     planted = build.Job(Path(__file__).with_name("planted.cpp"), ["g++", "-std=c++20", "-fPIC"])
@@ -66,7 +66,7 @@ def make_library(build, library: Path) -> None:
 
 
 def sanitized_environment() -> dict[str, str]:
-    """Python without sanitizers gets them first, and stops at the first error."""
+    """Return an environment that preloads the sanitizers and stops at the first error."""
     libraries = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True)
         for name in ("libasan.so", "libubsan.so", "libstdc++.so")
@@ -80,7 +80,7 @@ def sanitized_environment() -> dict[str, str]:
 
 
 def finds(name: str, folder: Path, environment: dict[str, str]) -> bool:
-    """Whether a planted error ends the process with the sanitizer's words."""
+    """Whether a planted error ends the process with the sanitizer's report."""
     code = (
         "import ctypes; from mini_moe.ops import compiled; assert not compiled.WHY_NOT\n"
         f"ctypes.CDLL(str(compiled.LIBRARY)).{name}(ctypes.c_int64(8))"

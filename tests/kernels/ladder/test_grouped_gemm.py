@@ -1,4 +1,4 @@
-"""Every step of the ladder computes the same grouped product, and moves what its header says."""
+"""Every step of the ladder computes the same grouped product, with the traffic in its header."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ STEPS = [1, 2, 3, 4, 5]
 
 
 def case(counts, d_in, d_out, rows_behind=0):
-    """(x, w, offsets, expected): rows sorted by expert, some of them behind all experts."""
+    """Return (x, w, offsets, expected): rows sorted by expert, some past the last expert."""
     offsets = torch.tensor([0, *counts]).cumsum(0)
     n_rows = int(offsets[-1]) + rows_behind
     x = torch.randn(n_rows, d_in).bfloat16()
@@ -46,7 +46,7 @@ class TestEveryStep:
     def test_widths_that_fill_tiles_and_others(self, kernels, step, d_in, d_out):
         assert_product(kernels, step, [70, 0, 5], d_in, d_out)
 
-    def test_all_rows_behind_the_experts(self, kernels, step):
+    def test_all_rows_past_the_experts(self, kernels, step):
         assert_product(kernels, step, [0, 0], 16, 16, rows_behind=5)
 
     def test_no_rows(self, kernels, step):
@@ -77,7 +77,7 @@ def test_naive_uses_a_sixteenth_of_the_sectors_of_w(kernels):
     assert read.sectors == 16 * read.best_sectors
 
 
-def test_tiles_move_every_number_once(kernels):
+def test_tiles_move_every_element_once(kernels):
     traffic = [t for t in traffic_of(kernels, 2) if t.buffer in "xw"]
     assert [t.bytes for t in traffic] == [2 * 64 * 64] * 2
     assert all(t.sectors == t.best_sectors for t in traffic)

@@ -1,4 +1,4 @@
-// Planted errors: accesses outside of buffers. `// HERE` marks the line that the checker must name.
+// Planted errors: accesses outside buffers. `// HERE` marks the line that the checker must name.
 #include "tensor_core.cuh"
 
 __global__ void past_the_end_kernel(const float* x, float* y, int64_t n) {
@@ -34,7 +34,7 @@ extern "C" const char* wide_tail(const float* x, float* y, int64_t n, void* stre
 __global__ void shared_overrun_kernel(const float* x, float* y, int64_t n) {
   __shared__ float tile[32];
   int i = threadIdx.x;
-  if (i < n) tile[i] = x[i];  // HERE: 64 threads, 32 places
+  if (i < n) tile[i] = x[i];  // HERE: 64 threads, 32 elements
   __syncthreads();
   if (i < n) y[i] = tile[i];
 }
@@ -56,7 +56,7 @@ extern "C" const char* dynamic_overrun(const float* x, float* y, int64_t n, void
 
 __global__ void register_overrun_kernel(const float* x, float* y, int64_t n) {
   float best[4] = {};
-  for (int i = 0; i < n && i < 64; ++i) best[i % 5] = x[i];  // HERE: best has 4 places
+  for (int i = 0; i < n && i < 64; ++i) best[i % 5] = x[i];  // HERE: best has 4 elements
   y[threadIdx.x] = best[threadIdx.x % 4];
 }
 extern "C" const char* register_overrun(const float* x, float* y, int64_t n, void* stream) {
@@ -70,7 +70,7 @@ extern "C" const char* null_pointer(const float* x, float* y, int64_t, void* str
   return launch("null_pointer", null_pointer_kernel, 1, 32, 0, stream, x, y, nullptr);
 }
 
-// ldmatrix and cp.async know shared memory only.
+// ldmatrix and cp.async work on shared memory only.
 __global__ void matrices_of_global_memory_kernel(const float* x, float* y) {
   unsigned part[4];
   load_matrices(part, reinterpret_cast<const bf16*>(x));  // HERE

@@ -1,4 +1,4 @@
-// Kernels in which the checker may find nothing: each uses one way of working together rightly.
+// Kernels in which the checker must find nothing: each synchronises correctly in one way.
 #include "tensor_core.cuh"
 
 // Barriers: the sum of a block by halves, in a static array.
@@ -16,7 +16,7 @@ extern "C" const char* block_sum(const float* x, float* y, int64_t n, void* stre
   return launch("block_sum", block_sum_kernel, ceil_div(n, 128), 128, 0, stream, x, y, n);
 }
 
-// __syncwarp: every warp turns its own 32 elements around, twice, in dynamic shared memory.
+// __syncwarp: every warp reverses its own 32 elements, twice, in dynamic shared memory.
 __global__ void turn_twice_kernel(const float* x, float* y, int64_t n) {
   float* mine = dynamic_shared<float>() + threadIdx.x / 32 * 32;
   int i = threadIdx.x, lane = i % 32;
@@ -32,7 +32,7 @@ extern "C" const char* turn_twice(const float* x, float* y, int64_t n, void* str
   return launch("turn_twice", turn_twice_kernel, 1, 128, 128 * sizeof(float), stream, x, y, n);
 }
 
-// Half warps that synchronise by themselves, one of them more often than the other.
+// Half warps that synchronise separately, one of them more often than the other.
 __global__ void half_warps_kernel(const float* x, float* y) {
   __shared__ float tile[32];
   int lane = threadIdx.x, half = lane / 16;
@@ -66,7 +66,7 @@ extern "C" const char* histogram(const int64_t* values, int* counts, int64_t n, 
   return launch("histogram", histogram_kernel, 3, 64, 0, stream, values, counts, n);
 }
 
-// Votes and shuffles, some lanes having returned before.
+// Votes and shuffles after some lanes have returned.
 __global__ void lanes_kernel(const int64_t* values, int64_t* y, int64_t n) {
   int i = threadIdx.x;
   if (i >= n) return;
@@ -83,7 +83,7 @@ extern "C" const char* lanes(const int64_t* values, int64_t* y, int64_t n, void*
   return launch("lanes", lanes_kernel, 1, 32, 0, stream, values, y, n);
 }
 
-// cp.async in two stages: while one tile is used the next one is on its way.
+// cp.async in two stages: while one tile is used, the next one is loading.
 __global__ void two_stages_kernel(const float* x, float* y, int64_t n_tiles) {
   __shared__ float tile[2][128];
   copy_async16(&tile[0][4 * threadIdx.x], &x[4 * threadIdx.x]);
@@ -124,7 +124,7 @@ extern "C" const char* multiply(const bf16* a, const bf16* b, float* d, void* st
   return launch("multiply", multiply_kernel, 1, 32, 0, stream, a, b, d);
 }
 
-// 16-bit floats: every number to the nearest, ties to even.
+// 16-bit floats: round to nearest, ties to even.
 __global__ void round_kernel(const float* x, bf16* y, __half* z, float* back, int64_t n) {
   int64_t i = int64_t(blockIdx.x) * 128 + threadIdx.x;
   if (i >= n) return;

@@ -1,11 +1,11 @@
-// Planted errors: threads that wait for each other in vain. `// HERE` marks the line to be named.
+// Planted errors: threads that wait for each other forever. `// HERE` marks the line to be named.
 #include "tensor_core.cuh"
 
 __global__ void early_return_kernel(const float* x, float* y, int64_t n) {
   __shared__ float tile[64];
   if (int(threadIdx.x) >= n) return;
   tile[threadIdx.x] = x[threadIdx.x];
-  __syncthreads();  // HERE: who has returned never comes
+  __syncthreads();  // HERE: threads that returned never arrive
   y[threadIdx.x] = tile[n - 1 - threadIdx.x];
 }
 extern "C" const char* early_return(const float* x, float* y, int64_t n, void* stream) {
@@ -16,7 +16,7 @@ __global__ void two_barriers_kernel(const float* x, float* y) {
   __shared__ float tile[64];
   if (threadIdx.x < 32) {
     tile[threadIdx.x] = x[threadIdx.x];
-    __syncthreads();  // HERE: the others wait at another one
+    __syncthreads();  // HERE: the others wait at a different one
   } else {
     tile[threadIdx.x] = 0;
     __syncthreads();
@@ -29,7 +29,7 @@ extern "C" const char* two_barriers(const float* x, float* y, int64_t, void* str
 
 __global__ void barrier_in_a_loop_kernel(const float* x, float* y, int64_t n) {
   __shared__ float tile[64];
-  for (int i = threadIdx.x; i < n; i += 64) {  // not the same number of rounds for all
+  for (int i = threadIdx.x; i < n; i += 64) {  // not the same number of iterations for all
     tile[threadIdx.x] = x[i];
     __syncthreads();  // HERE
     y[i] = tile[threadIdx.x ^ 1];
@@ -45,7 +45,7 @@ __global__ void shuffle_in_a_branch_kernel(const float* x, float* y, int64_t n) 
   float sum = 0;
   if (i < n) {
     sum = x[i];
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);  // HERE: not all lanes come here
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);  // HERE: not all lanes get here
   }
   y[i] = sum;
   __syncthreads();
@@ -62,7 +62,7 @@ extern "C" const char* mask_without_me(const float* x, float* y, int64_t, void* 
   return launch("mask_without_me", mask_without_me_kernel, 1, 32, 0, stream, x, y);
 }
 
-// ldmatrix, mma and their kin need all 32 lanes, those that have returned too.
+// ldmatrix, mma and the like need all 32 lanes, even those that have returned.
 __global__ void matrices_without_a_lane_kernel(const float* x, float* y, int64_t n) {
   __shared__ __align__(16) bf16 tile[32 * 8];
   for (int i = threadIdx.x; i < 32 * 8; i += 32) tile[i] = __float2bfloat16_rn(x[0]);
@@ -98,7 +98,7 @@ extern "C" const char* product_of_half_a_warp(const float* x, float* y, int64_t,
   return launch("product_of_half_a_warp", product_of_half_a_warp_kernel, 1, 16, 0, stream, x, y);
 }
 
-// A shuffle may go on without lanes that have returned, but they have no value to give.
+// A shuffle may proceed without lanes that have returned, but they have no value to give.
 __global__ void reads_a_returned_lane_kernel(const float* x, float* y, int64_t n) {
   int i = threadIdx.x;
   if (i >= n) return;

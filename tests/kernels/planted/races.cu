@@ -1,5 +1,5 @@
-// Planted errors: two threads, one address, nothing between them. `// HERE` marks the line to be
-// named, `// AND HERE` the other half of the pair.
+// Planted errors: two threads, one address, nothing to order them. `// HERE` marks the line to
+// be named, `// AND HERE` the other half of the pair.
 #include "tensor_core.cuh"
 
 __global__ void missing_barrier_kernel(const float* x, float* y) {
@@ -11,7 +11,7 @@ extern "C" const char* missing_barrier(const float* x, float* y, int64_t, void* 
   return launch("missing_barrier", missing_barrier_kernel, 1, 64, 0, stream, x, y);
 }
 
-// The second round's store runs ahead of the first round's load.
+// The second iteration's store races with the first iteration's load.
 __global__ void missing_second_barrier_kernel(const float* x, float* y, int64_t n) {
   __shared__ float tile[64];
   for (int64_t start = 0; start + 64 <= n; start += 64) {
@@ -62,7 +62,7 @@ extern "C" const char* two_blocks_one_place(const float* x, float* y, int64_t, v
   return launch("two_blocks_one_place", two_blocks_one_place_kernel, 2, 64, 0, stream, x, y);
 }
 
-// No barrier reaches across blocks.
+// No barrier synchronises blocks.
 __global__ void reads_another_block_kernel(const float* x, float* y, int64_t n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   y[i] = x[i];  // AND HERE
@@ -84,7 +84,7 @@ extern "C" const char* atomic_and_plain(const float* x, float* y, int64_t, void*
   return launch("atomic_and_plain", atomic_and_plain_kernel, 1, 64, 0, stream, x, y);
 }
 
-// The copy may still land on top of the result.
+// The copy may still overwrite the result.
 __global__ void overtakes_a_copy_kernel(const float* x, float* y) {
   __shared__ float tile[4 * 32];
   copy_async16(&tile[4 * threadIdx.x], &x[4 * threadIdx.x]);  // AND HERE

@@ -1,9 +1,9 @@
-// Planted errors that would end a process that runs them unprotected. `// HERE` marks the line.
+// Planted errors that would kill an unprotected process. `// HERE` marks the line.
 #include <cstdlib>
 
 #include "device.cuh"
 
-// One line, since compilers differ in where the stack ends.
+// On one line, since compilers differ in where the stack overflows.
 __global__ void calls_itself_kernel(float* y, int n) { if (n >= 0) calls_itself_kernel(y, n + 1);  // HERE
   y[threadIdx.x] = 0;
 }
@@ -12,7 +12,7 @@ extern "C" const char* calls_itself(const float*, float* y, int64_t, void* strea
 }
 
 __global__ void large_variables_kernel(const float* x, float* y, int64_t n) {  // HERE
-  volatile float mine[1 << 20];  // 4 MB a thread
+  volatile float mine[1 << 20];  // 4 MB per thread
   for (int i = 0; i < 1 << 20; i += 1 << 10) mine[i] = x[0];
   y[threadIdx.x] = mine[n];
 }

@@ -1,7 +1,7 @@
-// Kernels whose traffic is known beforehand.
+// Kernels whose traffic is known in advance.
 #include "device.cuh"
 
-// x [32, 32] turned over through shared memory with rows of `kPitch` floats: 32 conflicts in every
+// x [32, 32] transposed through shared memory with rows of `kPitch` floats: 32 conflicts in every
 // column, 33 does not.
 template <int kPitch>
 __global__ void transpose_kernel(const float* x, float* y) {

@@ -1,4 +1,4 @@
-// Planted errors: reads of memory that nobody has written. `// HERE` marks the line to be named.
+// Planted errors: reads of memory that was never written. `// HERE` marks the line to be named.
 #include "tensor_core.cuh"
 
 __global__ void unwritten_output_kernel(const float* x, float* y, int64_t n) {
@@ -9,7 +9,7 @@ extern "C" const char* unwritten_output(const float* x, float* y, int64_t n, voi
   return launch("unwritten_output", unwritten_output_kernel, 1, 64, 0, stream, x, y, n);
 }
 
-// Rows beyond k stay unwritten when k < 8.
+// Rows past k stay unwritten if k < 8.
 __global__ void unwritten_shared_kernel(const float* x, float* y, int64_t k) {
   __shared__ float best[8];
   if (int(threadIdx.x) < k) best[threadIdx.x] = x[threadIdx.x];
@@ -22,7 +22,7 @@ extern "C" const char* unwritten_shared(const float* x, float* y, int64_t k, voi
   return launch("unwritten_shared", unwritten_shared_kernel, 1, 64, 0, stream, x, y, k);
 }
 
-// What another block left in shared memory is not this block's.
+// Shared memory left by another block does not belong to this one.
 __global__ void left_by_another_block_kernel(const float* x, float* y, int64_t n) {
   __shared__ float kept[64];
   if (blockIdx.x == 0) kept[threadIdx.x] = x[threadIdx.x % n];
@@ -33,7 +33,7 @@ extern "C" const char* left_by_another_block(const float* x, float* y, int64_t n
   return launch("left_by_another_block", left_by_another_block_kernel, 2, 64, 0, stream, x, y, n);
 }
 
-// cp.async without waiting for it.
+// cp.async without a wait.
 __global__ void not_waited_for_kernel(const float* x, float* y) {
   __shared__ float tile[4 * 32];
   copy_async16(&tile[4 * threadIdx.x], &x[4 * threadIdx.x]);

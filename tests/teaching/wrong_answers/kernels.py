@@ -84,7 +84,7 @@ WRONG = {
         ),
         "the barrier removed": (
             changed(TRANSPOSE, ("[32][32]", "[32][33]"), ("  __syncthreads();\n", "")),
-            "which nobody has written",
+            "which was never written",
         ),
         "too narrow": (changed(TRANSPOSE, ("tile[32][32]", "tile[32][31]")), "out of bounds"),
         "not transposed": (
