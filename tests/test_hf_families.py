@@ -101,6 +101,7 @@ def test_only_an_exact_v3_is_labelled_v3(changes, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [V2, V2 | {"n_expert_groups": 2, "top_k_groups": 1}, {}])
+@pytest.mark.any_types
 def test_whole_numbers_are_written_as_transformers_expects(changes, tmp_path):
     whole = {"route_scale": 2, "rope_theta": 100, "yarn_factor": 4, "yarn_mscale": 1}
     model = small_model(**changes | whole)

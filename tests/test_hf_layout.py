@@ -229,6 +229,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.any_types
 def test_a_wrapped_model_is_written_without_its_wrapper(wrap, tied, tmp_path):
     plain = small_model(n_mtp_layers=1, tie_embeddings=tied)
     expected = {name: tensor.clone() for name, tensor in plain.state_dict().items()}

@@ -2,10 +2,10 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mini_moe.config import BiasUpdate
-from mini_moe.model import Routing, Transformer
+from mini_moe.model import Routing
 from mini_moe.model.router import Router
 
 
@@ -67,7 +67,7 @@ UPDATES = {"sign": update_expert_bias, "proportional": update_expert_bias_propor
 
 
 def update_all_biases(
-    model: Transformer, counts: Tensor, rate: float, update: BiasUpdate = "sign"
+    model: nn.Module, counts: Tensor, rate: float, update: BiasUpdate = "sign"
 ) -> None:
     """Update every router's bias once, in the order in which the routers ran."""
     routers = [module for module in model.modules() if isinstance(module, Router)]

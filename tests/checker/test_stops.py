@@ -61,6 +61,7 @@ def test_a_grid_that_is_too_large_for_the_checker_is_named():
     [("grid", 0), ("grid", -1), ("grid", 2**32 + 1), ("grid", 1.5), ("grid", (1, 1, 1, 1)),
      ("block", ()), ("block", True), ("block", "32"), ("block", (8, None))],
 )  # fmt: skip
+@pytest.mark.any_types
 def test_sizes_that_no_launch_has_are_named(name, size):
     with pytest.raises(ValueError, match=f"{name}: expected one to three numbers"):
         run("y[threadIdx.x] = 1;", **{name: size})

@@ -174,10 +174,12 @@ def test_arrays_of_a_known_size_may_have_48_kilobytes():
 
 
 @pytest.mark.parametrize("shared", [-1, 1.5, True, 2**40, "128"])
+@pytest.mark.any_types
 def test_shared_bytes_are_a_number(shared):
     with pytest.raises(ValueError, match="shared: expected a number of bytes"):
         turn(shared=shared)
 
 
+@pytest.mark.any_types
 def test_sizes_of_numpy_are_numbers():
     assert turn(shared=numpy.int64(128))["y"][0] == 31

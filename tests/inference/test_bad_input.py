@@ -106,6 +106,7 @@ def test_the_number_of_proposals_must_be_an_integer(model, wrong):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.any_types
 def test_numpy_and_torch_numbers_are_accepted(model, way):
     sampling = Sampling(temperature=0.9, top_k=5, top_p=0.5, min_p=0.25, repetition_penalty=1.5)
     given = Sampling(

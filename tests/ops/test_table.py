@@ -95,6 +95,7 @@ def test_describe_says_what_the_switch_allows():
         describe("softmax")
 
 
+@pytest.mark.any_types
 def test_the_switch_refuses_other_names_and_is_restored_after_an_error():
     with pytest.raises(ValueError, match="form='fast': one of"), use("fast"):
         pass

@@ -256,6 +256,7 @@ def test_groups_with_silent_experts_still_choose_live_ones(tokens):
         ({"temperature": float("nan")}, "temperature=nan"),
     ],
 )
+@pytest.mark.any_types
 def test_impossible_changes_are_refused_before_anything_changes(model, tokens, change, message):
     logits = model(tokens)
     with pytest.raises(ValueError, match=message):
@@ -270,12 +271,14 @@ def test_a_dense_model_is_refused():
             pass
 
 
+@pytest.mark.any_types
 def test_anything_but_a_model_is_refused():
     with pytest.raises(ValueError, match="model: a mini_moe.Transformer expected, got Linear"):
         with intervene(torch.nn.Linear(2, 2)):
             pass
 
 
+@pytest.mark.any_types
 def test_numpy_and_torch_numbers_are_accepted(model, tokens):
     change = {"off": [(1, 2), (2, 5)], "top_k": 1, "temperature": 2.0, "shared_off": [2]}
     given = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mini_moe import device
 from mini_moe.device import as_device, device_of
-from mini_moe.training import loop
 from tests.training.small_run import small_train
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def test_every_training_runs_on_another_device():
 
 def found(monkeypatch, **counts):
     for kind, count in counts.items():
-        monkeypatch.setitem(loop.as_device.__globals__["HERE"], kind, lambda n=count: n)
+        monkeypatch.setitem(device.HERE, kind, lambda n=count: n)
 
 
 def test_the_best_device_is_one_that_exists(monkeypatch):

@@ -223,6 +223,7 @@ def test_only_one_message_goes_to_the_picture_for_each_change(stage):
         ({"token": 1.5}, "token=1.5 must be an integer"),
     ],
 )
+@pytest.mark.any_types
 def test_a_selection_that_does_not_exist_is_refused(stage, named, message):
     selected = stage.layer, stage.expert, stage.token
     with pytest.raises(ValueError, match=message):
