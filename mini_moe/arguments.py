@@ -49,7 +49,7 @@ def number(
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return True or False from Python or numpy. Raises: ValueError naming the argument."""
+    """Return a Python or numpy boolean as a bool. Raises: ValueError naming the argument."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise refused(name, value, "True or False")

@@ -93,7 +93,7 @@ def test_it_writes_the_same_with_proposals_at_one_and_a_half_tokens_a_pass(whole
 
 
 def test_its_logs_are_those_of_the_commands_that_the_readme_gives():
-    readme = (data_folder().parent / "README.md").read_text()
+    readme = (data_folder() / "README.md").read_text("utf-8")
     for log, command in (("log.jsonl", "training "), ("mtp_log.jsonl", "training.add_mtp ")):
         last = json.loads((FOLDER / log).read_text().splitlines()[-1])
         assert re.search(

@@ -17,9 +17,11 @@ class Report(NamedTuple):
         return f"{self.kind} at {self.place}: {self.text}"
 
     def sentence(self) -> str:
-        """Put it in plain words: "race in line 4: thread 3 reads …; thread 4 wrote it at line 2".
+        """Return the report in plain words.
 
-        Blocks are named unless it is block 0.
+        "race in line 4: thread 3 reads …; thread 4 wrote it at line 2".
+
+        The block is named unless it is block 0.
         """
         text = re.sub(r"block \((\d+),(\d+),(\d+)\) thread \((\d+),(\d+),(\d+)\)", _who, self.text)
         text = re.sub(r"thread \((\d+),0,0\)", r"thread \1", text).removeprefix("in ")

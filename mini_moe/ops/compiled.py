@@ -23,6 +23,7 @@ SOURCES = Path(__file__).parents[2] / "kernels"
 MARK = b"mini_moe built from "  # precedes the fingerprint of the sources in the library
 CUDA_MARK = b"mini_moe CUDA by "  # precedes nvcc's stamp, ": ", and what the library has for CUDA
 DTYPES = (torch.float32, torch.bfloat16)
+NEWLINE = "\n"
 MOST_EXPERTS_ON_CUDA = 1024  # sort_rows.cu counts each expert with one thread of a block
 
 
@@ -56,7 +57,8 @@ def load() -> str:
         torch.ops.load_library(LIBRARY)
         torch.ops.mini_moe.instruction_set()
     except (OSError, RuntimeError, AttributeError) as error:
-        return f"{LIBRARY.name} cannot be loaded: {str(error).splitlines()[0]}"
+        why = str(error).partition(NEWLINE)[0] or type(error).__name__
+        return f"{LIBRARY.name} cannot be loaded: {why}"
     return ""
 
 
@@ -138,4 +140,4 @@ class named_errors:  # noqa: N801 (used like a function)
         if isinstance(error, RuntimeError):
             _, ours, text = str(error).partition("mini_moe: ")
             if ours:
-                raise ValueError(text.splitlines()[0]) from None
+                raise ValueError(text.partition(NEWLINE)[0]) from None

@@ -8,6 +8,7 @@ from mini_moe.ops import compiled, reference
 from mini_moe.ops.context import allowed_form, autocast_dtype
 from mini_moe.ops.registration import register
 from mini_moe.ops.sorted_experts import sorted_experts
+from mini_moe.ops.sorting import check_ids
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -38,6 +39,7 @@ def moe_experts(
             return torch.ops.mini_moe.experts_forward(x, expert_ids.long(), *inputs[1:], keep)[0]
     check_shapes(*arguments)
     if allowed_form() == "definition" or compiled.carries_tangents():
+        check_ids(expert_ids, len(gate_up_proj))
         return reference.moe_experts(*arguments)
     return sorted_experts(*arguments, keep)[0]
 

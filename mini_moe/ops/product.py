@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mini_moe.ops import compiled
 from mini_moe.ops.compiled import serves
+from mini_moe.ops.registration import no_gradient
 
 THIN = 17  # from this many rows on, packing the weight pays off
 
@@ -33,3 +34,4 @@ if not compiled.WHY_NOT:
     torch.library.register_fake(
         "mini_moe::few_rows", lambda x, w: x.new_empty(len(x), len(w), dtype=torch.float32)
     )
+    torch.library.register_autograd("mini_moe::few_rows", no_gradient)

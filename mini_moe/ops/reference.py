@@ -191,4 +191,5 @@ def cross_entropy(
     logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, "tokens"]
 ) -> Float[Tensor, ""]:
     """−ln softmax(logits)[target], averaged over all tokens, in fp32 or wider."""
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide, targets, ignore_index=-(2**31))  # no target is ignored

@@ -31,3 +31,8 @@ def register(
     torch.library.register_fake(f"mini_moe::{backward}", gradient_shapes)
     torch.library.register_autograd(f"mini_moe::{name}", differentiate, setup_context=save)
     torch.library.register_autograd(f"mini_moe::{backward}", refuse)
+
+
+def no_gradient(ctx, *gradients):
+    """Raise RuntimeError, since torch would only warn and drop the gradients."""
+    raise RuntimeError("this operation can't be differentiated; moe_experts and linear can")

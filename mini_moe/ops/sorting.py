@@ -27,11 +27,8 @@ def sort_rows(
 
     Raises: ValueError if an id is negative or not below n_experts.
     """
+    check_ids(expert_ids, n_experts)
     flat = expert_ids.reshape(-1)
-    if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < n_experts:
-        raise ValueError(
-            f"expert_ids must lie in [0, {n_experts}), got {int(flat.min())} to {int(flat.max())}"
-        )
     counts = torch.bincount(flat, minlength=n_experts)
     offsets = torch.zeros(n_experts + 1, dtype=torch.long, device=flat.device)
     offsets[1:] = (-(-counts // multiple) * multiple).cumsum(0)
@@ -43,3 +40,12 @@ def sort_rows(
     token = torch.zeros(int(offsets[-1]), dtype=torch.long, device=flat.device)
     token[place] = rank // expert_ids.shape[1]
     return SortedRows(token, place.view(expert_ids.shape), counts, offsets)
+
+
+def check_ids(expert_ids: Int[Tensor, "tokens top_k"], n_experts: int) -> None:
+    """Raise ValueError if an id is negative or not below n_experts."""
+    if expert_ids.is_meta or not expert_ids.numel() or torch.compiler.is_compiling():
+        return
+    low, high = int(expert_ids.min()), int(expert_ids.max())
+    if low < 0 or high >= n_experts:
+        raise ValueError(f"expert_ids must lie in [0, {n_experts}), got {low} to {high}")

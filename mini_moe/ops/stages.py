@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mini_moe.ops import compiled
+from mini_moe.ops.registration import no_gradient
 
 PRODUCTS = ("grouped_swiglu", "grouped_gemm", "grouped_wgrad", "combine")
 OPERATIONS = ("topk_gate", "sort_rows", *PRODUCTS)
@@ -36,11 +37,6 @@ def _grouped_wgrad(a: Tensor, b: Tensor, offsets: Tensor):
 
 def _combine(rows: Tensor, place: Tensor, gates: Tensor | None):
     return rows.new_empty(len(place), rows.shape[1])
-
-
-def no_gradient(ctx, *gradients):
-    """Raise RuntimeError, since torch would only warn and drop the gradients."""
-    raise RuntimeError("the stages of the layer can't be differentiated; moe_experts can")
 
 
 if not compiled.WHY_NOT:

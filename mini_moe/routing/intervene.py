@@ -40,8 +40,9 @@ def intervene(
     `layer` is the model's layer index. `model` itself isn't changed, so other code can keep
     running or training it, and several interventions on one model can be active at once; to
     combine two, intervene on `changed`. `changed` runs the same code on the same weights; only
-    bias, router temperature and configuration differ. `save_hf` writes the
-    unchanged weights, and refuses a model whose `top_k` differs from its config.
+    bias, router temperature and configuration differ. With
+    `temperature`, `off` or `bias` the routers are those at entry: training meanwhile doesn't reach
+    them. `save_hf` writes the unchanged weights, and refuses a changed `top_k`.
     Switching an expert off after training, without retraining, is the ablation of DeepSeekMoE,
     arXiv 2401.06066 §4.5.
 
@@ -90,12 +91,15 @@ def _change_router(
     """Apply the changes to a twin's router."""
     if top_k is not None:
         router.config = dataclasses.replace(router.config, top_k=top_k)
-    if silent:
-        _check_enough_left(router.config, layer, silent)
+    old = router.e_score_correction_bias
+    before = set() if old is None else set((old < OFF / 2).nonzero()[:, 0].tolist())
+    if silent or before:  # off already, where interventions are nested
+        _check_enough_left(router.config, layer, silent | before)
     if temperature != 1:
-        shadow(router, "weight", router.weight.detach() / temperature)
+        weight = router.weight.detach()
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        shadow(router, "weight", wide / temperature)
     if silent or added is not None:
-        old = router.e_score_correction_bias
         new = torch.zeros_like(router.weight[:, 0], dtype=torch.float32) if old is None else old
         new = new.detach().clone() if added is None else new.detach() + added.to(new)
         new[sorted(silent)] += OFF

@@ -120,7 +120,7 @@ def heading(name: str) -> str:
 def reveal(guess: Any, measured: int | float, what: str, unit: str = "") -> None:
     """Print what was measured and how far off the prediction was.
 
-    The cell before has `guess = None  # write a number`; None or `...` means no prediction.
+    The preceding cell sets `guess = None  # write a number`; None or `...` means no prediction.
     """
     shown = f"{_readable(measured)}{unit and ' ' + unit}"
     if guess is None or guess is ...:

@@ -36,8 +36,8 @@ def encode_text(tokenizer: Tokenizer, text: str, size: int = SIZE) -> np.ndarray
             parts.append(np.array(tokenizer.encode(text[start:stop]), dtype))
             start = stop
     except ValueError:
-        tokenizer.encode(text)  # raises the same error, with positions in the whole text
-        raise
+        # only a piece may be at fault; otherwise this error has positions in the whole text
+        return np.array(tokenizer.encode(text), dtype)
     return np.concatenate(parts)
 
 
@@ -63,7 +63,7 @@ def may_cut(tokenizer: Tokenizer, text: str, place: int) -> bool:
 
 
 def is_spelled_out(tokenizer: Tokenizer, text: str) -> bool:
-    """Return whether every character has its own tokens, as with a character-level tokenizer."""
+    """Return whether every character is encoded on its own, as with a character-level tokenizer."""
     ids = tokenizer.encode(text)
     one_each = len(ids) == len(text)
     return one_each and list(ids) == [

@@ -101,8 +101,8 @@ def restore_checkpoint(
     _check_same("training", train_config, about["train_config"])
     if about.get("corpus") != corpus.fingerprint:
         raise ValueError(
-            f"corpus: {folder} was trained on another corpus, with other tokens or another "
-            "tokenizer; continue with the same, or use another folder"
+            f"corpus: {folder} was trained on another corpus (other tokens or tokenizer), or by an "
+            "earlier version of this package; continue with the same, or use another folder"
         )
     state.model.load_state_dict(load_hf(folder, mtp=True).state_dict())
     state.step, state.seconds, state.bf16 = about["step"], about["seconds"], about["bf16"]

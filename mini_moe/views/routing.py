@@ -118,7 +118,7 @@ def gate_labels(
 
 
 def short_label(piece: str, longest: int = 9) -> str:
-    """Return a token as a tick label: shortened, and escaped so plotly reads no markup in it."""
+    """Return a token as a tick label: shortened, and escaped for plotly."""
     short = piece if len(piece) <= longest else piece[: longest - 1] + "…"
     return short.replace("&", "&amp;").replace("<", "&lt;")
 

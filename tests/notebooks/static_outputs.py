@@ -149,10 +149,10 @@ def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def picture(figure: dict) -> NotebookNode:
-    """Return an output with the figure as a PNG of at most 60 KB, and in words what it shows.
+    """Return an output with the figure as a PNG of at most 60 KB, and a description.
 
-    The picture is an <img> because neither JupyterLab nor nbconvert's default template gives an
-    alternative text to an output of the type image/png, whatever its metadata say.
+    The PNG goes into an <img>, because neither JupyterLab nor nbconvert's default template adds
+    alternative text to an image/png output, whatever its metadata.
     """
     layout = figure.get("layout", {})
     text = caption(layout)

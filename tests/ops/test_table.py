@@ -121,3 +121,22 @@ def test_the_command_prints_every_operation():
     assert done.returncode == 0, done.stderr
     assert all(f"\n{name} " in done.stdout for name in NAMES)
     assert as_text() in done.stdout
+
+
+@pytest.mark.parametrize("form", ["definition", "pytorch", "compiled"])
+def test_bad_ids_and_targets_are_refused_in_every_form(form):
+    x, ids, *rest = ARGUMENTS["moe_experts"]()
+    with use(form):
+        for wrong in (-1, 6):
+            with pytest.raises(ValueError, match="expert_ids must lie in"):
+                ops.moe_experts(x, ids.clone().fill_(wrong), *rest)
+        for wrong in (-100, 16):
+            with pytest.raises((ValueError, IndexError)):
+                ops.cross_entropy(normal(40, 16), torch.full((40,), wrong))
+
+
+@needs_library
+def test_a_product_of_few_rows_refuses_gradients():
+    weight = normal(5, 16).requires_grad_()
+    with pytest.raises(RuntimeError, match="can't be differentiated"):
+        ops.product(normal(3, 16), weight).sum().backward()

@@ -35,8 +35,7 @@ class Decoder:
 
     It keeps the absorbed matrices of each layer, heads · (l + r) · e + heads · l · d numbers, and
     a few concatenated ones, so if weights or routers change later, make a new Decoder. The experts,
-    the embedding and the head share the model's memory. Module hooks aren't called. Whether
-    compiled code runs is also decided here.
+    the embedding and the head share the model's memory. Module hooks aren't called.
     """
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ from torch import Tensor
 from mini_moe.inference.cache import LatentCache
 from mini_moe.model.layers import RMSNorm
 from mini_moe.model.transformer import Block
+from mini_moe.ops.context import allowed_form
 from mini_moe.ops.decode import decode, flat, serves, settings_of
 from mini_moe.ops.gate import gate_settings
 
@@ -31,7 +32,7 @@ class FusedLayers:
 
     def takes(self, tokens: int) -> bool:
         """Whether a pass over this many tokens runs as one call."""
-        return self.serves and tokens <= FEW
+        return self.serves and tokens <= FEW and allowed_form() == "compiled"
 
     def __call__(self, x: Tensor, cache: LatentCache) -> Tensor:
         return decode(

@@ -65,7 +65,7 @@ class Counts:
 
     @property
     def main(self) -> Row:
-        """The sum without MTP modules: what `model(tokens)` runs and DeepSeek's figures count."""
+        """The sum without MTP modules: what `model(tokens)` runs, as in DeepSeek's figures."""
         return _sum((row for row in self.modules if kind_of(row) != "mtp"), "main model")
 
     def under(self, path: str) -> Row:

@@ -66,7 +66,7 @@ def sampling_bars(
 
 
 def draw_choices(figure: BaseFigure, found: Choices, sampling: Sampling) -> None:
-    """Update a figure made by `sampling_bars` with other probabilities."""
+    """Redraw a `sampling_bars` figure with new probabilities."""
     pairs = list(zip(found.warmed, found.drawn, strict=True))
     kept = [drawn for _, drawn in pairs]
     cut = [0.0 if drawn else warmed for warmed, drawn in pairs]
