@@ -2,10 +2,11 @@
 
 from mini_moe.ops import stages  # noqa: F401 (registers the compiled stages with torch)
 from mini_moe.ops.attention import causal_attention
+from mini_moe.ops.choose import choose, likeliest
 from mini_moe.ops.context import use
 from mini_moe.ops.cross_entropy import cross_entropy
 from mini_moe.ops.experts import moe_experts
-from mini_moe.ops.gate import choose, likeliest, route
+from mini_moe.ops.gate import route
 from mini_moe.ops.latent_attention import latent_attention
 from mini_moe.ops.linear import linear
 from mini_moe.ops.product import product

@@ -1,12 +1,12 @@
-"""`route` and `choose`: the router's decisions from its logits, in one compiled pass."""
+"""`route`: the router's decisions from its logits, in one compiled pass, and their gradient."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mini_moe.config import ModelConfig
 from mini_moe.ops import compiled, reference
-from mini_moe.ops.compiled import serves, serves_experts
+from mini_moe.ops.compiled import serves_experts
 from mini_moe.ops.reference import Routing
 
 MOST_EXPERTS, MOST_CHOSEN = 1024, 32  # limits of the compiled gate
@@ -41,23 +41,6 @@ def gate_settings(config: ModelConfig) -> tuple:
         *(config.group_score == "top2_sum", config.score_function == "softmax"),
         *(config.norm_topk_prob, config.route_scale),
     )
-
-
-def choose(values: Float[Tensor, "tokens n"], k: int) -> Int[Tensor, "tokens k"]:
-    """`reference.choose`: indices of the k largest values; ties go to the lower index."""
-    if values.dtype == torch.float32 and serves(values):
-        return torch.ops.mini_moe.choose_best(values, k)
-    return reference.choose(values, k)
-
-
-def likeliest(
-    logits: Float[Tensor, "rows vocab"],
-) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
-    """Return the largest logit of each row (NaN if the row has one) and its index."""
-    if logits.dtype != torch.float32 or not serves(logits):
-        return tuple(logits.max(dim=-1))
-    tokens = torch.ops.mini_moe.choose_best.default(logits, 1)
-    return logits.gather(1, tokens)[:, 0], tokens[:, 0]
 
 
 def _topk_gate(logits: Tensor, bias: Tensor | None, top_k: int, *settings):
@@ -115,10 +98,6 @@ def _save_gate(ctx, inputs, output) -> None:
 
 
 if not compiled.WHY_NOT:
-    torch.library.register_fake(
-        "mini_moe::choose_best",
-        lambda values, k: values.new_empty(len(values), k, dtype=torch.long),
-    )
     torch.library.register_fake("mini_moe::topk_gate", _topk_gate)
     torch.library.register_fake("mini_moe::topk_gate_backward", _topk_gate_backward)
     torch.library.register_autograd("mini_moe::topk_gate", gate_backward, setup_context=_save_gate)

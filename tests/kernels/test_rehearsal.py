@@ -56,6 +56,7 @@ def test_tests_for_gpus_pass_without_one(library):
     settings["PYTEST_ADDOPTS"] = ""
     command = [sys.executable, "-m", "pytest", "-p", "tests.gpu.rehearsal", "tests/gpu", "-q"]
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
+    assert done.stdout, done.stderr
     summary = done.stdout.splitlines()[-1]
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert int(summary.split(" passed")[0].split()[-1]) > 150, summary
