@@ -39,6 +39,7 @@ class Rung:
     name: str
     config: TrainConfig
     form: Form = "compiled"  # which implementation of the operations runs, as in `ops.use`
+    threads: int | None = None  # CPU threads; None: as many as the caller uses
     fused: bool = True  # AdamW in one pass, or one operation and one weight at a time
 
     def state(self, model: Transformer) -> TrainingState:
@@ -77,7 +78,7 @@ def climb(
             def step(state: TrainingState = state, config: TrainConfig = rung.config) -> None:
                 train_step(state, config, corpus)
 
-            with use(rung.form):
+            with use(rung.form), with_threads(rung.threads or torch.get_num_threads()):
                 step()
                 seconds[rung.name].append(seconds_of(step, device))
     return seconds
