@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from mini_moe.console import command_line, text_argument
+from mini_moe.device import as_device
 from mini_moe.folders import data_folder
 from mini_moe.huggingface import load_hf
 from mini_moe.inference.generate import stream
@@ -25,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         min_p=options.min_p,
         repetition_penalty=options.repetition_penalty,
     )
-    model = load_hf(options.checkpoint, mtp=options.ahead != 0)
+    device = as_device(options.device)
+    model = load_hf(options.checkpoint, mtp=options.ahead != 0).to(device)
     pieces = stream(
         model,
         options.prompt,
@@ -56,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         help="folder with config.json, *.safetensors and tokenizer.json; default: %(default)s",
     )
     defaults = Sampling()
+    made.add_argument(
+        "--device", default="auto", help="cpu, cuda, mps; default: the best available"
+    )
     made.add_argument("--max_new_tokens", type=int, default=200, help="default: %(default)s")
     made.add_argument(
         "--temperature",

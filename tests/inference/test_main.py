@@ -34,6 +34,14 @@ def test_the_prompt_and_its_continuation_are_printed(checkpoint, capsys, ahead):
     assert capsys.readouterr() == ("the cat" + text + "\n", "")
 
 
+def test_the_device_can_be_named_and_must_exist(checkpoint, capsys):
+    arguments = ["--prompt", "the cat", "--temperature", "0", "--max_new_tokens", "4"]
+    assert run(checkpoint, *arguments, "--device", "cpu") == 0
+    assert capsys.readouterr().out.startswith("the cat")
+    assert run(checkpoint, *arguments, "--device", "abacus") == 1
+    assert "device: 'auto', 'cpu', 'cuda' or 'mps' expected" in capsys.readouterr().err
+
+
 def test_a_text_stops_before_its_stop_string(checkpoint, capsys):
     arguments = ["--prompt", "the", "--seed", "1", "--max_new_tokens", "30"]
     run(checkpoint, *arguments)
