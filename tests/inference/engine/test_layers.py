@@ -10,7 +10,7 @@ from mini_moe.inference.engine.layers import MixtureStep, Product, SwiGLUStep, n
 from mini_moe.ops import use
 from mini_moe.ops.product import THIN
 from tests.helpers import TOLERANCE, relative_error, small_model
-from tests.kernels.cpu import threads
+from tests.kernels.cpu import needs_library, threads
 
 ROWS = [1, THIN - 1, THIN, 40]
 
@@ -42,6 +42,7 @@ def test_other_dtypes_use_torchs_product():
 @torch.no_grad()
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("wide", [True, False])
+@needs_library
 def test_bfloat16_products_are_rounded_once_or_not_at_all(rows, wide):
     x, weight = torch.randn(rows, 48), torch.randn(70, 48).bfloat16()
     x = x.bfloat16().float()
@@ -52,6 +53,7 @@ def test_bfloat16_products_are_rounded_once_or_not_at_all(rows, wide):
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [THIN, 100])
+@needs_library
 def test_products_of_many_rows_keep_their_bits_on_any_number_of_threads(rows):
     for dtype, width in itertools.product((torch.float32, torch.bfloat16), (33, 64, 300)):
         x, product = torch.randn(rows, 40).to(dtype), Product(torch.randn(width, 40).to(dtype))
